@@ -1,0 +1,1 @@
+"""xRIR, its configuration and its checkpoints."""

@@ -1,0 +1,97 @@
+"""Loading backbones: the bundled one, published checkpoints, and what pretraining writes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+
+BUNDLED = ("small",)
+CONFIG_KEY = "xrir_config"
+
+
+def load_backbone(source: str | Path = "small") -> XRIR:
+    """Load a frozen backbone in evaluation mode.
+
+    Parameters
+    ----------
+    source : ``"small"`` (bundled), a published xRIR checkpoint (``.pth`` or ``.pt``, with or without ``module.``
+        prefix or ``{"model": ...}``), or a ``.safetensors`` file; one that pretraining wrote carries its
+        configuration in its header, any other is taken as the published network.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, or not exactly this network's tensors.
+    """
+    if str(source) in BUNDLED:
+        with resources.as_file(resources.files("haa_peft.backbone") / "weights" / f"{source}.safetensors") as path:
+            return _build(path, str(source))
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"backbone {str(source)!r}: no such file, nor a bundled one ({', '.join(BUNDLED)})")
+    return _build(path, path.name)
+
+
+def _build(path: Path, origin: str) -> XRIR:
+    state, config = _read(path)
+    backbone = XRIR(config)
+    expected = backbone.state_dict()
+    missing, unexpected = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or unexpected:
+        raise InputError(
+            f"{path}: not this xRIR network: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{path}: tensor {name} is {tuple(tensor.shape)} but must be {tuple(expected[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+    backbone.load_state_dict(state, strict=True)
+    backbone.requires_grad_(False)
+    backbone.origin = origin
+    return backbone.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], XRIRConfig]:
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            values = json.loads(header.get(CONFIG_KEY, "{}"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
+        return state, XRIRConfig.from_dict(values, str(path))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read as a checkpoint of tensors alone ({reason:.120})") from None
+    while isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+        loaded = loaded["model"]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise InputError(f'{path}: holds no state dict of tensors, plain or as {{"model": ...}}')
+    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}, XRIRConfig()
+
+
+def fingerprint(backbone: XRIR) -> str:
+    """SHA-256 of the backbone's tensors (names, types, shapes, values); files and headers do not count."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

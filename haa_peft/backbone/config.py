@@ -1,0 +1,87 @@
+"""What an xRIR network is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH
+
+CHOICES = {"normalisation": ("batch", "group"), "weighting": ("published", "bounded")}
+
+
+@dataclass(frozen=True)
+class XRIRConfig:
+    """Sizes and options of :class:`~haa_peft.backbone.xrir.XRIR`; the defaults are the published network.
+
+    Attributes
+    ----------
+    panorama_pooling : the 256 x 512 panorama is averaged over squares of this many pixels first.
+    patch_height, patch_width : pixels of one token after pooling.
+    width, depth, heads, head_width, feedforward : the geometry encoder (a ViT).
+    channels : length of the vectors that positions, geometry and audio meet in.
+    resnet_width : channels of the audio encoder's stem; its output is 8 times as long.
+    normalisation : of the audio encoder, ``batch`` (published) or ``group``, which needs no batch statistics.
+    weighting : how references are weighed. ``published``: softmax scores times a time code, unbounded.
+        ``bounded``: a softmax that starts as distance weighting, and bounded departures from it over time.
+    align_before_encoding : encode references as aligned to each target (published), or as measured: then
+        their features are the same for every target.
+    unused_modules : keep the two modules of the published checkpoint that never run.
+    """
+
+    panorama_pooling: int = 1
+    patch_height: int = 16
+    patch_width: int = 32
+    width: int = 512
+    depth: int = 12
+    heads: int = 8
+    head_width: int = 64
+    feedforward: int = 512
+    channels: int = 256
+    resnet_width: int = 64
+    normalisation: str = "batch"
+    weighting: str = "published"
+    align_before_encoding: bool = True
+    unused_modules: bool = True
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, int) and not isinstance(field.default, bool):
+                if not isinstance(value, int) or value < 1:
+                    raise InputError(f"XRIRConfig: {field.name} is {value!r} but must be an integer of at least 1")
+            elif field.name in CHOICES and value not in CHOICES[field.name]:
+                allowed = ", ".join(CHOICES[field.name])
+                raise InputError(f"XRIRConfig: {field.name} is {value!r} but must be one of {allowed}")
+        rows, columns = self.token_grid
+        if (
+            rows * self.patch_height * self.panorama_pooling,
+            columns * self.patch_width * self.panorama_pooling,
+        ) != (
+            PANORAMA_HEIGHT,
+            PANORAMA_WIDTH,
+        ):
+            raise InputError(
+                f"XRIRConfig: pooling {self.panorama_pooling} and patches of {self.patch_height} x {self.patch_width} "
+                f"do not tile a panorama of {PANORAMA_HEIGHT} x {PANORAMA_WIDTH} pixels"
+            )
+        if self.width % 4:
+            raise InputError(f"XRIRConfig: width is {self.width} but must be a multiple of 4")
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return (
+            PANORAMA_HEIGHT // self.panorama_pooling // self.patch_height,
+            PANORAMA_WIDTH // self.panorama_pooling // self.patch_width,
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict, where: str) -> XRIRConfig:
+        """Read a configuration from JSON values; unknown fields are an error."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise InputError(f"{where}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
+        return cls(**values)

@@ -1,0 +1,92 @@
+"""Geometry encoder: a ViT on images of coordinates."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from haa_peft.backbone.config import XRIRConfig
+
+
+def position_code(rows: int, columns: int, width: int) -> Tensor:
+    """Fixed 2-D sine-cosine code of a grid of tokens, (rows * columns, width): sin x, cos x, sin y, cos y."""
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    omega = 10000.0 ** -(torch.arange(width // 4) / (width // 4 - 1))
+    x_phase, y_phase = (v.flatten()[:, None] * omega for v in (x, y))
+    return torch.cat([x_phase.sin(), x_phase.cos(), y_phase.sin(), y_phase.cos()], dim=1)
+
+
+class Attention(nn.Module):
+    """Pre-norm self-attention without biases."""
+
+    def __init__(self, width: int, heads: int, head_width: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.to_qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
+        self.to_out = nn.Linear(heads * head_width, width, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, width) -> (B, tokens, width)."""
+        qkv = self.to_qkv(self.norm(tokens)).chunk(3, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv)
+        attended = functional.scaled_dot_product_attention(q, k, v)
+        return self.to_out(attended.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Pre-norm feed-forward with exact GELU."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, width) -> (B, tokens, width)."""
+        return self.net(tokens)
+
+
+class Transformer(nn.Module):
+    """Layers of attention and feed-forward, each with a residual, and a final norm."""
+
+    def __init__(self, config: XRIRConfig) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.width)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    Attention(config.width, config.heads, config.head_width),
+                    FeedForward(config.width, config.feedforward),
+                ]
+            )
+            for _ in range(config.depth)
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, tokens, width) -> (B, tokens, width)."""
+        for layer in self.layers:
+            for block in layer:  # type: ignore[union-attr, attr-defined]
+                tokens = tokens + block(tokens)
+        return self.norm(tokens)
+
+
+class GeometryEncoder(nn.Module):
+    """ViT without class token or pooling: an image of coordinates to its tokens."""
+
+    def __init__(self, config: XRIRConfig) -> None:
+        super().__init__()
+        self.patch = (config.patch_height, config.patch_width)
+        values = 3 * config.patch_height * config.patch_width
+        # numbered as in the published checkpoint, where entry 0 cuts the patches
+        self.to_patch_embedding = nn.Sequential(
+            nn.Identity(), nn.LayerNorm(values), nn.Linear(values, config.width), nn.LayerNorm(config.width)
+        )
+        self.transformer = Transformer(config)
+        self.register_buffer("position_code", position_code(*config.token_grid, config.width), persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) coordinates in units of 5 m -> (B, tokens, width)."""
+        height, width = self.patch
+        patches = image.unfold(2, height, height).unfold(3, width, width)
+        # (B, 3, rows, columns, height, width) -> (B, rows * columns, height * width * 3)
+        patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+        return self.transformer(self.to_patch_embedding(patches) + self.position_code)

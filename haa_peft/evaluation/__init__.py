@@ -1,0 +1,1 @@
+"""Baselines, protocol and reports."""

@@ -1,0 +1,53 @@
+"""Reports as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+COLUMNS = (
+    ("EDT ms", "edt_s", 1000, 1),
+    ("C50 dB", "c50_db", 1, 2),
+    ("T60 %", "t60_percent", 1, 1),
+    ("T60(-35) %", "t60_30_percent", 1, 1),
+    ("envelope %", "envelope_percent", 1, 2),
+)
+
+
+def figure(value: float | None, factor: float = 1, digits: int = 1) -> str:
+    """A number for a table; a dash where it is undefined."""
+    return "-" if value is None or value != value else f"{factor * value:.{digits}f}"
+
+
+def report_table(report: Mapping[str, Any]) -> str:
+    """Mean absolute errors of every predictor as a Markdown table, with a line that says what they are of."""
+    cells = [["predictor", *(title for title, *_ in COLUMNS), "ISO EDT %", "ISO C50 dB", "weights", "bytes"]]
+    for row in report["rows"]:
+        broadband = row["iso"]["broadband"]
+        cells.append(
+            [
+                row["predictor"],
+                *(figure(row[key], factor, digits) for _, key, factor, digits in COLUMNS),
+                figure(broadband["edt_percent"]),
+                figure(broadband["c50_db"], 1, 2),
+                str(row["trainable_parameters"]),
+                str(row["bytes"]),
+            ]
+        )
+    heading = (
+        f"{report['room']}/{report['configuration']}: mean absolute errors at {report['positions']} {report['split']} "
+        f"positions, {report['shots']} measurements, K = {report['k']}, seed {report['seed']}"
+    )
+    return heading + "\n\n" + markdown(cells)
+
+
+def markdown(cells: list[list[str]]) -> str:
+    """A Markdown table with aligned columns; the first row is the head."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+
+    def line(row: list[str]) -> str:
+        padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])

@@ -1,0 +1,168 @@
+"""The main job, for every method: load a room, adapt the backbone, compare on test positions, store the pack."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from haa_peft.adaptation.methods import MethodSettings, attach_stored
+from haa_peft.backbone.checkpoint import load_backbone
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.evaluation.evaluate import baselines, evaluate
+from haa_peft.evaluation.report import report_table
+from haa_peft.files import write_json
+from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.rooms.load import load_room
+from haa_peft.rooms.room import Room
+from haa_peft.store.card import make_card
+from haa_peft.store.folder import write_pack
+from haa_peft.store.names import STORE_VARIABLE, AdapterName, store_folder
+from haa_peft.store.pack import RoomPack
+from haa_peft.training.adapt import LEARNING_RATES, Adaptation, TrainingSettings, adapt
+from haa_peft.training.launch import start_accelerator
+from haa_peft.training.objective import check_k
+
+DEFAULT_ROOM = "classroom-twin/base"
+
+
+def parse_arguments(method: str, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Options of the fine-tuning recipes."""
+    training = TrainingSettings()
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--room", default=DEFAULT_ROOM, help="room folder, HAA folder or twin (default: %(default)s)")
+    parser.add_argument("--name", help="adapter name; room/configuration of the room unless given, @METHOD behind it "
+                        "if the method is not lora; @trial without --room")  # fmt: skip
+    parser.add_argument("--store", help=f"folder of adapters (default: ${STORE_VARIABLE} or ./adapters)")
+    parser.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: %(default)s)")
+    if method == "lora":
+        parser.add_argument("--rank", type=int, default=4, help="of LoRA (default: %(default)s)")
+        parser.add_argument("--alpha", type=float, help="of LoRA (default: twice the rank)")
+    parser.add_argument("--k", type=int, default=training.k, help="references a target (default: %(default)s)")
+    parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions, 12)")
+    parser.add_argument("--seed", type=int, default=training.seed, help="of everything (default: %(default)s)")
+    parser.add_argument("--max-steps", type=int, default=training.max_steps, help="default: %(default)s")
+    parser.add_argument("--lr", type=float, help=f"peak learning rate (default: {LEARNING_RATES[method]})")
+    parser.add_argument("--weight-decay", type=float, default=training.weight_decay, help="default: %(default)s")
+    parser.add_argument("--warmup", type=int, default=training.warmup, help="steps (default: %(default)s)")
+    parser.add_argument("--validate-every", type=int, default=training.validate_every, help="steps (%(default)s)")
+    parser.add_argument("--patience", type=int, default=training.patience, help="validations (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the whole report here")
+    parser.add_argument("--run-dir", type=Path, help="log and checkpoint (default: runs/NAME)")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
+    parser.add_argument("--tensorboard", action="store_true", help="log to the run folder for tensorboard too")
+    args = parser.parse_args(arguments)
+    args.method = method
+    return args
+
+
+def run(method: str, description: str, arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the fine-tuning recipes: one line on bad input, a hint on interruption."""
+    args = parse_arguments(method, description, arguments)
+    try:
+        finetune(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command with --resume goes on from the last validation", file=sys.stderr)
+        sys.exit(130)
+
+
+def finetune(args: argparse.Namespace) -> None:
+    """Adapt, evaluate and store as the arguments say."""
+    method = MethodSettings(args.method, *_lora_settings(args))
+    training = TrainingSettings(
+        args.max_steps, args.lr, args.weight_decay, args.warmup, args.k, args.validate_every, args.patience, args.seed
+    )
+    trackers = {"log_with": "tensorboard", "project_dir": args.run_dir or "runs"} if args.tensorboard else {}
+    accelerator = start_accelerator(args.seed, **trackers)
+    with accelerator.main_process_first():  # a twin is made by one process
+        room = load_room(args.room)
+    room = room if args.shots is None else room.with_shots(args.shots)
+    check_k(args.k, len(room.splits["train"]), room.name)
+    name = _adapter_name(args, room)
+    run_folder = args.run_dir or Path("runs") / name.room / name.folder_name
+    backbone = load_backbone(args.backbone).to(accelerator.device)
+    if args.tensorboard:
+        accelerator.init_trackers(name.room)
+    if accelerator.is_main_process:
+        valid = len(room.splits["valid"])
+        print(
+            f"{room.name}: {len(room.splits['train'])} measurements train, {valid} validate, "
+            f"{len(room.splits['test'])} test; {args.method} on {args.backbone}, {accelerator.num_processes} process(es)"
+        )
+        if not valid:
+            print("no validation positions: the training positions, each predicted from the others, choose the weights")
+    adaptation = adapt(backbone, room, method, training, accelerator, run_folder, resume=args.resume)
+    if accelerator.is_main_process:
+        _finish(args, name, room, backbone, adaptation, accelerator)
+    accelerator.end_training()
+
+
+def _lora_settings(args: argparse.Namespace) -> tuple[int, float] | tuple[()]:
+    if args.method != "lora":
+        return ()
+    return args.rank, 2.0 * args.rank if args.alpha is None else args.alpha
+
+
+def _adapter_name(args: argparse.Namespace, room: Room) -> AdapterName:
+    if args.name is not None:
+        return AdapterName.parse(args.name)
+    variant = "trial" if args.room == DEFAULT_ROOM else None
+    if args.method != "lora":
+        variant = args.method
+    return AdapterName(room.room, room.configuration, variant)
+
+
+def _finish(
+    args: argparse.Namespace,
+    name: AdapterName,
+    room: Room,
+    backbone: XRIR,
+    adaptation: Adaptation,
+    accelerator: Accelerator,
+) -> None:
+    """Compare on test positions, print the table, store the pack."""
+    report = None
+    if len(room.splits["test"]):
+        report = compare(room, backbone, {str(name): adaptation}, args.k, args.seed)
+        print("\n" + report_table(report))
+    summary = None if report is None else {key: value for key, value in report.items() if key != "position_indices"}
+    if summary is not None:
+        dropped = ("per_position", "iso")
+        summary["rows"] = [{k: v for k, v in row.items() if k not in dropped} for row in summary["rows"]]
+    card = make_card(adaptation, room, backbone.origin, summary)
+    pack = RoomPack.of_room(name, room, adaptation.config, adaptation.tensors, card)
+    folder = write_pack(store_folder(args.store), pack)
+    kept = f"step {adaptation.best_step} of {adaptation.steps}"
+    print(f"\n{adaptation.seconds:.0f} s of training, weights of {kept}; stored {name} in {folder}")
+    if args.json is not None:
+        write_json(args.json, {**(report or {}), "training": {**card["training"], "method": card["method"]}})
+
+
+def compare(
+    room: Room, backbone: XRIR, adaptations: dict[str, Adaptation], k: int, seed: int, split: str = "test"
+) -> dict:
+    """Report of nearest neighbour, linear interpolation, the backbone and its adaptations on one split."""
+    references = References.of_room(room)
+    targets = room.positions[room.splits[split]] - room.receiver
+    predictions = baselines(room, k, split)
+    predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed)
+    facts = {}
+    for name, adaptation in adaptations.items():
+        adapter = attach_stored(backbone, adaptation.config, adaptation.tensors)
+        try:
+            predictions[name] = predict_rirs(backbone, references, targets, k, seed)
+        finally:
+            adapter.detach()
+        facts[name] = {
+            "trainable_parameters": adaptation.trainable_parameters,
+            "bytes": adaptation.tensor_bytes,
+            "seconds": round(adaptation.seconds, 1),
+        }
+    return evaluate(room, predictions, k=k, seed=seed, split=split, facts=facts)

@@ -1,0 +1,1 @@
+"""From the planes of a room to what is seen from its receiver."""

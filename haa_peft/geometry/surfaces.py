@@ -1,0 +1,75 @@
+"""Plane surfaces that bound a room."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from haa_peft.errors import InputError
+
+SHAPES = ("parallelogram", "triangle")
+
+
+@dataclass(frozen=True)
+class Surfaces:
+    """S flat surfaces: corner and its two neighbours, (S, 3 points, 3 coordinates) in metres.
+
+    A parallelogram is completed from its corner (the first point); a triangle is the three points.
+    """
+
+    points: np.ndarray
+    is_triangle: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    @classmethod
+    def from_json(cls, entries: Sequence[dict], where: str) -> Surfaces:
+        """Read ``[{"points": [[x, y, z] * 3], "shape": "parallelogram" | "triangle"}, ...]``."""
+        if not isinstance(entries, list) or not entries:
+            raise InputError(f"{where}: surfaces is {entries!r:.60} but must be a list of at least one surface")
+        for i, entry in enumerate(entries):
+            shape = entry.get("shape", "parallelogram") if isinstance(entry, dict) else None
+            if shape not in SHAPES:
+                raise InputError(f"{where}: surface {i} has shape {shape!r} but must be one of {', '.join(SHAPES)}")
+            try:
+                points = np.asarray(entry.get("points"), dtype=np.float64)
+            except (TypeError, ValueError):
+                points = np.empty(0)
+            if points.shape != (3, 3) or not np.isfinite(points).all():
+                raise InputError(
+                    f"{where}: surface {i} has points {entry.get('points')!r:.60} but needs 3 points of 3 finite metres"
+                )
+            if np.linalg.norm(np.cross(points[1] - points[0], points[2] - points[0])) < 1e-9:
+                raise InputError(f"{where}: surface {i} has no area; its 3 points must not lie on a line")
+        return cls(
+            np.array([entry["points"] for entry in entries], dtype=np.float64),
+            np.array([entry.get("shape", "parallelogram") == "triangle" for entry in entries]),
+        )
+
+    def to_json(self) -> list[dict]:
+        """The inverse of :meth:`from_json`."""
+        return [
+            {"points": points.tolist(), "shape": SHAPES[int(triangle)]}
+            for points, triangle in zip(self.points, self.is_triangle, strict=True)
+        ]
+
+    @classmethod
+    def shoebox(cls, size: Sequence[float]) -> Surfaces:
+        """The six walls of a box of ``size`` (x, y, z) metres with a corner at the origin."""
+        x, y, z = (float(v) for v in size)
+        corner, ex, ey, ez = np.zeros(3), np.array([x, 0, 0]), np.array([0, y, 0]), np.array([0, 0, z])
+        walls = [
+            (start, start + first, start + second)
+            for first, second, normal in ((ey, ez, ex), (ex, ez, ey), (ex, ey, ez))
+            for start in (corner, corner + normal)
+        ]
+        return cls(np.array(walls), np.zeros(6, dtype=bool))
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest corner (3,) of the box around all surfaces, in metres."""
+        fourth = self.points[:, 1] + self.points[:, 2] - self.points[:, 0]
+        corners = np.concatenate([self.points.reshape(-1, 3), fourth[~self.is_triangle]])
+        return corners.min(axis=0), corners.max(axis=0)

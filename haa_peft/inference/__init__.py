@@ -1,0 +1,1 @@
+"""Predicting with a room adapter loaded by name."""

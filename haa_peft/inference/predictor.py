@@ -1,0 +1,162 @@
+"""Room adapters by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from haa_peft.adaptation.methods import Adapter, attach_stored
+from haa_peft.backbone.checkpoint import fingerprint, load_backbone
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import render_panorama
+from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.store.folder import read_pack
+from haa_peft.store.names import AdapterName, store_folder
+from haa_peft.store.pack import RoomPack
+
+NEAREST = 0.01
+"""Metres; closer to the receiver than this there is nothing to predict."""
+
+
+def attach_pack(backbone: XRIR, base_fingerprint: str, pack: RoomPack) -> Adapter:
+    """Put a pack's adapter on the backbone that it was made for; raises ``InputError`` for any other."""
+    made_for = pack.card["backbone"]
+    if made_for.get("fingerprint") != base_fingerprint:
+        raise InputError(
+            f"{pack.name} was made for the backbone {made_for.get('origin')!r} "
+            f"(fingerprint {str(made_for.get('fingerprint'))[:16]}), not for {backbone.origin!r} "
+            f"({base_fingerprint[:16]}); load that backbone, or train the adapter again on this one"
+        )
+    try:
+        return attach_stored(backbone, pack.config, pack.tensors)
+    except InputError as error:
+        raise InputError(f"{pack.name}: {error}") from None
+
+
+class RoomPredictor:
+    """RIRs anywhere in a room, from a pack loaded by name; needs no data set.
+
+    Attributes
+    ----------
+    name : of the adapter in use.
+    sample_rate : Hz of the RIRs.
+    scale : predictions times this are in the unit of the measurements.
+    """
+
+    sample_rate = 22_050
+
+    def __init__(self, backbone: XRIR, store: Path) -> None:
+        self._backbone, self._store = backbone, store
+        self._fingerprint = fingerprint(backbone)
+        self._adapter: Adapter | None = None
+        self._pack: RoomPack | None = None
+        self._references: References | None = None
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        *,
+        store: str | Path | None = None,
+        backbone: XRIR | str | Path = "small",
+        device: str | None = None,
+    ) -> RoomPredictor:
+        """Load an adapter by name, such as ``hallway/panel1``.
+
+        Parameters
+        ----------
+        name : ``room/configuration`` or ``room/configuration@variant``.
+        store : folder of adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
+        backbone : the backbone that the adapter was made for, or what :func:`load_backbone` takes.
+        device : such as ``"cuda"``; the backbone's unless given.
+
+        Raises
+        ------
+        InputError
+            When there is no such adapter, it is damaged, or it was made for another backbone.
+        """
+        loaded = backbone if isinstance(backbone, XRIR) else load_backbone(backbone)
+        predictor = cls(loaded if device is None else loaded.to(device), store_folder(store))
+        predictor.switch(name)
+        return predictor
+
+    @property
+    def name(self) -> str:
+        """Name of the adapter in use."""
+        return str(self._in_use.name)
+
+    @property
+    def card(self) -> dict:
+        """What the adapter in use says about itself."""
+        return self._in_use.card
+
+    @property
+    def scale(self) -> float:
+        """Largest magnitude of the references as measured; predictions are in units of it."""
+        return self._in_use.scale
+
+    @property
+    def _in_use(self) -> RoomPack:
+        if self._pack is None:
+            raise InputError("no adapter is loaded; call switch(name)")
+        return self._pack
+
+    def switch(self, name: str) -> None:
+        """Use another adapter of the same backbone; if that fails, the former one stays in use."""
+        pack = read_pack(self._store, AdapterName.parse(name))
+        if pack.card["backbone"].get("fingerprint") == self._fingerprint and self._adapter is not None:
+            self._adapter.detach()
+        try:
+            adapter = attach_pack(self._backbone, self._fingerprint, pack)
+        except InputError:
+            if self._pack is not None:
+                self._adapter = attach_pack(self._backbone, self._fingerprint, self._pack)
+            raise
+        self._adapter, self._pack = adapter, pack
+        self._references = References(
+            render_panorama(pack.surfaces, pack.receiver), pack.rirs, pack.positions - pack.receiver
+        )
+
+    def predict(self, positions_xyz: np.ndarray, *, k: int | None = None, seed: int = 0) -> np.ndarray:
+        """RIRs between the room's receiver and positions.
+
+        Parameters
+        ----------
+        positions_xyz : (N, 3) or (3,) metres in room coordinates.
+        k : how many of the nearest references to use; as in training unless given.
+        seed : of the starting phase of the waveform reconstruction.
+
+        Returns
+        -------
+        (N, 9600) float32 at 22 050 Hz, in units of :attr:`scale`.
+
+        Raises
+        ------
+        InputError
+            For positions that are not finite, outside the room or at the receiver.
+        """
+        pack = self._in_use
+        assert self._references is not None
+        positions = self._check_positions(positions_xyz)
+        k = int(pack.card["training"].get("k", 8)) if k is None else k
+        if not 1 <= k <= len(pack.rirs):
+            raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
+        return predict_rirs(self._backbone, self._references, positions - pack.receiver, k, seed)
+
+    def _check_positions(self, positions_xyz: np.ndarray) -> np.ndarray:
+        pack = self._in_use
+        positions = np.atleast_2d(np.asarray(positions_xyz, dtype=np.float64))
+        if positions.ndim != 2 or positions.shape[1] != 3 or not np.isfinite(positions).all():
+            raise InputError(f"positions are {positions.shape} but must be (N, 3) finite metres in room coordinates")
+        low, high = pack.surfaces.bounds()
+        for position in positions:
+            if (position < low).any() or (position > high).any():
+                raise InputError(
+                    f"position {position.tolist()} lies outside {pack.name}, which spans "
+                    f"{low.round(3).tolist()} to {high.round(3).tolist()} m"
+                )
+            if np.linalg.norm(position - pack.receiver) < NEAREST:
+                raise InputError(f"position {position.tolist()} lies at the receiver of {pack.name}; keep 1 cm away")
+        return positions

@@ -1,0 +1,1 @@
+"""Rooms as data: measured folders, HAA's configurations, simulated twins and corpora."""

@@ -1,0 +1,241 @@
+"""Reading rooms from folders, with the checks that a measurement needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
+from haa_peft.errors import InputError
+from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms import haa
+from haa_peft.rooms.room import Room
+from haa_peft.rooms.splits import NAMES, default_splits
+
+NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+NEAREST = 0.01
+"""Metres; closer than this, two positions are one."""
+
+
+def load_room(path: str | Path) -> Room:
+    """Read one configuration of a room.
+
+    Parameters
+    ----------
+    path : an HAA folder (``.../hallwayPanel1``, known by its name), a plain room folder (``RIRs.npy``,
+        ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``), which is made on
+        first use and cached.
+
+    Raises
+    ------
+    InputError
+        When anything is missing or wrong; the message says what to do.
+    """
+    from haa_peft.rooms.twins import is_twin_name, make_twin
+
+    folder = Path(path)
+    if not folder.exists() and is_twin_name(str(path)):
+        folder = make_twin(str(path))
+    if not folder.is_dir():
+        raise InputError(f"{path}: no such room folder, nor the name of a simulated twin such as classroom-twin/base")
+    if (folder / "room.json").exists():
+        return _read_plain(folder)
+    if folder.resolve().name in haa.haa_facts():
+        return _read_haa(folder)
+    raise InputError(
+        f"{path}: holds no room.json and its name is none of HAA's configurations "
+        f"({', '.join(haa.haa_facts())}); write a room.json (see README, Your own room)"
+    )
+
+
+def _read_haa(folder: Path) -> Room:
+    name = folder.resolve().name
+    facts = haa.haa_facts()[name]
+    room, configuration = haa.room_and_configuration(name)
+    rirs, positions = _read_arrays(folder, haa.SAMPLE_RATE)
+    if len(rirs) != facts["n"]:
+        raise InputError(f"{folder}: holds {len(rirs)} RIRs but HAA's {name} has {facts['n']}")
+    surfaces = Surfaces.from_json(facts["surfaces"], name)
+    receiver = np.array(facts["speaker_xyz"])
+    return _checked(
+        folder,
+        room,
+        configuration,
+        rirs,
+        positions,
+        receiver,
+        surfaces,
+        haa.haa_splits(name),
+        haa.SOURCE,
+        haa.LICENCE,
+    )
+
+
+def _read_plain(folder: Path) -> Room:
+    where = folder / "room.json"
+    try:
+        description = json.loads(where.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: cannot be read as JSON ({error})") from None
+    if not isinstance(description, dict):
+        raise InputError(f"{where}: holds a {type(description).__name__} but must hold an object")
+    rate = description.get("sample_rate")
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 8000 <= rate <= 384_000 or rate != int(rate):
+        raise InputError(f"{where}: sample_rate is {rate!r} but must be a whole number of Hz from 8000 to 384000")
+    receiver = _point(description.get("receiver_xyz"), where, "receiver_xyz")
+    if ("room_size" in description) == ("surfaces" in description):
+        raise InputError(f"{where}: needs either room_size [x, y, z] in metres or surfaces")
+    if "surfaces" in description:
+        surfaces = Surfaces.from_json(description["surfaces"], str(where))
+    else:
+        size = _point(description["room_size"], where, "room_size")
+        if size.min() <= 0:
+            raise InputError(f"{where}: room_size is {size.tolist()} but must be three positive metres")
+        surfaces = Surfaces.shoebox(size)
+    configuration = description.get("configuration", folder.resolve().name)
+    room = description.get("room", folder.resolve().parent.name)
+    for field, value in (("room", room), ("configuration", configuration)):
+        if not isinstance(value, str) or not NAME_PART.fullmatch(value):
+            raise InputError(f"{where}: {field} is {value!r} but must be letters, digits, - or _")
+    rirs, positions = _read_arrays(folder, int(rate))
+    splits = _read_splits(description["splits"], len(rirs), where) if "splits" in description else None
+    return _checked(
+        folder,
+        room,
+        configuration,
+        rirs,
+        positions,
+        receiver,
+        surfaces,
+        splits,
+        str(description.get("source", "unknown")),
+        str(description.get("licence", "unknown")),
+    )
+
+
+def _checked(
+    folder: Path,
+    room: str,
+    configuration: str,
+    rirs: np.ndarray,
+    positions: np.ndarray,
+    receiver: np.ndarray,
+    surfaces: Surfaces,
+    splits: dict[str, np.ndarray] | None,
+    source: str,
+    licence: str,
+) -> Room:
+    """Check what only the whole room shows, and scale the RIRs by the training RIRs' largest magnitude."""
+    low, high = surfaces.bounds()
+    if (receiver < low).any() or (receiver > high).any():
+        raise InputError(
+            f"{folder}: the receiver {receiver.tolist()} lies outside the room, which spans "
+            f"{low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
+        )
+    at_receiver = np.flatnonzero(np.linalg.norm(positions - receiver, axis=1) < NEAREST)
+    if len(at_receiver):
+        raise InputError(
+            f"{folder}: position {at_receiver[0]} lies at the receiver {receiver.tolist()}; "
+            "the two must be at least 1 cm apart"
+        )
+    pairs = cKDTree(positions).query_pairs(NEAREST)
+    if pairs:
+        first, second = min(pairs)
+        raise InputError(
+            f"{folder}: positions {first} and {second} are the same point {positions[first].tolist()}; remove one"
+        )
+    splits = default_splits(positions) if splits is None else splits
+    scale = float(np.abs(rirs[splits["train"]]).max())
+    return Room(
+        room,
+        configuration,
+        (rirs / scale).astype(np.float32),
+        positions,
+        receiver,
+        surfaces,
+        splits,
+        scale,
+        source,
+        licence,
+    )
+
+
+def _read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """RIRs at 22 050 Hz (N, 9600) and positions (N, 3), checked row by row."""
+    rirs, positions = _read_array(folder / "RIRs.npy"), _read_array(folder / "xyzs.npy")
+    if rirs.ndim != 2 or positions.ndim != 2 or positions.shape[1] != 3:
+        raise InputError(
+            f"{folder}: RIRs.npy is {rirs.shape} and xyzs.npy {positions.shape}, but they must be (N, T) and (N, 3)"
+        )
+    if len(rirs) != len(positions):
+        raise InputError(
+            f"{folder}: RIRs.npy holds {len(rirs)} RIRs but xyzs.npy {len(positions)} positions; "
+            "give one position for each RIR"
+        )
+    if len(rirs) < 2:
+        raise InputError(f"{folder}: holds {len(rirs)} measurements but needs at least 2")
+    # the resampler looks 6 zero crossings ahead; 256 samples are far more
+    needed = -(-RIR_LENGTH * sample_rate // SAMPLE_RATE) + 256
+    cut = np.array(rirs[:, :needed], dtype=np.float32)
+    positions = np.array(positions, dtype=np.float64)
+    for array, what in ((cut, "RIR"), (positions, "position")):
+        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+        if len(bad):
+            raise InputError(f"{folder}: {what} {bad[0]} holds NaN or infinity; measure it again or remove it")
+    silent = np.flatnonzero(np.abs(cut).max(axis=1) == 0)
+    if len(silent):
+        raise InputError(
+            f"{folder}: RIR {silent[0]} is silent in its first {RIR_LENGTH / SAMPLE_RATE:.3f} s; "
+            "measure it again or remove it"
+        )
+    return resample(cut, sample_rate), positions
+
+
+def resample(rirs: np.ndarray, sample_rate: int) -> np.ndarray:
+    """RIRs (N, T) at any rate -> (N, 9600) float32 at 22 050 Hz, cut or padded with zeros."""
+    import torch
+    from torchaudio.functional import resample as resample_audio
+
+    resampled = resample_audio(torch.from_numpy(rirs), sample_rate, SAMPLE_RATE)[:, :RIR_LENGTH].numpy()
+    return np.pad(resampled, ((0, 0), (0, RIR_LENGTH - resampled.shape[1])))
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; a room folder needs RIRs.npy and xyzs.npy") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a .npy array ({error})") from None
+    if not np.issubdtype(array.dtype, np.floating) and not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"{path}: holds {array.dtype} but must hold real numbers")
+    return array
+
+
+def _point(value: object, where: Path, field: str) -> np.ndarray:
+    try:
+        point = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        point = np.empty(0)
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise InputError(f"{where}: {field} is {value!r} but must be three finite numbers [x, y, z] in metres")
+    return point
+
+
+def _read_splits(value: object, count: int, where: Path) -> dict[str, np.ndarray]:
+    if not isinstance(value, dict) or set(value) != set(NAMES):
+        raise InputError(f"{where}: splits must hold {', '.join(NAMES)}, each a list of indices")
+    try:
+        splits = {name: np.array(value[name], dtype=np.int64).reshape(-1) for name in NAMES}
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(f"{where}: splits must hold lists of whole numbers") from None
+    every = np.concatenate(list(splits.values()))
+    if len(np.unique(every)) != len(every) or ((every < 0) | (every >= count)).any():
+        raise InputError(f"{where}: splits must be disjoint indices from 0 to {count - 1}")
+    if not len(splits["train"]):
+        raise InputError(f"{where}: splits has no training position; give at least 2")
+    return splits

@@ -1,0 +1,67 @@
+"""One configuration of a room, ready for the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import render_panorama
+from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms.splits import farthest_points
+
+
+@dataclass(frozen=True)
+class Room:
+    """RIRs of one configuration with their positions, geometry and splits.
+
+    Attributes
+    ----------
+    room, configuration : names; together, ``room/configuration``, they name an adapter.
+    rirs : (N, 9600) float32 at 22 050 Hz, divided by ``scale``.
+    positions : (N, 3) metres in room coordinates.
+    receiver : (3,) metres in room coordinates; HAA's loudspeaker (reciprocity), otherwise the microphone.
+    surfaces : the planes of the room.
+    splits : ``train``, ``valid`` and ``test`` indices of positions, disjoint.
+    scale : the largest magnitude of the training RIRs as measured.
+    source, licence : where the data come from, as far as known.
+    """
+
+    room: str
+    configuration: str
+    rirs: np.ndarray
+    positions: np.ndarray
+    receiver: np.ndarray
+    surfaces: Surfaces
+    splits: dict[str, np.ndarray]
+    scale: float
+    source: str = "unknown"
+    licence: str = "unknown"
+
+    @property
+    def name(self) -> str:
+        """``room/configuration``."""
+        return f"{self.room}/{self.configuration}"
+
+    @cached_property
+    def panorama(self) -> np.ndarray:
+        """(3, 256, 512) float32 coordinates in metres that are seen from the receiver, which is the origin."""
+        return render_panorama(self.surfaces, self.receiver)
+
+    def with_shots(self, shots: int) -> Room:
+        """The same room with only ``shots`` of its training positions, well spread, and scaled by them alone."""
+        train = self.splits["train"]
+        if not 1 <= shots <= len(train):
+            raise InputError(
+                f"--shots is {shots} but {self.name} has {len(train)} training positions; give 1 to {len(train)}"
+            )
+        if shots == len(train):
+            return self
+        kept = train[farthest_points(self.positions[train], shots)]
+        peak = float(np.abs(self.rirs[kept]).max())
+        return dataclasses.replace(
+            self, rirs=self.rirs / peak, scale=self.scale * peak, splits={**self.splits, "train": kept}
+        )

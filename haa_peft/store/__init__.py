@@ -1,0 +1,1 @@
+"""Adapters by name: room packs on disk."""

@@ -1,0 +1,114 @@
+"""What an adapter says about itself."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from haa_peft.rooms.room import Room
+
+if TYPE_CHECKING:
+    from haa_peft.training.adapt import Adaptation
+
+SCHEMA = 1
+
+
+def make_card(adaptation: Adaptation, room: Room, origin: str, evaluation: dict | None) -> dict:
+    """The card of a trained adapter.
+
+    Parameters
+    ----------
+    adaptation : what training gave.
+    room : what it was trained on.
+    origin : name of the backbone, for people; its fingerprint decides.
+    evaluation : report of :func:`haa_peft.evaluation.evaluate.evaluate` on test positions, if there were any.
+    """
+    from dataclasses import asdict
+
+    method = asdict(adaptation.method)
+    if adaptation.method.method == "lora":
+        method["targets"] = adaptation.config["target_modules"]
+    else:
+        del method["rank"], method["alpha"]
+    return {
+        "backbone": {"origin": origin, "fingerprint": adaptation.backbone_fingerprint},
+        "method": method,
+        "training": {
+            **asdict(adaptation.training),
+            "steps": adaptation.steps,
+            "best_step": adaptation.best_step,
+            "validation": adaptation.validation,
+            "seconds": round(adaptation.seconds, 1),
+            "trainable_parameters": adaptation.trainable_parameters,
+            "adapter_bytes": adaptation.tensor_bytes,
+        },
+        "room": {
+            "name": room.name,
+            "source": room.source,
+            "licence": room.licence,
+            "shots": len(room.splits["train"]),
+            "splits": {split: indices.tolist() for split, indices in room.splits.items()},
+        },
+        "evaluation": evaluation,
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("haa-peft", "torch", "peft", "accelerate")},
+        },
+    }
+
+
+def readme(card: dict) -> str:
+    """The card as a page."""
+    name, training, room = card["name"], card["training"], card["room"]
+    method = card.get("method", {})
+    details = f", rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
+    evaluation = card.get("evaluation")
+    table = ["Not evaluated: the room has no test positions."]
+    if evaluation:
+        table = [
+            f"{evaluation['positions']} {evaluation['split']} positions, K = {evaluation['k']}, seed {evaluation['seed']}, "
+            "paper-compatible metrics, mean absolute errors:",
+            "",
+            "| predictor | EDT (ms) | C50 (dB) | T60 (%) |",
+            "|---|---|---|---|",
+            *(
+                f"| {row['predictor']} | {_figure(row['edt_s'], 1000, 1)} | {_figure(row['c50_db'], 1, 2)} "
+                f"| {_figure(row['t60_percent'], 1, 1)} |"
+                for row in evaluation["rows"]
+            ),
+        ]
+    return "\n".join(
+        [
+            "---",
+            "library_name: peft",
+            "tags: [room-impulse-response, room-acoustics]",
+            "---",
+            f"# {name}",
+            "",
+            f"Adapter ({method.get('method')}{details}) of the xRIR backbone `{card['backbone']['origin']}` "
+            f"(fingerprint `{card['backbone']['fingerprint'][:16]}`) for the room `{room['name']}`.",
+            "",
+            "```python",
+            "from haa_peft import RoomPredictor",
+            f'predictor = RoomPredictor.load("{name}")',
+            "rirs = predictor.predict(positions_xyz)  # (N, 3) m in room coordinates -> (N, 9600) at 22 050 Hz",
+            "```",
+            "",
+            "## Evaluation",
+            *table,
+            "",
+            "## Training",
+            f"{room['shots']} measurements, {training['steps']} steps (weights of step {training['best_step']}, the "
+            f"lowest validation loss), learning rate {training['lr']}, seed {training['seed']}, "
+            f"{training['trainable_parameters']} trainable weights, {training['adapter_bytes']} bytes, "
+            f"{training['seconds']} s.",
+            "",
+            f"Data: {room['source']}. Licence of the data: {room['licence']}.",
+            "",
+        ]
+    )
+
+
+def _figure(value: float | None, factor: float, digits: int) -> str:
+    return "undefined" if value is None else f"{value * factor:.{digits}f}"

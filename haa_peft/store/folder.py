@@ -1,0 +1,104 @@
+"""Packs on disk: written whole or not at all, read whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from haa_peft.errors import InputError
+from haa_peft.store.names import AdapterName, list_names
+from haa_peft.store.pack import CARD, FILES, HASHED, RoomPack, parse_card, sha256
+
+ATTEMPTS = 20
+PAUSE = 0.02
+"""Seconds between attempts to read an entry that is being replaced."""
+
+
+def write_pack(store: Path, pack: RoomPack) -> Path:
+    """Store a pack under its name, in place of what was there.
+
+    The files are written beside the entry and the folder is renamed, so a full disk or an interruption leaves the
+    old entry; in the instant between two renames it is found under its ``.previous`` name.
+    """
+    target = pack.name.folder(store)
+    files = pack.to_files()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); nothing is changed") from None
+    try:
+        for file_name, content in files.items():
+            with (temporary / file_name).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.chmod(0o755)
+        _swap(temporary, target)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written ({error.strerror}); the old adapter is unchanged") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _swap(temporary: Path, target: Path) -> None:
+    for _ in range(ATTEMPTS):
+        previous = target.with_name(f".{target.name}.previous-{temporary.name[-8:]}")
+        moved = target.exists()
+        if moved:
+            target.rename(previous)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if target.exists():  # another writer was faster: replace that one
+                shutil.rmtree(previous, ignore_errors=True)
+                continue
+            if moved:
+                previous.rename(target)
+            raise
+        for stale in _previous(target):
+            shutil.rmtree(stale, ignore_errors=True)
+        return
+    raise OSError(0, "other processes keep replacing it")
+
+
+def _previous(target: Path) -> list[Path]:
+    return [path for path in target.parent.iterdir() if path.name.startswith(f".{target.name}.previous-")]
+
+
+def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
+    """All files of one state of an entry, also while another process replaces it."""
+    target = name.folder(store)
+    last_error = ""
+    for _ in range(ATTEMPTS):
+        try:
+            folder = target if target.exists() else next(iter(_previous(target)))
+            files = {file_name: (folder / file_name).read_bytes() for file_name in FILES}
+        except (FileNotFoundError, NotADirectoryError, StopIteration) as error:
+            if not target.parent.is_dir() or (not target.exists() and not _previous(target)):
+                known = ", ".join(map(str, list_names(store)))
+                raise InputError(f"no adapter {name} in store {store}; it holds: {known or 'nothing'}") from None
+            last_error = f"{Path(str(getattr(error, 'filename', target))).name} is missing"
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror})") from None
+        else:
+            card = parse_card(name, files[CARD])
+            if all(card["files"].get(file_name) == sha256(files[file_name]) for file_name in HASHED):
+                return files
+            last_error = "a file is not the one that its card describes"
+        time.sleep(PAUSE)
+    raise InputError(f"{name}: {last_error}; the entry is damaged: restore or retrain it")
+
+
+def read_pack(store: Path, name: AdapterName) -> RoomPack:
+    """Load and check one pack."""
+    return RoomPack.from_files(name, read_files(store, name))
+
+
+def read_card(store: Path, name: AdapterName) -> dict:
+    """The card alone, for listings."""
+    return parse_card(name, read_files(store, name)[CARD])

@@ -1,0 +1,63 @@
+"""Names of adapters, and where their packs lie."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from haa_peft.errors import InputError
+
+STORE_VARIABLE = "HAA_PEFT_STORE"
+_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+_NAME = re.compile(rf"({_PART})/({_PART})(?:@({_PART}))?")
+
+
+@dataclass(frozen=True)
+class AdapterName:
+    """``room/configuration``, or ``room/configuration@variant``."""
+
+    room: str
+    configuration: str
+    variant: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> AdapterName:
+        """Read a name; anything that is not one, such as a path, is refused."""
+        match = _NAME.fullmatch(text) if isinstance(text, str) else None
+        if match is None:
+            raise InputError(
+                f"adapter name {text!r} must be room/configuration or room/configuration@variant, "
+                "of letters, digits, - and _"
+            )
+        return cls(*match.groups())
+
+    def __str__(self) -> str:
+        return f"{self.room}/{self.folder_name}"
+
+    @property
+    def folder_name(self) -> str:
+        """The last folder of the pack's path."""
+        return self.configuration + (f"@{self.variant}" if self.variant else "")
+
+    def folder(self, store: Path) -> Path:
+        """Where the pack lies in a store."""
+        return store / self.room / self.folder_name
+
+
+def store_folder(given: str | Path | None = None) -> Path:
+    """The store: as given, else ``$HAA_PEFT_STORE``, else ``./adapters``."""
+    return Path(given or os.environ.get(STORE_VARIABLE) or "adapters")
+
+
+def list_names(store: Path) -> list[AdapterName]:
+    """Every pack in a store, sorted; hidden and half-written folders are not packs."""
+    if not store.is_dir():
+        raise InputError(f"store {store} is no folder; name one with --store or ${STORE_VARIABLE}")
+    names = []
+    for card in sorted(store.glob("*/*/card.json")):
+        match = _NAME.fullmatch(f"{card.parent.parent.name}/{card.parent.name}")
+        if match:
+            names.append(AdapterName(*match.groups()))
+    return names

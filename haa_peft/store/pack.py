@@ -1,0 +1,174 @@
+"""A room pack: an adapter with all that inference by name needs, and no data set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
+from haa_peft.errors import InputError
+from haa_peft.files import nan_to_null
+from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms.room import Room
+from haa_peft.store.card import SCHEMA, readme
+from haa_peft.store.names import AdapterName
+
+ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+REFERENCES, ROOM, CARD, README = "references.safetensors", "room.json", "card.json", "README.md"
+HASHED = (ADAPTER, CONFIG, REFERENCES, ROOM)
+FILES = (*HASHED, CARD, README)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RoomPack:
+    """Adapter, references, geometry and card of one configuration.
+
+    Attributes
+    ----------
+    name : the adapter's name.
+    config, tensors : the adapter, as ``adapter_config.json`` and ``adapter_model.safetensors`` hold it.
+    rirs : (R, 9600) float32 references at 22 050 Hz, divided by ``scale``.
+    positions : (R, 3) metres in room coordinates.
+    receiver : (3,) metres in room coordinates.
+    surfaces : the room's planes.
+    scale : the largest magnitude of the references as measured.
+    card : what ``card.json`` says.
+    """
+
+    name: AdapterName
+    config: dict
+    tensors: dict[str, Tensor]
+    rirs: np.ndarray
+    positions: np.ndarray
+    receiver: np.ndarray
+    surfaces: Surfaces
+    scale: float
+    card: dict
+
+    @classmethod
+    def of_room(cls, name: AdapterName, room: Room, config: dict, tensors: dict[str, Tensor], card: dict) -> RoomPack:
+        """Pack an adapter with its room's training measurements as references."""
+        train = room.splits["train"]
+        return cls(
+            name,
+            config,
+            tensors,
+            room.rirs[train],
+            room.positions[train],
+            room.receiver,
+            room.surfaces,
+            room.scale,
+            {"schema": SCHEMA, "name": str(name), **card},
+        )
+
+    def to_files(self) -> dict[str, bytes]:
+        """Content of every file of the pack; the card holds the others' SHA-256."""
+        for tensor_name, tensor in self.tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise InputError(f"{self.name}: adapter tensor {tensor_name} is not finite; nothing is stored")
+        room = {
+            "room": self.name.room,
+            "configuration": self.name.configuration,
+            "sample_rate": SAMPLE_RATE,
+            "receiver_xyz": self.receiver.tolist(),
+            "scale": self.scale,
+            "surfaces": self.surfaces.to_json(),
+        }
+        references = {"rirs": torch.from_numpy(self.rirs), "positions": torch.from_numpy(self.positions)}
+        tensors = {key: tensor.contiguous() for key, tensor in self.tensors.items()}
+        header = {"format": "pt", "adapter_config": json.dumps(self.config, sort_keys=True)}
+        files = {
+            ADAPTER: safetensors.torch.save(tensors, metadata=header),
+            CONFIG: _json_bytes(self.config),
+            REFERENCES: safetensors.torch.save({key: tensor.contiguous() for key, tensor in references.items()}),
+            ROOM: _json_bytes(room),
+        }
+        card = nan_to_null({**self.card, "files": {name: sha256(files[name]) for name in HASHED}})
+        return {**files, CARD: _json_bytes(card), README: readme(card).encode()}
+
+    @classmethod
+    def from_files(cls, name: AdapterName, files: Mapping[str, bytes]) -> RoomPack:
+        """Read a pack, checking everything that can be checked without a backbone.
+
+        Raises
+        ------
+        InputError
+            When the card is of another schema or adapter, a file is not the one that the card was written for, or
+            one cannot be read or holds wrong shapes or values that are not finite.
+        """
+        card = parse_card(name, files[CARD])
+        for file_name in HASHED:
+            if card["files"].get(file_name) != sha256(files[file_name]):
+                raise InputError(f"{name}: {file_name} is not the file that its card describes; restore or retrain it")
+        room = _parsed(name, ROOM, lambda: json.loads(files[ROOM]))
+        config = _parsed(name, CONFIG, lambda: json.loads(files[CONFIG]))
+        tensors = _parsed(name, ADAPTER, lambda: safetensors.torch.load(files[ADAPTER]))
+        references = _parsed(name, REFERENCES, lambda: safetensors.torch.load(files[REFERENCES]))
+        pack = _parsed(
+            name,
+            ROOM,
+            lambda: cls(
+                name,
+                dict(config),
+                tensors,
+                references["rirs"].float().numpy(),
+                references["positions"].double().numpy(),
+                np.array(room["receiver_xyz"], dtype=np.float64),
+                Surfaces.from_json(room["surfaces"], f"{name}: {ROOM}"),
+                float(room["scale"]),
+                card,
+            ),
+        )
+        pack._check_references()
+        return pack
+
+    def _check_references(self) -> None:
+        count = len(self.rirs)
+        if self.rirs.shape != (count, RIR_LENGTH) or self.positions.shape != (count, 3) or self.receiver.shape != (3,):
+            raise InputError(
+                f"{self.name}: references are {self.rirs.shape} at {self.positions.shape} "
+                f"but must be (R, {RIR_LENGTH}) at (R, 3)"
+            )
+        if count == 0 or not all(np.isfinite(a).all() for a in (self.rirs, self.positions, self.receiver)):
+            raise InputError(f"{self.name}: references are missing or not finite; restore or retrain the adapter")
+
+
+def parse_card(name: AdapterName, content: bytes) -> dict:
+    """Read ``card.json`` and check its schema and name."""
+    card = _parsed(name, CARD, lambda: json.loads(content))
+    if not isinstance(card, dict) or card.get("schema") != SCHEMA:
+        found = card.get("schema") if isinstance(card, dict) else None
+        raise InputError(f"{name}: {CARD} has schema {found!r} but this version reads {SCHEMA}; update haa-peft")
+    fields = (card.get("files"), card.get("backbone"), card.get("training"), card.get("room"))
+    if card.get("name") != str(name) or not all(isinstance(field, dict) for field in fields):
+        raise InputError(f"{name}: {CARD} is of {card.get('name')!r} or incomplete; restore or retrain the adapter")
+    return card
+
+
+def sha256(content: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _json_bytes(value: object) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _parsed(name: AdapterName, file_name: str, parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except InputError:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{name}: {file_name} cannot be read ({error}); restore or retrain the adapter") from None

@@ -1,0 +1,1 @@
+"""Training on accelerate: adaptation to a room, and pretraining."""

@@ -1,0 +1,73 @@
+"""Starting accelerate, and noticing when a launch silently gave fewer processes than asked."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Sequence
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from haa_peft.errors import InputError
+
+CPU_LAUNCH = (
+    "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {n} --num_machines 1 "
+    "--mixed_precision no --dynamo_backend no"
+)
+
+
+def start_accelerator(seed: int, **options: object) -> Accelerator:
+    """An accelerator with every process that the launch asked for, all seeded alike.
+
+    Raises
+    ------
+    InputError
+        When fewer processes run than were asked for: ``accelerate launch --cpu --num_processes 2`` starts one,
+        ``--multi_gpu`` without a GPU starts two that do not know of each other.
+    """
+    accelerator = Accelerator(**options)  # type: ignore[arg-type]
+    asked = max(_asked_of_launcher(), int(os.environ.get("WORLD_SIZE", "1")))
+    if asked != accelerator.num_processes:
+        raise InputError(
+            f"the launch asked for {asked} processes but this run has {accelerator.num_processes}; "
+            f"on CPUs start it with `{CPU_LAUNCH.format(n=asked)} SCRIPT`"
+        )
+    set_seed(seed)
+    return accelerator
+
+
+def _asked_of_launcher() -> int:
+    """Processes that an ``accelerate launch`` above this one was asked for, 1 if there is none.
+
+    accelerate drops the number without a trace where it starts a single process, so its command line is read.
+    """
+    import psutil
+
+    for parent in psutil.Process().parents():
+        with contextlib.suppress(psutil.Error):
+            asked = processes_in_command(parent.cmdline())
+            if asked is not None:
+                return asked
+    return 1
+
+
+def processes_in_command(command: Sequence[str]) -> int | None:
+    """Number of processes that an ``accelerate launch`` command line asks for; None for any other command."""
+    launches = [i for i, word in enumerate(command[:4]) if word == "launch" or word.endswith("accelerate-launch")]
+    if not launches or not any("accelerate" in word for word in command[:3]):
+        return None
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    with contextlib.redirect_stderr(io.StringIO()):
+        try:
+            arguments, _ = launch_command_parser().parse_known_args(command[launches[0] + 1 :])
+        except SystemExit:
+            return None
+    if arguments.num_processes is not None:
+        return int(arguments.num_processes)
+    if arguments.config_file is not None:
+        return int(load_config_from_file(arguments.config_file).num_processes)
+    return 1

@@ -1,0 +1,19 @@
+"""Adapt the backbone to a room by its biases alone.
+
+The embedded default, a simulated stand-in of HAA's classroom:
+
+    accelerate launch recipes/finetune_bias.py
+
+Your room, or a folder of Hearing Anything Anywhere:
+
+    accelerate launch recipes/finetune_bias.py --room path/to/hallwayPanel1 --json report.json
+
+Several GPUs: accelerate launch --multi_gpu --num_processes 4 recipes/finetune_bias.py ...
+Two CPU processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1
+    --mixed_precision no --dynamo_backend no recipes/finetune_bias.py ...
+"""
+
+from haa_peft.finetune import run
+
+if __name__ == "__main__":
+    run("bias", __doc__)

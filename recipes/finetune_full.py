@@ -1,0 +1,19 @@
+"""Fine-tune all weights of the backbone on a room: the yardstick that adapters are held against.
+
+The embedded default, a simulated stand-in of HAA's classroom:
+
+    accelerate launch recipes/finetune_full.py
+
+Your room, or a folder of Hearing Anything Anywhere:
+
+    accelerate launch recipes/finetune_full.py --room path/to/hallwayPanel1 --json report.json
+
+Several GPUs: accelerate launch --multi_gpu --num_processes 4 recipes/finetune_full.py ...
+Two CPU processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1
+    --mixed_precision no --dynamo_backend no recipes/finetune_full.py ...
+"""
+
+from haa_peft.finetune import run
+
+if __name__ == "__main__":
+    run("full", __doc__)

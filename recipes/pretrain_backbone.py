@@ -1,0 +1,245 @@
+"""Pretrain a backbone on simulated rooms.
+
+One process, making the corpus first where rooms are missing, and going on where an earlier run stopped:
+
+    accelerate launch recipes/pretrain_backbone.py --corpus corpus --rooms 3000 --out small.safetensors --resume
+
+Several GPUs: `accelerate launch --multi_gpu --num_processes 4 recipes/pretrain_backbone.py ...`.
+The validation rooms are the corpus' last; the weights kept are the moving average with the lowest validation loss.
+"""
+
+import argparse
+import copy
+import dataclasses
+import hashlib
+import itertools
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+import haa_peft
+from haa_peft.acoustics.alignment import align
+from haa_peft.acoustics.losses import training_loss
+from haa_peft.acoustics.spectrogram import log_magnitude, magnitude
+from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint
+from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.files import write_atomically, write_json
+from haa_peft.rooms.corpus import Corpus, simulate_corpus
+from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
+from haa_peft.training.launch import start_accelerator
+from haa_peft.training.pretraining import PretrainingObjective, draw_batch
+from haa_peft.training.schedule import warmup_cosine
+
+SMALL = XRIRConfig(
+    panorama_pooling=4,
+    patch_height=8,
+    patch_width=16,
+    width=128,
+    depth=4,
+    heads=4,
+    head_width=32,
+    feedforward=256,
+    channels=128,
+    resnet_width=16,
+    normalisation="group",
+    weighting="bounded",
+    align_before_encoding=False,
+    unused_modules=False,
+)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
+    parser.add_argument("--rooms", type=int, default=3000, help="rooms to train and validate on")
+    parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
+    parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
+    parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields; the small network unless given")
+    parser.add_argument("--max-steps", type=int, default=4000)
+    parser.add_argument("--rooms-per-step", type=int, default=4, help="over all processes")
+    parser.add_argument("--targets", type=int, default=12, help="positions predicted in each room")
+    parser.add_argument("--k", type=int, default=8, help="most references; fewer are drawn as well")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=1e-2)
+    parser.add_argument("--ema", type=float, default=0.995, help="decay of the weights' moving average")
+    parser.add_argument("--validate-every", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from OUT.checkpoint if it is there")
+    return parser.parse_args()
+
+
+@torch.no_grad()
+def validation_losses(model: XRIR, corpus: Corpus, rooms: np.ndarray, k: int) -> tuple[float, float]:
+    """Loss of the model and of the nearest aligned reference, over the same seeded queries of unseen rooms."""
+    device = model.time_embedder.freqs.device
+    ours, nearest = [], []
+    for index in rooms:
+        ((room, targets, references),) = draw_batch(
+            corpus, [index], np.random.default_rng((1, index)), 12, k, training=False
+        )
+        rirs, positions = room.rirs.to(device), room.positions.to(device)
+        true = magnitude(rirs[targets])
+        ours.append(
+            training_loss(
+                model.forward_room(
+                    room.panorama.to(device), rirs, positions, targets.to(device), references.to(device)
+                ),
+                true,
+            )
+            .mean()
+            .item()
+        )
+        closest = (positions[references] - positions[targets][:, None]).norm(dim=-1).argmin(dim=1)
+        chosen = references[torch.arange(len(targets)), closest.cpu()]
+        aligned = align(rirs[chosen][:, None], positions[chosen][:, None], positions[targets])[:, 0]
+        nearest.append(training_loss(log_magnitude(aligned), true).mean().item())
+    return float(np.mean(ours)), float(np.mean(nearest))
+
+
+def main() -> None:
+    args = parse_arguments()
+    accelerator = start_accelerator(args.seed)
+    if args.rooms_per_step % accelerator.num_processes:
+        raise InputError(
+            f"--rooms-per-step is {args.rooms_per_step} but must be a multiple of the {accelerator.num_processes} processes"
+        )
+    if accelerator.is_main_process:
+        simulate_corpus(args.corpus, args.rooms, args.seed)
+    accelerator.wait_for_everyone()
+    corpus = Corpus.load(args.corpus, args.rooms)
+    training_rooms = np.arange(len(corpus) - args.validation_rooms)
+    validation_rooms = np.arange(len(corpus) - args.validation_rooms, len(corpus))
+
+    config = XRIRConfig.from_dict(json.loads(args.config.read_text()), str(args.config)) if args.config else SMALL
+    backbone = XRIR(config)
+    average = copy.deepcopy(backbone).eval().requires_grad_(False).to(accelerator.device)
+    objective = PretrainingObjective(backbone)
+    decayed = [p for p in backbone.parameters() if p.ndim > 1]
+    plain = [p for p in backbone.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.lr,
+    )
+    scheduler = LambdaLR(optimizer, warmup_cosine(100, args.max_steps))
+    objective, optimizer = accelerator.prepare(objective, optimizer)
+
+    checkpoint = args.out.with_suffix(".checkpoint")
+    settings = {key: str(value) for key, value in vars(args).items() if key not in ("resume", "out", "corpus")}
+    step, curve, best, seconds = 0, [], float("inf"), 0.0
+    if args.resume and checkpoint.exists():
+        state = load_checkpoint(checkpoint, settings=settings)
+        backbone.load_state_dict(state["backbone"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        scheduler.load_state_dict(state["scheduler"])
+        step, curve, best, seconds = state["step"], state["curve"], state["best"], state["seconds"]
+    started = time.monotonic() - seconds
+
+    rank, share = accelerator.process_index, args.rooms_per_step // accelerator.num_processes
+    bar = tqdm(
+        range(step, args.max_steps),
+        initial=step,
+        total=args.max_steps,
+        disable=not accelerator.is_main_process,
+    )
+    recent: list[float] = []
+    for step in bar:
+        # all randomness comes from the step's number, so a resumed run draws what an unbroken one would
+        rooms = np.random.default_rng((args.seed, step)).choice(training_rooms, args.rooms_per_step, replace=False)
+        mine = rooms[rank * share : (rank + 1) * share]
+        batch = draw_batch(
+            corpus, mine, np.random.default_rng((args.seed, step, rank)), args.targets, args.k, training=True
+        )
+        loss = objective(batch)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(backbone.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        # the average follows faster at the start, where the weights still move far
+        decay = min(args.ema, (step + 1) / (step + 10))
+        for kept, new in zip(average.parameters(), backbone.parameters(), strict=True):
+            kept.lerp_(new.detach(), 1 - decay)
+        recent = [*recent[-49:], loss.item()]
+        bar.set_postfix(loss=f"{np.mean(recent):.4f}", best=f"{best:.4f}")
+        done = step + 1
+        if accelerator.is_main_process and (done % args.validate_every == 0 or done == args.max_steps):
+            ours, nearest = validation_losses(average, corpus, validation_rooms, args.k)
+            curve.append({"step": done, "train": float(np.mean(recent)), "validation": ours, "nearest": nearest})
+            tqdm.write(
+                f"step {done}: train {np.mean(recent):.4f}  validation {ours:.4f}  nearest neighbour {nearest:.4f}"
+            )
+            seconds = time.monotonic() - started
+            if ours < best:
+                best = ours
+                write_backbone(args, average, curve, seconds, len(corpus))
+            save_checkpoint(
+                checkpoint,
+                {
+                    "settings": settings,
+                    "step": done,
+                    "curve": curve,
+                    "best": best,
+                    "seconds": seconds,
+                    "backbone": backbone.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "scheduler": scheduler.state_dict(),
+                },
+            )
+    accelerator.end_training()
+
+
+def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], seconds: float, rooms: int) -> None:
+    """Weights with their configuration in the header, and beside them a JSON of how they were made."""
+    config = dataclasses.asdict(model.config)
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(args.out, lambda path: save_file(tensors, path, metadata={CONFIG_KEY: json.dumps(config)}))
+    shards = sorted(args.corpus.glob("rooms-*.safetensors"))
+    corpus_hash = hashlib.sha256("".join(f"{s.name}:{s.stat().st_size}" for s in shards).encode()).hexdigest()
+    write_json(
+        args.out.with_suffix(".json"),
+        {
+            "made_with": "accelerate launch recipes/pretrain_backbone.py "
+            + " ".join(
+                itertools.chain.from_iterable(
+                    (f"--{k.replace('_', '-')}", str(v))
+                    for k, v in vars(args).items()
+                    if k not in ("resume", "config", "out", "corpus")
+                )
+            ),
+            "config": config,
+            "fingerprint": fingerprint(model),
+            "weights": sum(p.numel() for p in model.parameters()),
+            "corpus": {
+                "rooms": rooms,
+                "validation_rooms": args.validation_rooms,
+                "seed": args.seed,
+                "shards": corpus_hash,
+            },
+            "curve": curve,
+            "seconds": round(seconds),
+            "versions": {
+                "haa_peft": haa_peft.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
