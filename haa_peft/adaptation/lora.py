@@ -16,6 +16,20 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
 
+FREE = ("r", "lora_alpha", "target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision")
+"""Entries of ``adapter_config.json`` that may differ from a plain LoRA's."""
+
+
+def _plain_config(targets: list[str], rank: int, alpha: float) -> LoraConfig:
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)  # type: ignore[arg-type]
+
+
+def _json_values(config: LoraConfig) -> dict:
+    return {key: getattr(value, "value", value) for key, value in config.to_dict().items()}
+
+
 class LoraAdapter:
     """A peft LoRA inside a backbone; the backbone object itself then computes with it."""
 
@@ -37,22 +51,25 @@ class LoraAdapter:
     @classmethod
     def fresh(cls, backbone: XRIR, targets: list[str], rank: int, alpha: float) -> LoraAdapter:
         """LoRA of one rank on the Linear modules named; B starts at zero."""
-        from peft import LoraConfig
-
-        return cls(backbone, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets))  # type: ignore[arg-type]
+        return cls(backbone, _plain_config(targets, rank, alpha))
 
     @classmethod
     def stored(cls, backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> LoraAdapter:
         """LoRA as ``adapter_config.json`` and ``adapter_model.safetensors`` describe it."""
-        from peft import LoraConfig
-
-        try:
-            peft_config = LoraConfig.from_peft_type(**config)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"adapter_config.json is not a LoRA configuration ({error})") from None
-        if peft_config.use_dora or peft_config.bias != "none" or peft_config.modules_to_save:
-            raise InputError("adapter_config.json asks for DoRA, biases or modules_to_save; plain LoRA only is loaded")
-        adapter = cls(backbone, peft_config)
+        rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
+        if (
+            not (isinstance(rank, int) and rank > 0)
+            or not isinstance(alpha, int | float)
+            or not (isinstance(targets, list) and all(isinstance(target, str) for target in targets))
+        ):
+            raise InputError(f"adapter_config.json: r {rank!r}, lora_alpha {alpha!r} or target_modules are not LoRA's")
+        plain = _plain_config(targets, rank, alpha)
+        # any other option would change the base, the computation or what is trained: only plain LoRA is loaded
+        values = _json_values(plain)
+        other = [key for key, value in config.items() if key in values and key not in FREE and value != values[key]]
+        if other:
+            raise InputError(f"adapter_config.json sets {', '.join(other)}; only plain LoRA on Linear layers is loaded")
+        adapter = cls(backbone, plain)
         try:
             adapter.load(tensors)
         except InputError:
@@ -66,11 +83,11 @@ class LoraAdapter:
 
     def config(self) -> dict:
         """What peft writes to ``adapter_config.json``."""
-        config = self._peft.peft_config["default"].to_dict()
+        config = _json_values(self._peft.peft_config["default"])
         # peft shortens long lists to suffixes; full names say what is meant
         config["target_modules"] = sorted(self._peft.targeted_module_names)
         config["inference_mode"] = True
-        return {key: getattr(value, "value", value) for key, value in config.items()}
+        return config
 
     def tensors(self) -> dict[str, Tensor]:
         """The A and B matrices under peft's names."""

@@ -36,6 +36,7 @@ VERSION = 1
 LENGTH = 13_230
 """Samples of a stored RIR at 22 050 Hz (0.6 s)."""
 FEWEST_POSITIONS = 14
+FILES = ("RIRs.npy", "xyzs.npy", "room.json")
 CONFIGURATIONS = ("base", "rotation", "translation", "panel", "panel1")
 CLASSROOM_TRANSLATION = (1.8, 3.0, 1.2294)
 CLASSROOM_PANEL = ((2.6, 1.9, 1.855), (2.6, 1.9, 0.145), (4.53, 1.9, 1.855))
@@ -69,7 +70,7 @@ class Finish:
 
 
 FINISHES = {
-    "classroom": Finish(0.65, 0.88, (0.7, 0.85, 1, 1.05, 1.05, 1.05, 1.05), (0.8, 0.8, 1.2, 1.4, 0.7, 0.7)),
+    "classroom": Finish(0.65, 0.86, (0.7, 0.85, 1, 1.05, 1.05, 1.05, 1.05), (0.8, 0.8, 1.2, 1.4, 0.7, 0.7)),
     "dampened": Finish(0.15, 1.12, (0.8, 0.9, 1, 1.05, 1.05, 1.05, 1.05), (1, 1, 0.9, 1, 1.05, 1.05)),
     "hallway": Finish(0.95, 0.58, (0.9, 1, 1, 1, 1.05, 1.1, 1.2), (1, 1, 1.2, 1.4, 0.8, 0.8)),
 }
@@ -163,14 +164,16 @@ def _cache_folder() -> Path:
 
 def _is_complete(target: Path, n_positions: int) -> bool:
     try:
-        json.loads((target / "room.json").read_text(encoding="utf-8"))
-        shapes = [np.load(target / file, mmap_mode="r").shape for file in ("RIRs.npy", "xyzs.npy")]
-    except (OSError, ValueError):
+        json.loads((target / FILES[2]).read_text(encoding="utf-8"))
+        shapes = [np.load(target / file, mmap_mode="r").shape for file in FILES[:2]]
+    except (OSError, ValueError, EOFError):
         return False
     return shapes == [(n_positions, LENGTH), (n_positions, 3)]
 
 
 def _write(folder: Path, name: str, seed: int, n_positions: int) -> None:
+    import pyroomacoustics as pra
+
     twin = _twins()[name]
     room, configuration = name.split("/")
     positions = draw_positions(room, seed, n_positions)
@@ -180,24 +183,25 @@ def _write(folder: Path, name: str, seed: int, n_positions: int) -> None:
         "sample_rate": SAMPLE_RATE,
         "receiver_xyz": twin.loudspeaker.tolist(),
         "surfaces": twin.surfaces.to_json(),
-        "source": f"simulated by haa_peft.rooms.twins (version {VERSION}, seed {seed}) from the facts of HAA's rooms",
+        "source": f"simulated from the facts of HAA's rooms by haa_peft.rooms.twins, version {VERSION}, seed {seed}, "
+        f"with pyroomacoustics {pra.__version__}",
         "licence": "Apache-2.0",
         "description": "receiver_xyz is the loudspeaker, xyzs.npy the microphones (reciprocity, as for HAA)",
         "loudspeaker_facing": twin.facing.tolist(),
     }
-    np.save(folder / "RIRs.npy", _simulate(twin, positions, name, seed))
-    np.save(folder / "xyzs.npy", positions)
-    (folder / "room.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
+    np.save(folder / FILES[0], _simulate(twin, positions, name, seed))
+    np.save(folder / FILES[1], positions)
+    (folder / FILES[2]).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def _move(temporary: Path, target: Path, n_positions: int) -> None:
-    """Rename, unless another process was first; what is damaged makes way."""
+    """Rename, unless another process was first; a damaged twin is mended file by file, its content being the same."""
     try:
         temporary.rename(target)
     except OSError:
         if not _is_complete(target, n_positions):
-            shutil.rmtree(target)
-            temporary.rename(target)
+            for file in FILES:
+                (temporary / file).replace(target / file)
 
 
 def draw_positions(room: str, seed: int, count: int) -> np.ndarray:
@@ -210,7 +214,9 @@ def draw_positions(room: str, seed: int, count: int) -> np.ndarray:
     obstacles = np.concatenate([twin.surfaces.points[6:] for twin in twins])
     low, high = twins[0].surfaces.bounds()
     low, high = low[:2] + WALL_DISTANCE, high[:2] - WALL_DISTANCE
-    start, positions, stand = np.random.default_rng((seed, zlib.crc32(room.encode()))).random(2), [], 0
+    start = np.random.default_rng((seed, zlib.crc32(room.encode()))).random(2)
+    positions: list[np.ndarray] = []
+    stand = 0
     while len(positions) < count:
         # the R2 sequence (Roberts 2018) fills a plane evenly from any start and for any number of points
         plan = low + (start + stand * np.array([0.7548776662466927, 0.5698402909980532])) % 1 * (high - low)
@@ -281,14 +287,11 @@ def _walls(twin: Twin) -> list:
         flat = np.full(len(OCTAVE_BANDS), OBSTACLE_ABSORPTION)
         faces += [(face, flat, quad.mean(axis=0) - face.mean(axis=0)) for face in (above, below, *rim)]
     scattering = np.full(len(OCTAVE_BANDS), SCATTERING)
-    return [
-        pra.wall_factory(
-            (face if np.cross(face[1] - face[0], face[3] - face[0]) @ outwards > 0 else face[::-1]).T,
-            coefficients,
-            scattering,
-        )
-        for face, coefficients, outwards in faces
-    ]
+    walls = []
+    for face, coefficients, outwards in faces:
+        is_right = np.cross(face[1] - face[0], face[3] - face[0]) @ outwards > 0
+        walls.append(pra.wall_factory((face if is_right else face[::-1]).T, coefficients, scattering))
+    return walls
 
 
 def _simulate(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np.ndarray:

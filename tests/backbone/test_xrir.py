@@ -1,0 +1,114 @@
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+
+from haa_peft.acoustics.losses import energy_decay_loss, stft_l1_loss
+from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import directions
+from tests.conftest import PARITY, TINY
+
+SHAPES = json.loads((PARITY / "xrir_state_shapes.json").read_text())
+CASE = {name: torch.from_numpy(value) for name, value in np.load(PARITY / "xrir_case_a.npz").items()}
+
+
+def made_tensor(name, shape):
+    """The parity case's weights, as the fixture's description defines them."""
+    tops = {"dist_embedder.freqs": 7, "time_embedder.freqs": 10}
+    if name in tops:
+        return torch.from_numpy(2 ** np.linspace(0, tops[name], 10)).float()
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(0)
+    noise = np.random.default_rng(zlib.crc32(("a:" + name).encode())).standard_normal(shape)
+    if name.endswith("running_var"):
+        noise = 1 + 0.1 * np.abs(noise)
+    elif len(shape) >= 2:
+        noise = noise / np.sqrt(np.prod(shape[1:]))
+    elif name.endswith("weight"):
+        noise = 1 + 0.1 * noise
+    else:
+        noise = 0.1 * noise
+    return torch.from_numpy(noise).float()
+
+
+@pytest.fixture(scope="module")
+def published_state():
+    return {name: made_tensor(name, shape) for name, shape in SHAPES.items()}
+
+
+@pytest.fixture(scope="module")
+def published(published_state):
+    network = XRIR()
+    network.load_state_dict(published_state, strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def panorama_of(depth):
+    return depth[:, None] * torch.from_numpy(directions()).float().permute(2, 0, 1)
+
+
+def test_state_dict_is_the_published_one():
+    with torch.device("meta"):
+        state = XRIR().state_dict()
+    assert {name: list(tensor.shape) for name, tensor in state.items()} == SHAPES
+
+
+def test_reproduces_the_published_network(published):
+    output = published(
+        panorama_of(CASE["depth"]), CASE["reference_rirs"], CASE["target_position"], CASE["reference_positions"]
+    )
+    torch.testing.assert_close(output, CASE["expected_log_spectrogram"], rtol=0, atol=1e-4)
+    true = CASE["expected_target_spectrogram"]
+    assert float(stft_l1_loss(output, true)) == pytest.approx(float(CASE["expected_stft_l1"]), rel=1e-4)
+    assert float(energy_decay_loss(output, true)) == pytest.approx(float(CASE["expected_decay_loss"]), rel=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{}, {"align_before_encoding": True}, {"weighting": "published"}])
+def test_a_rooms_targets_together_are_as_one_by_one(changes):
+    import dataclasses
+
+    torch.manual_seed(1)
+    network = XRIR(dataclasses.replace(TINY, **changes)).eval()
+    for parameter in network.parameters():  # also the weights that start at zero
+        torch.nn.init.normal_(parameter, std=0.3)
+    panorama = panorama_of(CASE["depth"])[0]
+    rirs, positions = CASE["reference_rirs"][0], CASE["reference_positions"][0]
+    table = torch.cat([positions, CASE["target_position"]])
+    targets, references = torch.tensor([0, 9, 8]), torch.tensor([[1, 2, 3], [0, 1, 7], [5, 4, 0]])
+    together = network.forward_room(panorama, rirs, table, targets, references)
+    for i in range(3):
+        alone = network(
+            panorama[None], rirs[references[i]][None], table[targets[i]][None], positions[references[i]][None]
+        )
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_bounded_weighting_starts_as_distance_weighting():
+    network = XRIR(TINY).eval()
+    torch.nn.init.zeros_(network.lin_proj_1.proj.weight)
+    torch.nn.init.zeros_(network.lin_proj_1.proj.bias)
+    references = torch.tensor([[[1.0, 0, 0], [3.0, 0, 0]]])
+    keys, query = torch.randn(1, 2, TINY.channels), torch.zeros(1, TINY.channels)
+    weights = network.weigh(query, keys, torch.zeros(1, 3), references)
+    expected = torch.softmax(-1.5 * torch.tensor([1.0, 3.0]), 0)[None, :, None].expand(1, 2, 310)
+    torch.testing.assert_close(weights, expected)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("depth", 0, "depth is 0 but must be an integer of at least 1"),
+        ("normalisation", "layer", "must be one of batch, group"),
+        ("patch_width", 48, "do not tile"),
+        ("width", 30, "multiple of 4"),
+    ],
+)
+def test_bad_configuration(field, value, message):
+    with pytest.raises(InputError, match=message):
+        XRIRConfig(**{field: value})
+    with pytest.raises(InputError, match="unknown fields colour"):
+        XRIRConfig.from_dict({"colour": 1}, "config.json")

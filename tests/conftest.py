@@ -1,0 +1,88 @@
+"""Rooms and backbones that tests share."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.xrir import XRIR
+
+PARITY = Path(__file__).parent / "parity"
+SHARED_DATA = Path(os.environ.get("HAA_PEFT_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+TINY = XRIRConfig(
+    panorama_pooling=8,
+    patch_height=8,
+    patch_width=16,
+    width=32,
+    depth=2,
+    heads=2,
+    head_width=16,
+    feedforward=32,
+    channels=32,
+    resnet_width=4,
+    normalisation="group",
+    weighting="bounded",
+    align_before_encoding=False,
+    unused_modules=False,
+)
+
+
+def decaying_noise(count: int, samples: int, sample_rate: int, t60: float, distances: np.ndarray) -> np.ndarray:
+    """RIRs (count, samples): a direct sound at d / 343 s and an exponentially decaying tail behind it."""
+    rng = np.random.default_rng(7)
+    time = np.arange(samples) / sample_rate
+    rirs = np.zeros((count, samples), dtype=np.float32)
+    for rir, distance in zip(rirs, distances, strict=True):
+        onset = round(distance / 343 * sample_rate)
+        tail = rng.standard_normal(samples) * 10 ** (-3 * (time - distance / 343) / t60)
+        rir[onset:] = 0.05 * tail[onset:]
+        rir[onset] = 1 / distance
+    return rirs
+
+
+@pytest.fixture
+def room_folder(tmp_path: Path) -> Path:
+    """A plain room folder with 20 positions at 48 kHz."""
+    rng = np.random.default_rng(3)
+    receiver = np.array([2.0, 1.5, 1.2])
+    positions = rng.uniform([0.3, 0.3, 0.5], [5.7, 3.7, 2.0], (20, 3))
+    folder = tmp_path / "studio" / "base"
+    folder.mkdir(parents=True)
+    distances = np.linalg.norm(positions - receiver, axis=1)
+    np.save(folder / "RIRs.npy", decaying_noise(20, 24_000, 48_000, 0.3, distances))
+    np.save(folder / "xyzs.npy", positions)
+    (folder / "room.json").write_text(
+        json.dumps({"sample_rate": 48_000, "receiver_xyz": receiver.tolist(), "room_size": [6.0, 4.0, 2.7]})
+    )
+    return folder
+
+
+@pytest.fixture
+def tiny_backbone() -> XRIR:
+    """An untrained network of a few thousand weights, the same in every test."""
+    torch.manual_seed(0)
+    return XRIR(TINY).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def tiny_backbone_file(tiny_backbone: XRIR, tmp_path: Path) -> Path:
+    """The same network as a checkpoint file."""
+    import dataclasses
+
+    from safetensors.torch import save_file
+
+    path = tmp_path / "tiny.safetensors"
+    save_file(tiny_backbone.state_dict(), path, metadata={"xrir_config": json.dumps(dataclasses.asdict(TINY))})
+    return path
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Measured and reconstructed rooms beside the repository; tests that need them are skipped without."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("no shared data beside the repository")
+    return SHARED_DATA

@@ -1,0 +1,156 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from haa_peft import load_room
+from haa_peft.errors import InputError
+from haa_peft.rooms.haa import haa_facts, haa_splits
+from haa_peft.rooms.splits import farthest_points
+
+
+def edit(folder, **fields):
+    description = json.loads((folder / "room.json").read_text())
+    for field, value in fields.items():
+        if value is None:
+            del description[field]
+        else:
+            description[field] = value
+    (folder / "room.json").write_text(json.dumps(description))
+
+
+def change(folder, file, function):
+    array = np.load(folder / file)
+    np.save(folder / file, function(array))
+
+
+def with_value(index, value):
+    def function(array):
+        array[index] = value
+        return array
+
+    return function
+
+
+def test_a_plain_room(room_folder):
+    room = load_room(room_folder)
+    assert (room.name, room.rirs.shape, room.rirs.dtype) == ("studio/base", (20, 9600), np.float32)
+    assert np.abs(room.rirs[room.splits["train"]]).max() == pytest.approx(1)
+    assert [len(room.splits[split]) for split in ("train", "valid", "test")] == [12, 4, 4]
+    rest = np.sort(np.concatenate([room.splits["valid"], room.splits["test"]]))
+    np.testing.assert_array_equal(room.splits["valid"], rest[0::2])
+    # resampling keeps the direct sound at d / 343 s
+    distance = np.linalg.norm(room.positions - room.receiver, axis=1)
+    assert np.abs(np.abs(room.rirs).argmax(axis=1) - distance / 343 * 22_050).max() < 2
+
+
+def test_measured_scale_is_kept(room_folder):
+    one = load_room(room_folder)
+    change(room_folder, "RIRs.npy", lambda rirs: 3 * rirs)
+    three = load_room(room_folder)
+    assert three.scale == pytest.approx(3 * one.scale, rel=1e-5)
+    np.testing.assert_allclose(three.rirs, one.rirs, atol=1e-6)
+
+
+def test_farthest_points():
+    line = np.array([[x, 0.0, 0.0] for x in (0, 1, 2, 3, 4)])
+    assert farthest_points(line, 4).tolist() == [2, 0, 4, 1]  # ties to the lower index
+    assert sorted(farthest_points(line, 9)) == [0, 1, 2, 3, 4]
+
+
+def test_fewer_shots_are_scaled_by_themselves(room_folder):
+    room = load_room(room_folder)
+    few = room.with_shots(3)
+    assert set(few.splits["train"]) < set(room.splits["train"])
+    assert np.abs(few.rirs[few.splits["train"]]).max() == pytest.approx(1)
+    np.testing.assert_allclose(few.rirs * few.scale, room.rirs * room.scale, rtol=1e-5)
+    with pytest.raises(InputError, match="--shots is 13 but studio/base has 12"):
+        room.with_shots(13)
+
+
+def test_splits_of_the_haa_authors():
+    assert len(haa_facts()) == 14
+    bases = [name for name in haa_facts() if name.endswith("Base")]
+    # 1282 test positions in the four base rooms: published
+    assert sum(len(haa_splits(name)["test"]) for name in bases) == 1282
+    for name, facts in haa_facts().items():
+        splits = haa_splits(name)
+        assert len(splits["train"]) == 12
+        assert len(splits["test"]) == facts["n_test"]
+        assert sorted(np.concatenate(list(splits.values()))) == list(range(facts["n"]))
+
+
+def test_haa_folder_needs_no_room_json(tmp_path):
+    facts = haa_facts()["hallwayPanel1"]
+    folder = tmp_path / "hallwayPanel1"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    np.save(folder / "RIRs.npy", rng.standard_normal((facts["n"], 24_000)).astype(np.float16))
+    np.save(folder / "xyzs.npy", rng.uniform(0.1, 1.4, (facts["n"], 3)))
+    room = load_room(folder)
+    assert room.name == "hallway/panel1"
+    assert room.receiver.tolist() == facts["speaker_xyz"]
+    np.testing.assert_array_equal(room.splits["train"], facts["train_indices"])
+    change(folder, "RIRs.npy", lambda rirs: rirs[:-1])
+    change(folder, "xyzs.npy", lambda xyzs: xyzs[:-1])
+    with pytest.raises(InputError, match="holds 71 RIRs but HAA's hallwayPanel1 has 72"):
+        load_room(folder)
+
+
+@pytest.mark.parametrize("name", ["classroomBase", "hallwayPanel1", "dampenedRotation"])
+def test_reconstructions_load(shared_data, name):
+    room = load_room(shared_data / "haa-reconstruction" / name)
+    assert np.isfinite(room.rirs).all()
+    assert np.abs(room.rirs[room.splits["train"]]).max() == pytest.approx(1)
+
+
+def test_missing(room_folder, tmp_path):
+    with pytest.raises(InputError, match="no such room folder"):
+        load_room(tmp_path / "nowhere")
+    (room_folder / "xyzs.npy").unlink()
+    with pytest.raises(InputError, match=r"xyzs.npy: no such file"):
+        load_room(room_folder)
+    shutil.rmtree(room_folder)
+    room_folder.mkdir()
+    with pytest.raises(InputError, match="holds no room.json and its name is none of HAA's"):
+        load_room(room_folder)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: change(f, "xyzs.npy", lambda x: x[:-1]), "20 RIRs but xyzs.npy 19 positions"),
+        (lambda f: change(f, "RIRs.npy", with_value((3, 100), np.nan)), "RIR 3 holds NaN"),
+        (lambda f: change(f, "RIRs.npy", with_value(4, 0)), "RIR 4 is silent"),
+        (lambda f: change(f, "RIRs.npy", lambda x: x[0]), r"must be \(N, T\) and \(N, 3\)"),
+        (lambda f: change(f, "RIRs.npy", lambda x: x.astype(complex)), "must hold real numbers"),
+        (lambda f: change(f, "xyzs.npy", with_value((2, 0), np.inf)), "position 2 holds NaN"),
+        (lambda f: change(f, "xyzs.npy", with_value(5, [2.0, 1.5, 1.2])), "position 5 lies at the receiver"),
+        (lambda f: change(f, "xyzs.npy", lambda x: np.r_[x[:-1], x[:1]]), "positions 0 and 19 are the same point"),
+        (lambda f: (f / "RIRs.npy").write_bytes(b"not an array"), "cannot be read as a .npy array"),
+        (lambda f: (f / "room.json").write_text("{"), "cannot be read as JSON"),
+        (lambda f: (f / "room.json").write_text("[]"), "must hold an object"),
+        (lambda f: edit(f, sample_rate=None), "sample_rate is None but must be"),
+        (lambda f: edit(f, sample_rate="48k"), "sample_rate is '48k' but must be"),
+        (lambda f: edit(f, receiver_xyz=[9, 1, 1]), "lies outside the room"),
+        (lambda f: edit(f, receiver_xyz=[1, 1]), "receiver_xyz is .* three finite numbers"),
+        (lambda f: edit(f, room_size=None), "needs either room_size"),
+        (lambda f: edit(f, room_size=[1, 0, 2]), "three positive metres"),
+        (lambda f: edit(f, configuration="../base"), "must be letters, digits"),
+        (lambda f: edit(f, splits={"train": [0]}), "splits must hold train, valid, test"),
+        (lambda f: edit(f, splits={"train": [0], "valid": [0], "test": []}), "disjoint indices"),
+        (lambda f: edit(f, splits={"train": [99], "valid": [], "test": []}), "from 0 to 19"),
+    ],
+)
+def test_bad_rooms(room_folder, spoil, message):
+    spoil(room_folder)
+    with pytest.raises(InputError, match=message) as raised:
+        load_room(room_folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_no_pickle_is_read(room_folder):
+    np.save(room_folder / "RIRs.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="cannot be read as a .npy array"):
+        load_room(room_folder)
