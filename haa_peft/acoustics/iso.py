@@ -5,11 +5,11 @@ Not the figures of the xRIR paper: those count from sample 0 and read two points
 1. **Direct sound**: everything counts from the first sample of the broadband RIR within 20 dB of its maximum
    (Annex A).
 2. **Octave bands**: magnitude of a third-order Butterworth band-pass (IEC 61260-1), applied to the spectrum
-   with zero phase, since a causal filter delays and stretches the sound at low frequencies. Ringing before the
-   onset, over one reciprocal bandwidth, counts as direct sound and cannot move the onset. As much is left out
-   before the end, where the filter has met the silence behind the recording. For exponential decays of time T
-   in a band of width B the filter alone adds under 2 % to T20 and T30 from B T = 7 on (0.08 s at 125 Hz; causal
-   filters need 16: Jacobsen, J. Sound Vib. 115, 1987), and to EDT 6 % at 9, 3 % at 13, 1.5 % at 18.
+   with zero phase, since a causal filter delays and stretches the sound at low frequencies. What rings before
+   the onset, over one reciprocal bandwidth, counts as direct sound and cannot move the onset. For exponential
+   decays of time T in a band of width B the filter alone adds under 2 % to T20 and T30 from B T = 7 on (0.08 s
+   at 125 Hz; causal filters need 16: Jacobsen, J. Sound Vib. 115, 1987), and to EDT 6 % at B T = 9, 3 % at 13
+   and 1.5 % at 18.
 3. **Noise and truncation** (5.3.3; Lundeby et al., Acustica 81, 1995): late decay and noise are fitted in turn.
    Noise is what the decay does not explain of the last part, so the end of a clean recording that still decays
    is not taken for noise. The RIR is cut where the decay meets the noise, or where the recording ends; noise is
@@ -92,7 +92,7 @@ def iso_metrics(
             result[str(band)] = {name: np.full(len(signals), np.nan) for name in METRICS}
             continue
         filtered = fft.irfft(spectra * octave_gain(frequencies, band), padded)[:, :length]
-        result[str(band)] = _parameters(filtered, onset - blur, onset, end - blur, sample_rate, headroom_db)
+        result[str(band)] = _parameters(filtered, onset - blur, onset, end, sample_rate, headroom_db)
     return result
 
 

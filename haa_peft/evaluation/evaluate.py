@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,22 @@ def baselines(room: Room, k: int, split: str = "test") -> dict[str, np.ndarray]:
     return {"nearest": nearest_neighbour(references, targets), "linear": linear_interpolation(references, targets, k)}
 
 
-def errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """Absolute errors per position, NaN where truth or prediction leaves a metric undefined.
+@dataclass(frozen=True)
+class Measured:
+    """All metrics of RIRs (N, 9600) at 22 050 Hz, each (N,)."""
 
-    Parameters
-    ----------
-    predicted, true : (N, 9600) at 22 050 Hz.
+    rirs: np.ndarray
+    paper: dict[str, np.ndarray]
+    iso: dict[str, dict[str, np.ndarray]]
+
+    @classmethod
+    def of(cls, rirs: np.ndarray) -> Measured:
+        """Measure them."""
+        return cls(rirs, paper_metrics(rirs, SAMPLE_RATE), iso_metrics(rirs, SAMPLE_RATE))
+
+
+def errors(predicted: Measured, true: Measured) -> dict[str, Any]:
+    """Absolute errors per position, NaN where truth or prediction leaves a metric undefined.
 
     Returns
     -------
@@ -40,26 +51,25 @@ def errors(predicted: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     ``envelope_percent`` (paper-compatible), and under ``iso`` per band the ISO 3382-1 errors: times in percent, C50
     and C80 in dB, D50 as a fraction, Ts in s.
     """
-    ours, theirs = paper_metrics(predicted, SAMPLE_RATE), paper_metrics(true, SAMPLE_RATE)
-    iso_ours, iso_theirs = iso_metrics(predicted, SAMPLE_RATE), iso_metrics(true, SAMPLE_RATE)
+    difference = {metric: np.abs(predicted.paper[metric] - values) for metric, values in true.paper.items()}
     return {
-        "edt_s": np.abs(ours["edt_s"] - theirs["edt_s"]),
-        "c50_db": np.abs(ours["c50_db"] - theirs["c50_db"]),
-        "t60_percent": 100 * np.abs(ours["t60_20_s"] / theirs["t60_20_s"] - 1),
-        "t60_30_percent": 100 * np.abs(ours["t60_30_s"] / theirs["t60_30_s"] - 1),
-        "envelope_percent": envelope_error(predicted, true),
+        "edt_s": difference["edt_s"],
+        "c50_db": difference["c50_db"],
+        "t60_percent": 100 * difference["t60_20_s"] / true.paper["t60_20_s"],
+        "t60_30_percent": 100 * difference["t60_30_s"] / true.paper["t60_30_s"],
+        "envelope_percent": envelope_error(predicted.rirs, true.rirs),
         "iso": {
-            band: {
-                (metric.replace("_s", "_percent") if metric in ISO_RELATIVE else metric): (
-                    100 * np.abs(values / iso_theirs[band][metric] - 1)
-                    if metric in ISO_RELATIVE
-                    else np.abs(values - iso_theirs[band][metric])
-                )
-                for metric, values in metrics.items()
-            }
-            for band, metrics in iso_ours.items()
+            band: dict(_iso_error(metric, predicted.iso[band][metric], values) for metric, values in metrics.items())
+            for band, metrics in true.iso.items()
         },
     }
+
+
+def _iso_error(metric: str, predicted: np.ndarray, true: np.ndarray) -> tuple[str, np.ndarray]:
+    difference = np.abs(predicted - true)
+    if metric in ISO_RELATIVE:
+        return metric.replace("_s", "_percent"), 100 * difference / true
+    return metric, difference
 
 
 def evaluate(
@@ -87,10 +97,10 @@ def evaluate(
     indices = room.splits[split]
     if not len(indices):
         raise InputError(f"{room.name} has no {split} positions; measure more than 12, or name a split that has some")
-    true = room.rirs[indices]
+    true = Measured.of(room.rirs[indices])
     rows = []
     for name, predicted in predictions.items():
-        per_position = errors(predicted, true)
+        per_position = errors(Measured.of(predicted), true)
         iso = per_position.pop("iso")
         rows.append(
             {

@@ -314,6 +314,9 @@ def _simulate(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np.nda
     for row, (rir,) in zip(rirs, room.rir, strict=True):
         kept = rir[lead : lead + LENGTH]
         row[: len(kept)] = kept
+    # its octave bands are of zero phase: what rings before the direct sound fades in over 35 samples
+    arrival = np.linalg.norm(positions - twin.loudspeaker, axis=1) / SPEED_OF_SOUND * SAMPLE_RATE
+    rirs *= ((np.arange(LENGTH) - arrival[:, None] + 40) / 35).clip(0, 1)
     direct_is_seen = room.visibility[0][:, source.orders == 0].any(axis=1)
     for i in np.flatnonzero(~direct_is_seen):
         rirs[i] += _round_the_edges(twin, positions[i])

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -29,7 +30,7 @@ def start_accelerator(seed: int, **options: object) -> Accelerator:
     """
     accelerator = Accelerator(**options)  # type: ignore[arg-type]
     asked = max(_asked_of_launcher(), int(os.environ.get("WORLD_SIZE", "1")))
-    if asked != accelerator.num_processes:
+    if asked > accelerator.num_processes:
         raise InputError(
             f"the launch asked for {asked} processes but this run has {accelerator.num_processes}; "
             f"on CPUs start it with `{CPU_LAUNCH.format(n=asked)} SCRIPT`"
@@ -55,10 +56,11 @@ def _asked_of_launcher() -> int:
 
 def processes_in_command(command: Sequence[str]) -> int | None:
     """Number of processes that an ``accelerate launch`` command line asks for; None for any other command."""
-    launches = [i for i, word in enumerate(command[:4]) if word == "launch" or word.endswith("accelerate-launch")]
+    starts = ("accelerate-launch", str(Path("accelerate", "commands", "launch.py")))
+    launches = [i for i, word in enumerate(command[:4]) if word == "launch" or word.endswith(starts)]
     if not launches or not any("accelerate" in word for word in command[:3]):
         return None
-    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
     with contextlib.redirect_stderr(io.StringIO()):
@@ -68,6 +70,7 @@ def processes_in_command(command: Sequence[str]) -> int | None:
             return None
     if arguments.num_processes is not None:
         return int(arguments.num_processes)
-    if arguments.config_file is not None:
-        return int(load_config_from_file(arguments.config_file).num_processes)
+    config_file = arguments.config_file or default_config_file
+    if Path(config_file).is_file():
+        return int(load_config_from_file(config_file).num_processes)
     return 1

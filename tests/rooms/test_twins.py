@@ -15,7 +15,7 @@ from haa_peft.rooms import twins
 from haa_peft.rooms.haa import haa_facts
 from haa_peft.rooms.load import load_room
 
-N = 24
+N = 18
 DAMPENED = ("base", "rotation", "panel")
 
 
@@ -75,7 +75,7 @@ def test_direct_sound_arrives_at_the_speed_of_sound(dampened):
 
 def test_nothing_comes_before_the_direct_sound(dampened):
     rirs, offsets, _ = dampened["base"]
-    before = (np.linalg.norm(offsets, axis=1) / 343 * SAMPLE_RATE).astype(int) - 100
+    before = (np.linalg.norm(offsets, axis=1) / 343 * SAMPLE_RATE).astype(int) - 45
     early = [
         np.abs(rir[:until]).max() / np.abs(rir).max() for rir, until in zip(rirs, before, strict=True) if until > 0
     ]
@@ -114,14 +114,13 @@ def test_loudspeaker_narrows_towards_high_frequencies(dampened):
 
 
 def test_rotation_turns_the_loudspeaker_to_plus_x(dampened):
-    contrast = {}
-    for configuration in ("base", "rotation"):
-        rirs, offsets, _ = dampened[configuration]
-        _, level = direct_sound(rirs, offsets)
-        cosine = angle_cosine(offsets, [1, 0, 0])
-        contrast[configuration] = level[cosine > 0.6].mean() - level[cosine < -0.6].mean()
-    assert contrast["rotation"] > 8
-    assert abs(contrast["base"]) < 4
+    rirs, offsets, _ = dampened["rotation"]
+    _, level = direct_sound(rirs, offsets)
+    _, unturned = direct_sound(*dampened["base"][:2])
+    cosine = angle_cosine(offsets, [1, 0, 0])
+    assert level[cosine > 0.6].mean() - level[cosine < -0.6].mean() > 8
+    assert (level - unturned)[cosine > 0.6].mean() > 3
+    assert (level - unturned)[cosine < -0.6].mean() < -1
 
 
 def test_loudspeaker_response_shapes_every_rir(monkeypatch, dampened, tmp_path):
@@ -166,7 +165,7 @@ def test_panel_takes_the_direct_sound_behind_it_only(dampened):
     behind = inside.all(axis=1) & (reach > 0) & (reach < 1)
     assert 4 <= behind.sum() <= N - 8
     assert (base - level)[behind].mean() > 8
-    assert np.abs(base - level)[reach < 0].mean() < 1.5
+    assert (base - level)[reach < 0].mean() < 1.5
 
 
 def test_diffraction_is_near_that_of_a_knife_edge():

@@ -1,0 +1,97 @@
+"""The recipes as people start them, in processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from haa_peft.training.launch import processes_in_command
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = str(REPOSITORY / "recipes" / "finetune_lora.py")
+TWO_ON_CPU = "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+
+
+def launch(launcher, script, folder, **environment):
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "HAA_PEFT"))}
+    return subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *launcher, RECIPE, *script],
+        cwd=folder,
+        env={**clean, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, tmp_path):
+    script = f"--room {room_folder} --backbone {tiny_backbone_file} --k 4 --max-steps 4 --validate-every 2 --lr 1e-2".split()
+    port = ["--main_process_port", free_port()]
+    runs = {
+        "one": (["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"], {}),
+        "two": ([*TWO_ON_CPU, "--num_processes", "2", *port], {"ACCELERATE_USE_CPU": "true"}),
+    }
+    for name, (launcher, environment) in runs.items():
+        options = ["--store", str(tmp_path / name), "--run-dir", str(tmp_path / f"run-{name}"), "--json", f"{name}.json"]
+        done = launch(launcher, [*script, *options], tmp_path, **environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"{1 if name == 'one' else 2} process(es)" in done.stdout
+    one, two = (load_file(tmp_path / name / "studio" / "base" / "adapter_model.safetensors") for name in runs)
+    assert any(tensor.abs().max() > 1e-3 for key, tensor in one.items() if "lora_B" in key)  # it has learned
+    for key, tensor in one.items():
+        torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
+
+    report = json.loads((tmp_path / "one.json").read_text())
+    assert [row["predictor"] for row in report["rows"]] == ["nearest", "linear", "backbone", "studio/base"]
+    assert report["training"]["method"]["method"] == "lora"
+    assert len((tmp_path / "run-one" / "log.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]],
+)
+def test_a_launch_that_silently_gives_fewer_processes_is_refused(launcher, room_folder, tiny_backbone_file, tmp_path):
+    done = launch(launcher, ["--room", str(room_folder), "--backbone", str(tiny_backbone_file)], tmp_path)
+    assert done.returncode != 0
+    assert "error: the launch asked for 2 processes but this run has 1; on CPUs start it with" in done.stderr
+    assert not (tmp_path / "adapters").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("python bin/accelerate launch --num_processes 3 x.py --num_processes 9", 3),
+        ("python /lib/accelerate/commands/launch.py --num_processes 2 x.py", 2),
+        ("accelerate-launch --multi_gpu --num_processes=4 x.py", 4),
+        ("python x.py --num_processes 5", None),
+        ("pytest -k launch", None),
+    ],
+)
+def test_processes_in_command(command, expected):
+    assert processes_in_command(command.split()) == expected
+
+
+def test_processes_in_a_config_file(tmp_path):
+    (tmp_path / "two.yaml").write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\n")
+    command = ["accelerate", "launch", "--config_file", str(tmp_path / "two.yaml"), "x.py"]
+    assert processes_in_command(command) == 2
+
+
+def test_bad_input_is_one_line(tmp_path):
+    done = launch(["--num_processes", "1", "--num_machines", "1"], ["--room", "nowhere"], tmp_path)
+    assert done.returncode != 0
+    assert "error: nowhere: no such room folder" in done.stderr
