@@ -113,6 +113,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _render(args: argparse.Namespace) -> None:
+    import numpy as np
     import soundfile
 
     from haa_peft.files import write_atomically
@@ -121,14 +122,13 @@ def _render(args: argparse.Namespace) -> None:
     if args.out.suffix.lower() != ".wav":
         raise InputError(f"--out is {str(args.out)!r} but must end in .wav")
     predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone)
-    rir = predictor.predict([args.position], k=args.k, seed=args.seed)[0] * predictor.scale
+    rir = predictor.predict(np.array(args.position), k=args.k, seed=args.seed)[0] * predictor.scale
     write_atomically(
         args.out,
         lambda path: soundfile.write(path, rir, predictor.sample_rate, subtype="FLOAT", format="WAV"),
     )
-    print(
-        f"{args.out}: {len(rir) / predictor.sample_rate:.3f} s at {args.position} in {predictor.name}, peak {abs(rir).max():.3g}"
-    )
+    seconds = len(rir) / predictor.sample_rate
+    print(f"{args.out}: {seconds:.3f} s at {args.position} in {predictor.name}, peak {abs(rir).max():.3g}")
 
 
 def _adapters(args: argparse.Namespace) -> None:

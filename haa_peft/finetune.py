@@ -94,7 +94,8 @@ def finetune(args: argparse.Namespace) -> None:
         valid = len(room.splits["valid"])
         print(
             f"{room.name}: {len(room.splits['train'])} measurements train, {valid} validate, "
-            f"{len(room.splits['test'])} test; {args.method} on {args.backbone}, {accelerator.num_processes} process(es)"
+            f"{len(room.splits['test'])} test; {args.method} on {args.backbone}, "
+            f"{accelerator.num_processes} process(es)"
         )
         if not valid:
             print("no validation positions: the training positions, each predicted from the others, choose the weights")

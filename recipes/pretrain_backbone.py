@@ -111,7 +111,8 @@ def main() -> None:
     accelerator = start_accelerator(args.seed)
     if args.rooms_per_step % accelerator.num_processes:
         raise InputError(
-            f"--rooms-per-step is {args.rooms_per_step} but must be a multiple of the {accelerator.num_processes} processes"
+            f"--rooms-per-step is {args.rooms_per_step} but must be a multiple of the "
+            f"{accelerator.num_processes} processes"
         )
     if accelerator.is_main_process:
         simulate_corpus(args.corpus, args.rooms, args.seed)

@@ -13,7 +13,7 @@ from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 
 if TYPE_CHECKING:
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftConfig
 
 
 FREE = ("r", "lora_alpha", "target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision")
@@ -26,7 +26,7 @@ def _plain_config(targets: list[str], rank: int, alpha: float) -> LoraConfig:
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)  # type: ignore[arg-type]
 
 
-def _json_values(config: LoraConfig) -> dict:
+def _json_values(config: PeftConfig) -> dict:
     return {key: getattr(value, "value", value) for key, value in config.to_dict().items()}
 
 

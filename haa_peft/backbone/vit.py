@@ -64,7 +64,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, tokens, width) -> (B, tokens, width)."""
         for layer in self.layers:
-            for block in layer:  # type: ignore[union-attr, attr-defined]
+            for block in layer:  # type: ignore[attr-defined]
                 tokens = tokens + block(tokens)
         return self.norm(tokens)
 

@@ -67,8 +67,8 @@ def readme(card: dict) -> str:
     table = ["Not evaluated: the room has no test positions."]
     if evaluation:
         table = [
-            f"{evaluation['positions']} {evaluation['split']} positions, K = {evaluation['k']}, seed {evaluation['seed']}, "
-            "paper-compatible metrics, mean absolute errors:",
+            f"{evaluation['positions']} {evaluation['split']} positions, K = {evaluation['k']}, "
+            f"seed {evaluation['seed']}, paper-compatible metrics, mean absolute errors:",
             "",
             "| predictor | EDT (ms) | C50 (dB) | T60 (%) |",
             "|---|---|---|---|",

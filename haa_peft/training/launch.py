@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -19,7 +20,7 @@ CPU_LAUNCH = (
 )
 
 
-def start_accelerator(seed: int, **options: object) -> Accelerator:
+def start_accelerator(seed: int, **options: Any) -> Accelerator:
     """An accelerator with every process that the launch asked for, all seeded alike.
 
     Raises
@@ -28,7 +29,7 @@ def start_accelerator(seed: int, **options: object) -> Accelerator:
         When fewer processes run than were asked for: ``accelerate launch --cpu --num_processes 2`` starts one,
         ``--multi_gpu`` without a GPU starts two that do not know of each other.
     """
-    accelerator = Accelerator(**options)  # type: ignore[arg-type]
+    accelerator = Accelerator(**options)
     asked = max(_asked_of_launcher(), int(os.environ.get("WORLD_SIZE", "1")))
     if asked > accelerator.num_processes:
         raise InputError(

@@ -63,7 +63,13 @@ def test_linear_interpolation_weighs_by_inverse_distance():
 def test_reports_are_json_and_name_their_protocol(room):
     report = evaluate(room, baselines(room, 8), k=8, seed=3)
     again = json.loads(json.dumps(nan_to_null(report), allow_nan=False))
-    assert (again["room"], again["configuration"], again["split"], again["k"], again["seed"]) == ("studio", "base", "test", 8, 3)
+    assert (again["room"], again["configuration"], again["split"], again["k"], again["seed"]) == (
+        "studio",
+        "base",
+        "test",
+        8,
+        3,
+    )
     assert again["positions"] == len(room.splits["test"]) == len(again["rows"][0]["per_position"]["edt_s"])
     assert [row["predictor"] for row in again["rows"]] == ["nearest", "linear"]
     table = report_table(report)

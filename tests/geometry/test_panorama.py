@@ -55,7 +55,9 @@ def test_triangle_covers_half_its_parallelogram():
     points = [[1, -1, -1], [1, 1, -1], [1, -1, 1]]
     rays = directions()
     hits = {
-        shape: np.isfinite(render_depth(Surfaces.from_json([{"points": points, "shape": shape}], "x"), np.zeros(3), rays))
+        shape: np.isfinite(
+            render_depth(Surfaces.from_json([{"points": points, "shape": shape}], "x"), np.zeros(3), rays)
+        )
         for shape in ("triangle", "parallelogram")
     }
     assert 0 < hits["triangle"].sum() < hits["parallelogram"].sum()

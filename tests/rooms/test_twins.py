@@ -11,7 +11,7 @@ from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms import twins
+from haa_peft.rooms import twin_simulation, twins
 from haa_peft.rooms.haa import haa_facts
 from haa_peft.rooms.load import load_room
 
@@ -40,7 +40,7 @@ def silent_simulation(monkeypatch, tmp_path):
         calls.append(name)
         return np.random.default_rng(seed).normal(size=(len(positions), twins.LENGTH)).astype(np.float32)
 
-    monkeypatch.setattr(twins, "_simulate", simulate)
+    monkeypatch.setattr(twins, "simulate_twin", simulate)
     monkeypatch.setenv("HAA_PEFT_CACHE", str(tmp_path / "cache"))
     return calls
 
@@ -124,7 +124,7 @@ def test_rotation_turns_the_loudspeaker_to_plus_x(dampened):
 
 
 def test_loudspeaker_response_shapes_every_rir(monkeypatch, dampened, tmp_path):
-    monkeypatch.setattr(twins, "RESPONSE_DB", (0,) * len(twins.RESPONSE_HZ))
+    monkeypatch.setattr(twin_simulation, "RESPONSE_DB", (0,) * len(twin_simulation.RESPONSE_HZ))
     flat = np.load(twins.make_twin("dampened-twin/base", n_positions=N, folder=tmp_path) / "RIRs.npy")
     coloured, _, _ = dampened["base"]
     ratio = np.sqrt((np.abs(np.fft.rfft(coloured)) ** 2).sum(axis=0) / (np.abs(np.fft.rfft(flat)) ** 2).sum(axis=0))
@@ -181,7 +181,7 @@ def test_diffraction_is_near_that_of_a_knife_edge():
         position = np.array([0, -2.0, z])
         distance = np.linalg.norm(position - twin.loudspeaker)
         edge = np.linalg.norm([2.0, 0.3]) + np.linalg.norm([2.0, 1.3 - z])
-        spectrum = np.abs(np.fft.rfft(twins._round_the_edges(twin, position)))
+        spectrum = np.abs(np.fft.rfft(twin_simulation._round_the_edges(twin, position)))
         frequency = np.fft.rfftfreq(twins.LENGTH, 1 / SAMPLE_RATE)
         for hz in (500, 2000, 6000):
             v = np.sqrt(4 * (edge - distance) * hz / 343)
@@ -242,7 +242,7 @@ def test_an_interrupted_make_leaves_nothing(stop, silent_simulation, monkeypatch
         raise stop
 
     with monkeypatch.context() as patched:
-        patched.setattr(twins, "_simulate", simulate)
+        patched.setattr(twins, "simulate_twin", simulate)
         with pytest.raises((KeyboardInterrupt, InputError)):
             twins.make_twin("dampened-twin/base", n_positions=14)
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() or "seed" in path.name] == []
@@ -263,8 +263,8 @@ def test_a_damaged_twin_is_made_again(file, keep, silent_simulation):
 
 def test_two_at_once_both_end_well(silent_simulation, monkeypatch, tmp_path):
     both_simulate = threading.Barrier(2)
-    simulate = twins._simulate
-    monkeypatch.setattr(twins, "_simulate", lambda *given: (both_simulate.wait(10), simulate(*given))[1])
+    simulate = twins.simulate_twin
+    monkeypatch.setattr(twins, "simulate_twin", lambda *given: (both_simulate.wait(10), simulate(*given))[1])
     made = []
     threads = [
         threading.Thread(target=lambda: made.append(twins.make_twin("dampened-twin/base", n_positions=14)))

@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,17 +77,24 @@ def test_a_pack_comes_back_as_it_was(room, store, tiny_backbone):
     np.testing.assert_array_equal(pack.surfaces.points, room.surfaces.points)
     assert pack.scale == room.scale
     assert sorted(path.name for path in NAME.folder(store).iterdir()) == sorted(
-        ["adapter_config.json", "adapter_model.safetensors", "references.safetensors", "room.json", "card.json", "README.md"]
+        [
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "references.safetensors",
+            "room.json",
+            "card.json",
+            "README.md",
+        ]
     )
-    with open(NAME.folder(store) / ADAPTER, "rb") as file:  # self-describing: the config is in the header too
+    with (NAME.folder(store) / ADAPTER).open("rb") as file:  # self-describing: the config is in the header too
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     assert json.loads(header["__metadata__"]["adapter_config"]) == pack.config
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../studio/base", "studio/../base", "..", "studio", "/studio/base", "studio/base/x", "studio/", "a.b/c", "studio/base@",
-     "studio\\base/x", "studio/base\n", "", "~/x", "studio/.base"],
+    ["../studio/base", "studio/../base", "..", "studio", "/studio/base", "studio/base/x", "studio/", "a.b/c",
+     "studio/base@", "studio\\base/x", "studio/base\n", "", "~/x", "studio/.base"],
 )  # fmt: skip
 def test_names_that_are_paths(name, store):
     with pytest.raises(InputError, match="must be room/configuration"):
@@ -97,8 +105,13 @@ def test_names_that_are_paths(name, store):
 
 def test_names(store, monkeypatch):
     name = AdapterName.parse("hallway/panel1@bias")
-    assert (name.room, name.configuration, name.variant, str(name)) == ("hallway", "panel1", "bias", "hallway/panel1@bias")
-    assert str(name.folder(store).relative_to(store)) == os.path.join("hallway", "panel1@bias")
+    assert (name.room, name.configuration, name.variant, str(name)) == (
+        "hallway",
+        "panel1",
+        "bias",
+        "hallway/panel1@bias",
+    )
+    assert str(name.folder(store).relative_to(store)) == str(Path("hallway", "panel1@bias"))
     assert list_names(store) == [NAME]
     monkeypatch.setenv("HAA_PEFT_STORE", "elsewhere")
     assert (str(store_folder()), str(store_folder("here"))) == ("elsewhere", "here")
@@ -115,7 +128,9 @@ def test_another_backbone_is_refused_and_the_right_one_named(store):
     torch.manual_seed(1)
     other = XRIR(TINY).eval().requires_grad_(False)
     other.origin = "other.safetensors"
-    with pytest.raises(InputError, match=r"made for the backbone 'untrained' \(fingerprint \w{16}\), not for 'other.saf"):
+    with pytest.raises(
+        InputError, match=r"made for the backbone 'untrained' \(fingerprint \w{16}\), not for 'other.saf"
+    ):
         RoomPredictor.load("studio/base", store=store, backbone=other)
 
 
@@ -214,8 +229,6 @@ def test_values_that_are_not_finite_are_not_stored(store, room, tiny_backbone):
 
 def write_and_die(store, pack):
     """A process that is killed between the two renames of a replacement."""
-    from pathlib import Path
-
     real = Path.rename
 
     def rename(self, target):
@@ -250,7 +263,7 @@ def test_replaced_while_being_read(store, room, tiny_backbone):
             for pack in packs:
                 write_pack(store, pack)
 
-    allowed = [{key: tensor for key, tensor in pack.tensors.items()} for pack in (*packs, read_pack(store, NAME))]
+    allowed = [pack.tensors for pack in (*packs, read_pack(store, NAME))]
     writer = threading.Thread(target=replace)
     writer.start()
     try:
@@ -270,7 +283,7 @@ def test_two_writers_end_well(store, room, tiny_backbone):
         try:
             for _ in range(10):
                 write_pack(store, pack)
-        except Exception as error:  # noqa: BLE001  whatever it is, it fails the test
+        except Exception as error:
             failures.append(error)
 
     writers = [threading.Thread(target=write, args=(pack,)) for pack in packs]

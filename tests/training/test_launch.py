@@ -15,7 +15,7 @@ from haa_peft.training.launch import processes_in_command
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = str(REPOSITORY / "recipes" / "finetune_lora.py")
-TWO_ON_CPU = "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no".split()
+TWO_ON_CPU = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
 def launch(launcher, script, folder, **environment):
@@ -38,14 +38,26 @@ def free_port():
 
 
 def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, tmp_path):
-    script = f"--room {room_folder} --backbone {tiny_backbone_file} --k 4 --max-steps 4 --validate-every 2 --lr 1e-2".split()
+    script = (
+        f"--room {room_folder} --backbone {tiny_backbone_file} --k 4 --max-steps 4 --validate-every 2 --lr 1e-2".split()
+    )
     port = ["--main_process_port", free_port()]
     runs = {
-        "one": (["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"], {}),
+        "one": (
+            ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"],
+            {},
+        ),
         "two": ([*TWO_ON_CPU, "--num_processes", "2", *port], {"ACCELERATE_USE_CPU": "true"}),
     }
     for name, (launcher, environment) in runs.items():
-        options = ["--store", str(tmp_path / name), "--run-dir", str(tmp_path / f"run-{name}"), "--json", f"{name}.json"]
+        options = [
+            "--store",
+            str(tmp_path / name),
+            "--run-dir",
+            str(tmp_path / f"run-{name}"),
+            "--json",
+            f"{name}.json",
+        ]
         done = launch(launcher, [*script, *options], tmp_path, **environment)
         assert done.returncode == 0, done.stderr[-2000:]
         assert f"{1 if name == 'one' else 2} process(es)" in done.stdout
@@ -86,7 +98,9 @@ def test_processes_in_command(command, expected):
 
 
 def test_processes_in_a_config_file(tmp_path):
-    (tmp_path / "two.yaml").write_text("compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\n")
+    (tmp_path / "two.yaml").write_text(
+        "compute_environment: LOCAL_MACHINE\ndistributed_type: MULTI_CPU\nnum_processes: 2\n"
+    )
     command = ["accelerate", "launch", "--config_file", str(tmp_path / "two.yaml"), "x.py"]
     assert processes_in_command(command) == 2
 

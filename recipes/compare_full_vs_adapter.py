@@ -1,0 +1,118 @@
+"""Compare adapters with full fine-tuning, nearest neighbour and linear interpolation in several rooms.
+
+One JSON per room and method goes to OUT, and a run that was stopped goes on where it was:
+
+    accelerate launch recipes/compare_full_vs_adapter.py --out results path/to/r3vival/000 path/to/hallwayPanel1
+
+The table at the end holds mean absolute errors at test positions; weights are chosen at validation positions.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from haa_peft import load_backbone, load_room
+from haa_peft.adaptation.methods import METHODS, MethodSettings
+from haa_peft.backbone.checkpoint import fingerprint
+from haa_peft.errors import InputError
+from haa_peft.evaluation.report import figure, markdown
+from haa_peft.files import write_json
+from haa_peft.finetune import compare
+from haa_peft.training.adapt import TrainingSettings, adapt
+from haa_peft.training.launch import start_accelerator
+
+
+def parse_arguments() -> argparse.Namespace:
+    training = TrainingSettings()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rooms", nargs="+", metavar="ROOM", help="room folder, HAA folder or twin")
+    parser.add_argument("--out", type=Path, required=True, help="folder of results")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
+    parser.add_argument("--k", type=int, default=training.k, help="references a target (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=training.seed, help="default: %(default)s")
+    parser.add_argument("--max-steps", type=int, default=training.max_steps, help="default: %(default)s")
+    parser.add_argument("--lr", type=float, help="peak learning rate, for one method alone (default: the method's)")
+    parser.add_argument("--split", choices=("test", "valid"), default="test", help="positions of the errors")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.lr is not None and len(args.methods) > 1:
+        raise InputError("--lr is for one method; name it with --methods")
+    accelerator = start_accelerator(args.seed)
+    if accelerator.num_processes > 1:
+        raise InputError("this recipe runs in one process; start it without --multi_gpu")
+    backbone = load_backbone(args.backbone).to(accelerator.device)
+    base = fingerprint(backbone)
+    rooms = [load_room(room) for room in args.rooms]
+    training = TrainingSettings(k=args.k, seed=args.seed, max_steps=args.max_steps, lr=args.lr)
+    results = []
+    for room in tqdm(rooms, desc="rooms", unit="room"):
+        for name in args.methods:
+            method = MethodSettings(name)
+            settings = {
+                "backbone": base,
+                "method": dataclasses.asdict(method),
+                "training": dataclasses.asdict(training),
+                "split": args.split,
+            }
+            path = args.out / f"{room.room}-{room.configuration}-{name}-seed{args.seed}.json"
+            if path.exists():
+                result = json.loads(path.read_text(encoding="utf-8"))
+                if result["settings"] != settings:
+                    raise InputError(f"{path} is of other settings; give another --out or remove it")
+            else:
+                adaptation = adapt(backbone, room, method, training, accelerator, Path("runs") / "compare" / path.stem)
+                report = compare(room, backbone, {name: adaptation}, args.k, args.seed, args.split)
+                result = {
+                    "settings": settings,
+                    "source": room.source,
+                    "best_step": adaptation.best_step,
+                    "steps": adaptation.steps,
+                    "validation": adaptation.validation,
+                    "torch": torch.__version__,
+                    **report,
+                }
+                write_json(path, result)
+            results.append(result)
+    print("\n" + results_table(results))
+
+
+def results_table(results: list[dict]) -> str:
+    """One block per room: the baselines once, then every method."""
+    head = ["room", "predictor", "EDT ms", "C50 dB", "T60 %", "weights", "bytes", "seconds"]
+    cells = [head]
+    for result in results:
+        room = f"{result['room']}/{result['configuration']}"
+        known = {row[1] for row in cells if row[0] == room}
+        for row in result["rows"]:
+            if row["predictor"] in known:
+                continue
+            cells.append(
+                [
+                    room,
+                    row["predictor"],
+                    figure(row["edt_s"], 1000),
+                    figure(row["c50_db"], 1, 2),
+                    figure(row["t60_percent"]),
+                    str(row["trainable_parameters"]),
+                    str(row["bytes"]),
+                    figure(row["seconds"], 1, 0) if "seconds" in row else "-",
+                ]
+            )
+    return markdown(cells)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from haa_peft import load_room
+from haa_peft.cli import main
+from haa_peft.store.folder import write_pack
+from tests.store.test_store import NAME, make_pack
+
+
+@pytest.fixture
+def store(room_folder, tiny_backbone, tiny_backbone_file, tmp_path, monkeypatch):
+    folder = tmp_path / "store"
+    write_pack(folder, make_pack(load_room(room_folder), tiny_backbone))
+    monkeypatch.setenv("HAA_PEFT_STORE", str(folder))
+    return folder
+
+
+def fails(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    return message
+
+
+def test_evaluate_is_deterministic(store, room_folder, tiny_backbone_file, tmp_path, capsys):
+    reports = []
+    for name in ("first.json", "second.json"):
+        main(["evaluate", str(room_folder), "--adapter", "studio/base", "--backbone", str(tiny_backbone_file),
+              "--k", "4", "--json", str(tmp_path / name)])  # fmt: skip
+        reports.append((tmp_path / name).read_text())
+    assert reports[0] == reports[1]
+    report = json.loads(reports[0])
+    assert [row["predictor"] for row in report["rows"]] == ["nearest", "linear", "backbone", "studio/base"]
+    assert report["training"]["k"] == 4
+    assert report["k"] == 4
+    assert "| studio/base |" in capsys.readouterr().out
+
+
+def test_evaluate_without_an_adapter(room_folder, tiny_backbone_file, capsys):
+    main(["evaluate", str(room_folder), "--backbone", str(tiny_backbone_file), "--split", "valid"])
+    out = capsys.readouterr().out
+    assert "4 valid positions" in out
+    assert "backbone" in out
+
+
+def test_render(store, tiny_backbone_file, tmp_path, capsys):
+    out = tmp_path / "rir.wav"
+    main(
+        ["render", "studio/base", "--position", "1", "1", "1", "--out", str(out), "--backbone", str(tiny_backbone_file)]
+    )
+    rir, rate = soundfile.read(out, dtype="float32")
+    assert (rir.shape, rate) == ((9600,), 22_050)
+    assert soundfile.info(out).subtype == "FLOAT"
+    # direct sound 1.1 m from the receiver
+    assert abs(np.abs(rir).argmax() - np.linalg.norm([1.0, 0.5, 0.2]) / 343 * rate) < 32
+
+
+def test_adapters(store, tiny_backbone_file, capsys):
+    main(["adapters", "list"])
+    assert "| studio/base |   lora |" in capsys.readouterr().out
+    main(["adapters", "show", "studio/base"])
+    assert json.loads(capsys.readouterr().out)["name"] == "studio/base"
+    main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])
+    assert capsys.readouterr().out == "studio/base: ok\n"
+
+
+def test_verify_fails_on_a_damaged_adapter(store, tiny_backbone_file, capsys):
+    path = NAME.folder(store) / "references.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SystemExit) as stopped:
+        main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert "studio/base: FAILED: studio/base: a file is not the one" in captured.out
+    assert "1 of 1 adapters do not verify" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nowhere"], "nowhere: no such room folder"),
+        (["evaluate", "ROOM", "--k", "13"], "--k is 13 but studio/base has 12"),
+        (["evaluate", "ROOM", "--adapter", "../x/y"], "'../x/y' must be room/configuration"),
+        (["evaluate", "ROOM", "--adapter", "studio/base"], "was made for the backbone 'untrained'"),
+        (["evaluate", "ROOM", "--backbone", "gone.pth"], "'gone.pth': no such file, nor a bundled one"),
+        (["adapters", "show"], "needs a NAME"),
+        (["adapters", "show", "studio/gone"], "no adapter studio/gone"),
+        (["render", "studio/base", "--position", "1", "1", "1", "--out", "rir.mp3"], "must end in .wav"),
+        (
+            ["render", "studio/base", "--position", "9", "1", "1", "--out", "x.wav", "--backbone", "TINY"],
+            "lies outside",
+        ),
+        (["download", "haa", "kitchenBase"], "kitchenBase"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, store, room_folder, tiny_backbone_file, capsys):
+    places = {"ROOM": room_folder, "TINY": tiny_backbone_file}
+    assert message in fails([places.get(argument, argument) for argument in arguments], capsys)
