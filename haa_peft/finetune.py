@@ -34,7 +34,7 @@ def parse_arguments(method: str, description: str, arguments: Sequence[str] | No
     """Options of the fine-tuning recipes."""
     training = TrainingSettings()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--room", default=DEFAULT_ROOM, help="room folder, HAA folder or twin (default: %(default)s)")
+    parser.add_argument("--room", help=f"room folder, HAA folder or twin (default: {DEFAULT_ROOM})")
     parser.add_argument("--name", help="adapter name; room/configuration of the room unless given, @METHOD behind it "
                         "if the method is not lora; @trial without --room")  # fmt: skip
     parser.add_argument("--store", help=f"folder of adapters (default: ${STORE_VARIABLE} or ./adapters)")
@@ -82,7 +82,7 @@ def finetune(args: argparse.Namespace) -> None:
     trackers = {"log_with": "tensorboard", "project_dir": args.run_dir or "runs"} if args.tensorboard else {}
     accelerator = start_accelerator(args.seed, **trackers)
     with accelerator.main_process_first():  # a twin is made by one process
-        room = load_room(args.room)
+        room = load_room(args.room or DEFAULT_ROOM)
     room = room if args.shots is None else room.with_shots(args.shots)
     check_k(args.k, len(room.splits["train"]), room.name)
     name = _adapter_name(args, room)
@@ -114,7 +114,7 @@ def _lora_settings(args: argparse.Namespace) -> tuple[int, float] | tuple[()]:
 def _adapter_name(args: argparse.Namespace, room: Room) -> AdapterName:
     if args.name is not None:
         return AdapterName.parse(args.name)
-    variant = "trial" if args.room == DEFAULT_ROOM else None
+    variant = "trial" if args.room is None else None
     if args.method != "lora":
         variant = args.method
     return AdapterName(room.room, room.configuration, variant)

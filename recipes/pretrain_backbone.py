@@ -37,7 +37,7 @@ from haa_peft.files import write_atomically, write_json
 from haa_peft.rooms.corpus import Corpus, simulate_corpus
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.launch import start_accelerator
-from haa_peft.training.pretraining import PretrainingObjective, draw_batch
+from haa_peft.training.pretraining import Panoramas, PretrainingObjective, draw_batch
 from haa_peft.training.schedule import warmup_cosine
 
 SMALL = XRIRConfig(
@@ -53,6 +53,7 @@ SMALL = XRIRConfig(
     resnet_width=16,
     normalisation="group",
     weighting="bounded",
+    frame_gain=True,
     align_before_encoding=False,
     unused_modules=False,
 )
@@ -79,13 +80,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @torch.no_grad()
-def validation_losses(model: XRIR, corpus: Corpus, rooms: np.ndarray, k: int) -> tuple[float, float]:
+def validation_losses(
+    model: XRIR, corpus: Corpus, panoramas: Panoramas, rooms: np.ndarray, k: int
+) -> tuple[float, float]:
     """Loss of the model and of the nearest aligned reference, over the same seeded queries of unseen rooms."""
     device = model.time_embedder.freqs.device
     ours, nearest = [], []
     for index in rooms:
         ((room, targets, references),) = draw_batch(
-            corpus, [index], np.random.default_rng((1, index)), 12, k, training=False
+            corpus, panoramas, [index], np.random.default_rng((1, index)), 12, k, training=False
         )
         rirs, positions = room.rirs.to(device), room.positions.to(device)
         true = magnitude(rirs[targets])
@@ -123,6 +126,7 @@ def main() -> None:
 
     config = XRIRConfig.from_dict(json.loads(args.config.read_text()), str(args.config)) if args.config else SMALL
     backbone = XRIR(config)
+    panoramas = Panoramas(corpus, config.panorama_pooling)
     average = copy.deepcopy(backbone).eval().requires_grad_(False).to(accelerator.device)
     objective = PretrainingObjective(backbone)
     decayed = [p for p in backbone.parameters() if p.ndim > 1]
@@ -137,6 +141,7 @@ def main() -> None:
     checkpoint = args.out.with_suffix(".checkpoint")
     settings = {key: str(value) for key, value in vars(args).items() if key not in ("resume", "out", "corpus")}
     step, curve, best, seconds = 0, [], float("inf"), 0.0
+    recent: list[float] = []
     if args.resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, settings=settings)
         backbone.load_state_dict(state["backbone"])
@@ -144,6 +149,7 @@ def main() -> None:
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
         step, curve, best, seconds = state["step"], state["curve"], state["best"], state["seconds"]
+        recent = state["recent"]
     started = time.monotonic() - seconds
 
     rank, share = accelerator.process_index, args.rooms_per_step // accelerator.num_processes
@@ -153,13 +159,12 @@ def main() -> None:
         total=args.max_steps,
         disable=not accelerator.is_main_process,
     )
-    recent: list[float] = []
     for step in bar:
         # all randomness comes from the step's number, so a resumed run draws what an unbroken one would
         rooms = np.random.default_rng((args.seed, step)).choice(training_rooms, args.rooms_per_step, replace=False)
         mine = rooms[rank * share : (rank + 1) * share]
         batch = draw_batch(
-            corpus, mine, np.random.default_rng((args.seed, step, rank)), args.targets, args.k, training=True
+            corpus, panoramas, mine, np.random.default_rng((args.seed, step, rank)), args.targets, args.k, training=True
         )
         loss = objective(batch)
         accelerator.backward(loss)
@@ -175,7 +180,7 @@ def main() -> None:
         bar.set_postfix(loss=f"{np.mean(recent):.4f}", best=f"{best:.4f}")
         done = step + 1
         if accelerator.is_main_process and (done % args.validate_every == 0 or done == args.max_steps):
-            ours, nearest = validation_losses(average, corpus, validation_rooms, args.k)
+            ours, nearest = validation_losses(average, corpus, panoramas, validation_rooms, args.k)
             curve.append({"step": done, "train": float(np.mean(recent)), "validation": ours, "nearest": nearest})
             tqdm.write(
                 f"step {done}: train {np.mean(recent):.4f}  validation {ours:.4f}  nearest neighbour {nearest:.4f}"
@@ -192,6 +197,7 @@ def main() -> None:
                     "curve": curve,
                     "best": best,
                     "seconds": seconds,
+                    "recent": recent,
                     "backbone": backbone.state_dict(),
                     "average": average.state_dict(),
                     "optimizer": optimizer.state_dict(),

@@ -26,6 +26,7 @@ TINY = XRIRConfig(
     resnet_width=4,
     normalisation="group",
     weighting="bounded",
+    frame_gain=True,
     align_before_encoding=False,
     unused_modules=False,
 )

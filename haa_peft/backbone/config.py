@@ -25,6 +25,7 @@ class XRIRConfig:
     normalisation : of the audio encoder, ``batch`` (published) or ``group``, which needs no batch statistics.
     weighting : how references are weighed. ``published``: softmax scores times a time code, unbounded.
         ``bounded``: a softmax that starts as distance weighting, and bounded departures from it over time.
+    frame_gain : correct the level of every frame, by at most 1 neper, from the target's and the references' vectors.
     align_before_encoding : encode references as aligned to each target (published), or as measured: then
         their features are the same for every target.
     unused_modules : keep the two modules of the published checkpoint that never run.
@@ -42,6 +43,7 @@ class XRIRConfig:
     resnet_width: int = 64
     normalisation: str = "batch"
     weighting: str = "published"
+    frame_gain: bool = False
     align_before_encoding: bool = True
     unused_modules: bool = True
 

@@ -13,6 +13,7 @@ from haa_peft.acoustics.spectrogram import N_FRAMES, log_magnitude
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.resnet import ResNet18
 from haa_peft.backbone.vit import GeometryEncoder
+from haa_peft.geometry.panorama import PANORAMA_WIDTH
 
 LENGTH_SCALE = 5.0
 """Metres; coordinates enter the network divided by it."""
@@ -74,6 +75,26 @@ class BoundedWeighting(nn.Module):
         return weights[..., None] * (1 + DEPARTURE * torch.tanh(delta))
 
 
+class FrameGain(nn.Module):
+    """A correction of the level in every frame, at most 1 neper (8.7 dB); zero until it has learned.
+
+    An average of log-spectrograms is too quiet where the references are noise-like, and no weighting of references
+    knows how the level changes behind a directional source.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(2 * channels, channels)
+        nn.init.zeros_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, query: Tensor, keys: Tensor, weights: Tensor, time_code: Tensor) -> Tensor:
+        """Query (B, C), keys (B, K, C), weights (B, K, T), time code (T, C) -> nepers (B, T)."""
+        heard = (weights.mean(dim=-1, keepdim=True) * keys).sum(dim=1)
+        state = self.proj(torch.cat([query, heard], dim=-1))
+        return torch.tanh(state @ time_code.T / math.sqrt(query.shape[-1]))
+
+
 class XRIR(nn.Module):
     """Predicts the log-spectrogram of the RIR at a position.
 
@@ -102,11 +123,17 @@ class XRIR(nn.Module):
         self.time_proj = Projection(21, channels)
         if config.weighting == "bounded":
             self.bounded_weighting = BoundedWeighting(channels)
+        if config.frame_gain:
+            self.frame_gain = FrameGain(channels)
 
     def encode_geometry(self, panorama: Tensor, positions: Tensor) -> Tensor:
-        """What the room looks like from positions: (B, 3, 256, 512) m, (B, P, 3) m -> (B, P, C)."""
-        pooled = functional.avg_pool2d(panorama, self.config.panorama_pooling)
-        images = (positions[..., None, None] - pooled[:, None]) / LENGTH_SCALE
+        """What the room looks like from positions: (B, 3, 256, 512) m, (B, P, 3) m -> (B, P, C).
+
+        The panorama may be pooled already.
+        """
+        if panorama.shape[-1] == PANORAMA_WIDTH:
+            panorama = functional.avg_pool2d(panorama, self.config.panorama_pooling)
+        images = (positions[..., None, None] - panorama[:, None]) / LENGTH_SCALE
         tokens = self.src_proj(self.source_network(images.flatten(0, 1)))
         vectors = self.lin_proj_0(tokens.transpose(1, 2))[..., 0]
         return vectors.unflatten(0, positions.shape[:2])
@@ -213,4 +240,8 @@ class XRIR(nn.Module):
         query = self.lin_proj_1(torch.cat([self.encode_position(target), at_receiver, at_target], dim=-1))
         receiver = at_receiver[:, None].expand_as(at_references)
         keys = self.lin_proj_2(torch.cat([self.encode_position(references), receiver, at_references, audio], dim=-1))
-        return torch.einsum("bkt,bkft->bft", self.weigh(query, keys, target, references), aligned)
+        weights = self.weigh(query, keys, target, references)
+        output = torch.einsum("bkt,bkft->bft", weights, aligned)
+        if self.config.frame_gain:
+            output = output + self.frame_gain(query, keys, weights, self.time_code())[:, None]
+        return output

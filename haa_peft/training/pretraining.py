@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
@@ -16,11 +17,27 @@ from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.corpus import Corpus
 
 
+class Panoramas:
+    """Panoramas of a corpus, rendered once each and kept at the network's resolution."""
+
+    def __init__(self, corpus: Corpus, pooling: int) -> None:
+        self._corpus, self._pooling = corpus, pooling
+        self._kept: dict[int, Tensor] = {}
+
+    def __getitem__(self, index: int) -> Tensor:
+        """(3, 256 / pooling, 512 / pooling) m."""
+        if index not in self._kept:
+            surfaces = Surfaces.shoebox(self._corpus.size[index])
+            full = torch.from_numpy(render_panorama(surfaces, self._corpus.receiver[index]))
+            self._kept[index] = avg_pool2d(full, self._pooling)
+        return self._kept[index]
+
+
 class RoomTensors:
     """One simulated room as the network takes it, turned about the vertical and mirrored at will."""
 
-    def __init__(self, corpus: Corpus, index: int) -> None:
-        self.panorama = torch.from_numpy(render_panorama(Surfaces.shoebox(corpus.size[index]), corpus.receiver[index]))
+    def __init__(self, corpus: Corpus, panoramas: Panoramas, index: int) -> None:
+        self.panorama = panoramas[index]
         self.positions = torch.from_numpy(corpus.positions[index] - corpus.receiver[index]).float()
         self.rirs = torch.from_numpy(corpus.rirs[index].astype(np.float32))
 
@@ -29,8 +46,7 @@ class RoomTensors:
         columns = int(rng.integers(self.panorama.shape[-1]))
         angle = 2 * np.pi * columns / self.panorama.shape[-1]
         turn = torch.tensor(
-            [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]],
-            dtype=torch.float32,
+            [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]], dtype=torch.float32
         )
         self.panorama = torch.einsum("ij,jhw->ihw", turn, self.panorama).roll(columns, dims=-1)
         self.positions = self.positions @ turn.T
@@ -72,6 +88,7 @@ class PretrainingObjective(nn.Module):
 
 def draw_batch(
     corpus: Corpus,
+    panoramas: Panoramas,
     rooms: Sequence[int] | np.ndarray,
     rng: np.random.Generator,
     targets: int,
@@ -82,7 +99,7 @@ def draw_batch(
     """Rooms with queries; in training they are augmented and K is drawn from 1 to ``max_k``, mostly large."""
     batch = []
     for index in rooms:
-        room = RoomTensors(corpus, int(index))
+        room = RoomTensors(corpus, panoramas, int(index))
         if training:
             room.augment(rng)
         k = int(rng.integers(1, max_k + 1)) if training and rng.random() < 0.4 else max_k

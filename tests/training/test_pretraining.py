@@ -1,0 +1,110 @@
+import dataclasses
+import importlib.util
+import json
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from haa_peft import load_backbone
+from haa_peft.geometry.panorama import directions
+from haa_peft.rooms.corpus import ROOMS_PER_SHARD, SOURCES_PER_ROOM, Corpus, shard_path
+from haa_peft.rooms.simulation import draw_room
+from haa_peft.training.pretraining import Panoramas, RoomTensors, draw_queries
+from haa_peft.training.schedule import warmup_cosine
+from tests.conftest import TINY, decaying_noise
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain_backbone.py"
+
+
+@pytest.fixture
+def corpus_folder(tmp_path):
+    """One shard of rooms of the real distribution, with made-up RIRs."""
+    rooms = [draw_room(0, index) for index in range(ROOMS_PER_SHARD)]
+    distances = [np.linalg.norm(room.positions - room.receiver, axis=1) for room in rooms]
+    rirs = np.stack([decaying_noise(SOURCES_PER_ROOM, 9600, 22_050, 0.3, distance) for distance in distances])
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    fields = {name: np.stack([getattr(room, name) for room in rooms]).astype(np.float32)
+              for name in ("positions", "receiver", "size")}  # fmt: skip
+    save_file({"rirs": rirs.astype(np.float16), **fields}, shard_path(folder, 0))
+    return folder
+
+
+def test_augmentation_turns_geometry_and_positions_alike(corpus_folder):
+    corpus = Corpus.load(corpus_folder)
+    panoramas = Panoramas(corpus, 1)
+    rays = torch.from_numpy(directions()).float().permute(2, 0, 1)
+    for seed in range(4):
+        room, turned = RoomTensors(corpus, panoramas, 3), RoomTensors(corpus, panoramas, 3)
+        turned.augment(np.random.default_rng(seed))
+        # every pixel still shows what lies in its direction
+        directed = turned.panorama / turned.panorama.norm(dim=0)
+        torch.testing.assert_close(directed, rays, atol=1e-4, rtol=0)
+        # and every position has its old distances to the walls
+        before, after = (
+            torch.cdist(r.positions, r.panorama.flatten(1).T).sort(dim=1).values for r in (room, turned)
+        )  # fmt: skip
+        torch.testing.assert_close(before, after, atol=1e-3, rtol=0)
+        assert not torch.allclose(room.positions, turned.positions, atol=1e-2)
+
+
+def test_targets_are_not_their_own_references():
+    targets, references = draw_queries(np.random.default_rng(0), 16, 12, 8)
+    assert len(set(targets)) == 12
+    for target, chosen in zip(targets, references, strict=True):
+        assert target not in chosen
+        assert len(set(chosen)) == 8
+
+
+def test_learning_rate_rises_and_falls():
+    factor = warmup_cosine(10, 110)
+    rates = [factor(step) for step in range(111)]
+    assert rates[9] == rates[10] == pytest.approx(1)
+    assert rates[60] == pytest.approx((1 + 0.02) / 2)
+    assert rates[110] == pytest.approx(0.02)
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+
+
+def test_the_recipe_trains_resumes_and_says_how(corpus_folder, tmp_path, monkeypatch):
+    (corpus_folder / "corpus.json").write_text(
+        json.dumps({"seed": 0, "rooms_per_shard": ROOMS_PER_SHARD, "sources_per_room": SOURCES_PER_ROOM})
+    )
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
+    spec = importlib.util.spec_from_file_location("pretrain_backbone", RECIPE)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+
+    def run(out, *more):
+        options = f"--corpus {corpus_folder} --config {tmp_path / 'config.json'} --rooms 25 --validation-rooms 2"
+        options += f" --max-steps 4 --validate-every 2 --rooms-per-step 2 --targets 4 --k 4 --out {tmp_path / out}"
+        monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *options.split(), *more])
+        recipe.main()
+
+    run("whole.safetensors")
+    weights = load_backbone(tmp_path / "whole.safetensors")
+    story = json.loads((tmp_path / "whole.json").read_text())
+    assert weights.config == TINY
+    assert [point["step"] for point in story["curve"]] == [2, 4]
+    assert story["corpus"]["rooms"] == 25
+
+    real, calls = recipe.draw_batch, []
+
+    def interrupted(*args, training):
+        calls.append(training)
+        if training and sum(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args, training=training)
+
+    monkeypatch.setattr(recipe, "draw_batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run("broken.safetensors")
+    monkeypatch.setattr(recipe, "draw_batch", real)
+    run("broken.safetensors", "--resume")
+    resumed = json.loads((tmp_path / "broken.json").read_text())
+    assert resumed["curve"] == story["curve"]
+    assert resumed["fingerprint"] == story["fingerprint"]
