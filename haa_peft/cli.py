@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from haa_peft.backbone.checkpoint import load_backbone
 from haa_peft.errors import InputError
+from haa_peft.evaluation.compare import Candidate, check_unseen, compare
+from haa_peft.evaluation.report import markdown, report_table
+from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.inference.predictor import RoomPredictor, attach_pack
+from haa_peft.rooms.corpus import simulate_corpus
+from haa_peft.rooms.load import load_room
+from haa_peft.store.folder import read_pack
+from haa_peft.store.names import AdapterName, list_names, store_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,17 +86,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from haa_peft.backbone.checkpoint import fingerprint, load_backbone
-    from haa_peft.evaluation.evaluate import baselines, evaluate
-    from haa_peft.evaluation.report import report_table
-    from haa_peft.files import write_json
-    from haa_peft.inference.predict import References, predict_rirs
-    from haa_peft.inference.predictor import attach_pack
-    from haa_peft.rooms.load import load_room
-    from haa_peft.store.folder import read_pack
-    from haa_peft.store.names import AdapterName, store_folder
-
     name = None if args.adapter is None else AdapterName.parse(args.adapter)
+    if args.json is not None:
+        check_writable(args.json)
     room = load_room(args.room)
     room = room if args.shots is None else room.with_shots(args.shots)
     shots = len(room.splits["train"])
@@ -92,85 +96,64 @@ def _evaluate(args: argparse.Namespace) -> None:
         raise InputError(f"--k is {args.k} but {room.name} has {shots} training measurements; give 1 to {shots}")
     pack = None if name is None else read_pack(store_folder(args.store), name)
     backbone = load_backbone(args.backbone)
-    references = References.of_room(room)
-    targets = room.positions[room.splits[args.split]] - room.receiver
-    predictions = baselines(room, args.k, args.split)
-    predictions["backbone"] = predict_rirs(backbone, references, targets, args.k, args.seed)
-    facts = {}
+    candidates = {}
     if pack is not None:
-        attach_pack(backbone, fingerprint(backbone), pack)
-        predictions[str(name)] = predict_rirs(backbone, references, targets, args.k, args.seed)
+        check_unseen(pack, room, args.split)
         training = pack.card["training"]
-        facts[str(name)] = {
-            "trainable_parameters": training["trainable_parameters"],
-            "bytes": training["adapter_bytes"],
-        }
-    report = evaluate(room, predictions, k=args.k, seed=args.seed, split=args.split, facts=facts)
+        candidates[str(name)] = Candidate(
+            lambda: attach_pack(backbone, pack),
+            {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]},
+        )
+    report = compare(room, backbone, candidates, args.k, args.seed, args.split)
     print(report_table(report))
     if args.json is not None:
-        training = {} if pack is None else {**pack.card["training"], "method": pack.card["method"]}
-        write_json(args.json, {**report, "training": training})
+        about = {} if pack is None else {**pack.card["training"], "method": pack.card["method"]}
+        write_json(args.json, {**report, "training": about})
 
 
 def _render(args: argparse.Namespace) -> None:
-    import numpy as np
     import soundfile
-
-    from haa_peft.files import write_atomically
-    from haa_peft.inference.predictor import RoomPredictor
 
     if args.out.suffix.lower() != ".wav":
         raise InputError(f"--out is {str(args.out)!r} but must end in .wav")
     predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone)
     rir = predictor.predict(np.array(args.position), k=args.k, seed=args.seed)[0] * predictor.scale
-    write_atomically(
-        args.out,
-        lambda path: soundfile.write(path, rir, predictor.sample_rate, subtype="FLOAT", format="WAV"),
-    )
+    wav = io.BytesIO()
+    soundfile.write(wav, rir, predictor.sample_rate, subtype="FLOAT", format="WAV")
+    write_atomically(args.out, wav.getvalue())
     seconds = len(rir) / predictor.sample_rate
     print(f"{args.out}: {seconds:.3f} s at {args.position} in {predictor.name}, peak {abs(rir).max():.3g}")
 
 
 def _adapters(args: argparse.Namespace) -> None:
-    from haa_peft.backbone.checkpoint import fingerprint, load_backbone
-    from haa_peft.evaluation.report import markdown
-    from haa_peft.inference.predictor import attach_pack
-    from haa_peft.store.folder import read_card, read_pack
-    from haa_peft.store.names import AdapterName, list_names, store_folder
-
     store = store_folder(args.store)
     if args.action == "show":
         if args.name is None:
             raise InputError("adapters show needs a NAME; `haa-peft adapters list` gives them")
-        print(json.dumps(read_card(store, AdapterName.parse(args.name)), indent=1))
+        print(json.dumps(read_pack(store, AdapterName.parse(args.name)).card, indent=1))
         return
     names = [AdapterName.parse(args.name)] if args.name else list_names(store)
-    if args.action == "list":
-        cards = [read_card(store, name) for name in names]
-        rows = [
-            [
-                card["name"],
-                card["method"]["method"],
-                str(card["training"]["trainable_parameters"]),
-                str(card["training"]["adapter_bytes"]),
-                f"{card['backbone']['origin']} {card['backbone']['fingerprint'][:12]}",
-            ]
-            for card in cards
-        ]
-        print(markdown([["adapter", "method", "weights", "bytes", "backbone"], *rows]))
-        return
-    backbone = load_backbone(args.backbone)
-    base = fingerprint(backbone)
-    failed = 0
+    backbone = load_backbone(args.backbone) if args.action == "verify" else None
+    rows, failed = [["adapter", "method", "weights", "bytes", "backbone"]], 0
     for name in names:
         try:
-            attach_pack(backbone, base, read_pack(store, name)).detach()
-            print(f"{name}: ok")
+            pack = read_pack(store, name)
+            if backbone is not None:
+                attach_pack(backbone, pack).detach()
+                print(f"{name}: ok")
+            made, training = pack.card["backbone"], pack.card["training"]
+            weights, size = training["trainable_parameters"], training["adapter_bytes"]
+            method = pack.card["method"]["method"]
+            rows.append([str(name), method, str(weights), str(size), f"{made['origin']} {made['fingerprint'][:12]}"])
         except InputError as error:
             failed += 1
-            print(f"{name}: FAILED: {error}")
+            if backbone is not None:
+                print(f"FAILED {error}")
+            rows.append([str(name), "damaged", "-", "-", "-"])
+    if args.action == "list":
+        print(markdown(rows))
     if failed:
-        raise InputError(f"{failed} of {len(names)} adapters do not verify")
+        raise InputError(f"{failed} of {len(names)} adapters cannot be used; `haa-peft adapters verify` says why")
 
 
 def _download(args: argparse.Namespace) -> None:
@@ -180,8 +163,6 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from haa_peft.rooms.corpus import simulate_corpus
-
     simulate_corpus(args.out, args.rooms, args.seed, args.workers)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from haa_peft.errors import InputError
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it; on failure ``path`` stays as it was."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a temporary file beside ``path``, then rename it; on failure ``path`` stays as it was."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -22,8 +21,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     os.close(handle)
     temporary = Path(name)
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
         temporary.replace(path)
@@ -33,10 +33,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: Path) -> None:
+    """Raise ``InputError`` now if a file could not be written at ``path`` later."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder but a file is to be written there; give a file name")
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(
+            f"{path}: cannot be written, since {existing} is no folder or not writable; choose another place"
+        )
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, NaN as null, so that every reader takes it."""
     text = json.dumps(nan_to_null(value), indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_atomically(path, text.encode())
 
 
 def nan_to_null(value: Any) -> Any:

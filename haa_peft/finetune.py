@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -13,10 +14,9 @@ from haa_peft.adaptation.methods import MethodSettings, attach_stored
 from haa_peft.backbone.checkpoint import load_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
-from haa_peft.evaluation.evaluate import baselines, evaluate
+from haa_peft.evaluation.compare import Candidate, compare
 from haa_peft.evaluation.report import report_table
-from haa_peft.files import write_json
-from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.files import check_writable, write_json
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import make_card
@@ -69,7 +69,7 @@ def run(method: str, description: str, arguments: Sequence[str] | None = None) -
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command with --resume goes on from the last validation", file=sys.stderr)
+        print("\ninterrupted: once training has begun, the same command with --resume goes on", file=sys.stderr)
         sys.exit(130)
 
 
@@ -79,14 +79,22 @@ def finetune(args: argparse.Namespace) -> None:
     training = TrainingSettings(
         args.max_steps, args.lr, args.weight_decay, args.warmup, args.k, args.validate_every, args.patience, args.seed
     )
+    if args.json is not None:
+        check_writable(args.json)
+    check_writable(store_folder(args.store) / "pack")
+    if args.name is not None:
+        AdapterName.parse(args.name)
+    if args.tensorboard and find_spec("tensorboard") is None:
+        raise InputError('--tensorboard needs the package tensorboard; pip install "haa-peft[tensorboard]"')
     trackers = {"log_with": "tensorboard", "project_dir": args.run_dir or "runs"} if args.tensorboard else {}
     accelerator = start_accelerator(args.seed, **trackers)
     with accelerator.main_process_first():  # a twin is made by one process
-        room = load_room(args.room or DEFAULT_ROOM)
+        room = load_room(DEFAULT_ROOM if args.room is None else args.room)
     room = room if args.shots is None else room.with_shots(args.shots)
     check_k(args.k, len(room.splits["train"]), room.name)
     name = _adapter_name(args, room)
     run_folder = args.run_dir or Path("runs") / name.room / name.folder_name
+    check_writable(run_folder / "log.jsonl")
     backbone = load_backbone(args.backbone).to(accelerator.device)
     if args.tensorboard:
         accelerator.init_trackers(name.room)
@@ -131,7 +139,7 @@ def _finish(
     """Compare on test positions, print the table, store the pack."""
     report = None
     if len(room.splits["test"]):
-        report = compare(room, backbone, {str(name): adaptation}, args.k, args.seed)
+        report = compare(room, backbone, {str(name): candidate(backbone, adaptation)}, args.k, args.seed)
         print("\n" + report_table(report))
     summary = None if report is None else {key: value for key, value in report.items() if key != "position_indices"}
     if summary is not None:
@@ -139,31 +147,23 @@ def _finish(
         summary["rows"] = [{k: v for k, v in row.items() if k not in dropped} for row in summary["rows"]]
     card = make_card(adaptation, room, backbone.origin, summary)
     pack = RoomPack.of_room(name, room, adaptation.config, adaptation.tensors, card)
+    verb = "replaced" if name.folder(store_folder(args.store)).exists() else "stored"
     folder = write_pack(store_folder(args.store), pack)
     kept = f"step {adaptation.best_step} of {adaptation.steps}"
-    print(f"\n{adaptation.seconds:.0f} s of training, weights of {kept}; stored {name} in {folder}")
+    print(f"\n{adaptation.seconds:.0f} s of training, weights of {kept}; {verb} {name} in {folder}")
+    if adaptation.best_step == 0:
+        print("note: no step lowered the validation loss, so this adapter is the backbone unchanged; try a lower --lr")
     if args.json is not None:
         write_json(args.json, {**(report or {}), "training": {**card["training"], "method": card["method"]}})
 
 
-def compare(
-    room: Room, backbone: XRIR, adaptations: dict[str, Adaptation], k: int, seed: int, split: str = "test"
-) -> dict:
-    """Report of nearest neighbour, linear interpolation, the backbone and its adaptations on one split."""
-    references = References.of_room(room)
-    targets = room.positions[room.splits[split]] - room.receiver
-    predictions = baselines(room, k, split)
-    predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed)
-    facts = {}
-    for name, adaptation in adaptations.items():
-        adapter = attach_stored(backbone, adaptation.config, adaptation.tensors)
-        try:
-            predictions[name] = predict_rirs(backbone, references, targets, k, seed)
-        finally:
-            adapter.detach()
-        facts[name] = {
+def candidate(backbone: XRIR, adaptation: Adaptation) -> Candidate:
+    """A trained adapter, ready to be compared."""
+    return Candidate(
+        lambda: attach_stored(backbone, adaptation.config, adaptation.tensors),
+        {
             "trainable_parameters": adaptation.trainable_parameters,
-            "bytes": adaptation.tensor_bytes,
+            "bytes": adaptation.adapter_bytes,
             "seconds": round(adaptation.seconds, 1),
-        }
-    return evaluate(room, predictions, k=k, seed=seed, split=split, facts=facts)
+        },
+    )

@@ -1,6 +1,6 @@
 """Compare adapters with full fine-tuning, nearest neighbour and linear interpolation in several rooms.
 
-One JSON per room and method goes to OUT, and a run that was stopped goes on where it was:
+One JSON per room goes to OUT, and a run that was stopped goes on where it was:
 
     accelerate launch recipes/compare_full_vs_adapter.py --out results path/to/r3vival/000 path/to/hallwayPanel1
 
@@ -20,9 +20,10 @@ from haa_peft import load_backbone, load_room
 from haa_peft.adaptation.methods import METHODS, MethodSettings
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.errors import InputError
+from haa_peft.evaluation.compare import compare
 from haa_peft.evaluation.report import figure, markdown
 from haa_peft.files import write_json
-from haa_peft.finetune import compare
+from haa_peft.finetune import candidate
 from haa_peft.training.adapt import TrainingSettings, adapt
 from haa_peft.training.launch import start_accelerator
 
@@ -50,61 +51,58 @@ def main() -> None:
     if accelerator.num_processes > 1:
         raise InputError("this recipe runs in one process; start it without --multi_gpu")
     backbone = load_backbone(args.backbone).to(accelerator.device)
-    base = fingerprint(backbone)
     rooms = [load_room(room) for room in args.rooms]
+    methods = {name: MethodSettings(name) for name in args.methods}
     training = TrainingSettings(k=args.k, seed=args.seed, max_steps=args.max_steps, lr=args.lr)
-    results = []
+    settings = {
+        "backbone": fingerprint(backbone),
+        "methods": {name: dataclasses.asdict(method) for name, method in methods.items()},
+        "training": dataclasses.asdict(training),
+        "split": args.split,
+    }
+    reports = []
     for room in tqdm(rooms, desc="rooms", unit="room"):
-        for name in args.methods:
-            method = MethodSettings(name)
-            settings = {
-                "backbone": base,
-                "method": dataclasses.asdict(method),
-                "training": dataclasses.asdict(training),
-                "split": args.split,
+        path = args.out / f"{room.room}-{room.configuration}-seed{args.seed}.json"
+        if path.exists():
+            report = json.loads(path.read_text(encoding="utf-8"))
+            if report["settings"] != {**settings, "room": room.fingerprint}:
+                raise InputError(f"{path} is of other settings or data; give another --out or remove it")
+        else:
+            runs = args.out / "runs" / path.stem
+            adaptations = {
+                name: adapt(backbone, room, method, training, accelerator, runs / name)
+                for name, method in methods.items()
             }
-            path = args.out / f"{room.room}-{room.configuration}-{name}-seed{args.seed}.json"
-            if path.exists():
-                result = json.loads(path.read_text(encoding="utf-8"))
-                if result["settings"] != settings:
-                    raise InputError(f"{path} is of other settings; give another --out or remove it")
-            else:
-                adaptation = adapt(backbone, room, method, training, accelerator, Path("runs") / "compare" / path.stem)
-                report = compare(room, backbone, {name: adaptation}, args.k, args.seed, args.split)
-                result = {
-                    "settings": settings,
-                    "source": room.source,
-                    "best_step": adaptation.best_step,
-                    "steps": adaptation.steps,
-                    "validation": adaptation.validation,
-                    "torch": torch.__version__,
-                    **report,
-                }
-                write_json(path, result)
-            results.append(result)
-    print("\n" + results_table(results))
+            candidates = {name: candidate(backbone, adaptation) for name, adaptation in adaptations.items()}
+            report = compare(room, backbone, candidates, args.k, args.seed, args.split)
+            report = {
+                "settings": {**settings, "room": room.fingerprint},
+                "source": room.source,
+                "validation": {name: adaptation.validation for name, adaptation in adaptations.items()},
+                "torch": torch.__version__,
+                **report,
+            }
+            write_json(path, report)
+        reports.append(report)
+        accelerator.free_memory()
+    print("\n" + results_table(reports))
 
 
-def results_table(results: list[dict]) -> str:
-    """One block per room: the baselines once, then every method."""
-    head = ["room", "predictor", "EDT ms", "C50 dB", "T60 %", "weights", "bytes", "seconds"]
-    cells = [head]
-    for result in results:
-        room = f"{result['room']}/{result['configuration']}"
-        known = {row[1] for row in cells if row[0] == room}
-        for row in result["rows"]:
-            if row["predictor"] in known:
-                continue
+def results_table(reports: list[dict]) -> str:
+    """All rooms and predictors in one Markdown table."""
+    cells = [["room", "predictor", "EDT ms", "C50 dB", "T60 %", "weights", "bytes", "seconds"]]
+    for report in reports:
+        for row in report["rows"]:
             cells.append(
                 [
-                    room,
+                    f"{report['room']}/{report['configuration']} ({report['positions']})",
                     row["predictor"],
                     figure(row["edt_s"], 1000),
                     figure(row["c50_db"], 1, 2),
                     figure(row["t60_percent"]),
                     str(row["trainable_parameters"]),
                     str(row["bytes"]),
-                    figure(row["seconds"], 1, 0) if "seconds" in row else "-",
+                    figure(row.get("seconds"), 1, 0),
                 ]
             )
     return markdown(cells)

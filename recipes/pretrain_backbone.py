@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
@@ -143,7 +143,7 @@ def main() -> None:
     step, curve, best, seconds = 0, [], float("inf"), 0.0
     recent: list[float] = []
     if args.resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint, settings=settings)
+        state = load_checkpoint(checkpoint, settings)
         backbone.load_state_dict(state["backbone"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -176,6 +176,8 @@ def main() -> None:
         decay = min(args.ema, (step + 1) / (step + 10))
         for kept, new in zip(average.parameters(), backbone.parameters(), strict=True):
             kept.lerp_(new.detach(), 1 - decay)
+        for kept, new in zip(average.buffers(), backbone.buffers(), strict=True):
+            kept.copy_(new)
         recent = [*recent[-49:], loss.item()]
         bar.set_postfix(loss=f"{np.mean(recent):.4f}", best=f"{best:.4f}")
         done = step + 1
@@ -211,7 +213,7 @@ def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], sec
     """Weights with their configuration in the header, and beside them a JSON of how they were made."""
     config = dataclasses.asdict(model.config)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(args.out, lambda path: save_file(tensors, path, metadata={CONFIG_KEY: json.dumps(config)}))
+    write_atomically(args.out, save(tensors, metadata={CONFIG_KEY: json.dumps(config)}))
     shards = sorted(args.corpus.glob("rooms-*.safetensors"))
     corpus_hash = hashlib.sha256("".join(f"{s.name}:{s.stat().st_size}" for s in shards).encode()).hexdigest()
     write_json(

@@ -77,8 +77,12 @@ def test_verify_fails_on_a_damaged_adapter(store, tiny_backbone_file, capsys):
         main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])
     assert stopped.value.code == 2
     captured = capsys.readouterr()
-    assert "studio/base: FAILED: studio/base: a file is not the one" in captured.out
-    assert "1 of 1 adapters do not verify" in captured.err
+    assert "FAILED studio/base: references.safetensors is not the file" in captured.out
+    assert "1 of 1 adapters cannot be used" in captured.err
+    (NAME.folder(store) / "card.json").unlink()
+    with pytest.raises(SystemExit):
+        main(["adapters", "list"])
+    assert "| studio/base | damaged |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -102,3 +106,28 @@ def test_verify_fails_on_a_damaged_adapter(store, tiny_backbone_file, capsys):
 def test_bad_input_is_one_line(arguments, message, store, room_folder, tiny_backbone_file, capsys):
     places = {"ROOM": room_folder, "TINY": tiny_backbone_file}
     assert message in fails([places.get(argument, argument) for argument in arguments], capsys)
+
+
+def test_an_adapter_is_not_tested_where_it_was_trained(store, room_folder, tiny_backbone_file, capsys):
+    room = load_room(room_folder)
+    train, test = (room.splits[split].tolist() for split in ("train", "test"))
+    description = json.loads((room_folder / "room.json").read_text())
+    splits = {"train": test + train[:8], "valid": room.splits["valid"].tolist(), "test": train[8:]}
+    (room_folder / "room.json").write_text(json.dumps({**description, "splits": splits}))
+    arguments = ["evaluate", room_folder, "--adapter", "studio/base", "--backbone", tiny_backbone_file]
+    assert "studio/base was trained on 4 of the test positions of studio/base" in fails(arguments, capsys)
+
+
+def test_another_rooms_adapter_is_named(store, room_folder, tiny_backbone_file, capsys):
+    room_folder.rename(room_folder.with_name("panel"))
+    main(
+        [
+            "evaluate",
+            str(room_folder.with_name("panel")),
+            "--adapter",
+            "studio/base",
+            "--backbone",
+            str(tiny_backbone_file),
+        ]
+    )
+    assert "note: studio/base was trained on studio/base, not on studio/panel" in capsys.readouterr().out

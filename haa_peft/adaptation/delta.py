@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adaptation.keys import check_keys
+from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 
 
@@ -21,6 +22,8 @@ class DeltaAdapter:
 
     def __init__(self, backbone: XRIR, method: str, names: list[str]) -> None:
         self.method = method
+        self._backbone = backbone
+        backbone.base_fingerprint = fingerprint(backbone)
         parameters = dict(backbone.named_parameters())
         self._live: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
         self._base = {name: parameter.detach().clone() for name, parameter in self._live.items()}
@@ -66,6 +69,7 @@ class DeltaAdapter:
         for parameter in self._live.values():
             parameter.requires_grad_(False)
             parameter.grad = None
+        self._backbone.base_fingerprint = None
 
     @torch.no_grad()
     def _set(self, values: dict[str, Tensor]) -> None:

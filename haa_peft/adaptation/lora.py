@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from haa_peft.adaptation.keys import check_keys
+from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig
 
 
+LARGEST_RANK, LARGEST_ALPHA = 4096, 1e6
 FREE = ("r", "lora_alpha", "target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision")
 """Entries of ``adapter_config.json`` that may differ from a plain LoRA's."""
 
@@ -42,6 +44,8 @@ class LoraAdapter:
         unknown = sorted(targets - {name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)})
         if not targets or unknown:
             raise InputError(f"the adapter does not fit this backbone: LoRA targets {unknown[:3]} are not in it")
+        self._backbone = backbone
+        backbone.base_fingerprint = fingerprint(backbone)
         self._peft = get_peft_model(backbone, config)
         if set(self._peft.targeted_module_names) != targets:
             extra = sorted(set(self._peft.targeted_module_names) ^ targets)
@@ -58,14 +62,15 @@ class LoraAdapter:
         """LoRA as ``adapter_config.json`` and ``adapter_model.safetensors`` describe it."""
         rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
         if (
-            not (isinstance(rank, int) and rank > 0)
-            or not isinstance(alpha, int | float)
+            not (isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank <= LARGEST_RANK)
+            or not (isinstance(alpha, int | float) and 0 < alpha < LARGEST_ALPHA)
             or not (isinstance(targets, list) and all(isinstance(target, str) for target in targets))
         ):
             raise InputError(f"adapter_config.json: r {rank!r}, lora_alpha {alpha!r} or target_modules are not LoRA's")
         plain = _plain_config(targets, rank, alpha)
         # any other option would change the base, the computation or what is trained: only plain LoRA is loaded
         values = _json_values(plain)
+        # entries that this peft does not know come from another version of it
         other = [key for key, value in config.items() if key in values and key not in FREE and value != values[key]]
         if other:
             raise InputError(f"adapter_config.json sets {', '.join(other)}; only plain LoRA on Linear layers is loaded")
@@ -112,3 +117,4 @@ class LoraAdapter:
     def detach(self) -> None:
         """Take the LoRA out of the backbone, which is then the base bit for bit, frozen."""
         self._peft.unload().requires_grad_(False)
+        self._backbone.base_fingerprint = None

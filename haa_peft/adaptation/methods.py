@@ -13,6 +13,7 @@ from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 
 METHODS = ("lora", "bias", "full")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UNUSED = ("source_proj.", "audio_enc.cnn.fc_backup.")
 """Modules of the published checkpoint that never run."""
 
@@ -59,10 +60,17 @@ def parameter_names(backbone: XRIR, method: str) -> list[str]:
 
 def attach(backbone: XRIR, settings: MethodSettings, seed: int) -> Adapter:
     """Put a fresh adapter, which changes nothing yet, on a frozen backbone and make its weights trainable."""
+    check_free(backbone)
     torch.manual_seed(seed)
     if settings.method == "lora":
         return LoraAdapter.fresh(backbone, lora_targets(backbone), settings.rank, settings.alpha)
     return DeltaAdapter(backbone, settings.method, parameter_names(backbone, settings.method))
+
+
+def check_free(backbone: XRIR) -> None:
+    """Raise ``InputError`` if the backbone carries an adapter already."""
+    if backbone.base_fingerprint is not None:
+        raise InputError("the backbone carries an adapter already; detach it, or load another backbone")
 
 
 def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> Adapter:
@@ -74,13 +82,16 @@ def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> A
         When the configuration or the tensors do not fit this backbone exactly: missing, unexpected, of another
         shape, or not finite.
     """
+    check_free(backbone)
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if tensor.dtype not in FLOATS:
+            raise InputError(f"adapter tensor {name} is of {tensor.dtype}, not of floating point; the file is damaged")
+        if not torch.isfinite(tensor.float()).all():
             raise InputError(f"adapter tensor {name} holds NaN or infinity; the file is damaged")
     if config.get("peft_type") == "LORA":
         return LoraAdapter.stored(backbone, config, tensors)
-    if config.get("method") not in METHODS:
-        raise InputError(f"adapter method is {config.get('method')!r} but must be one of {', '.join(METHODS)}")
+    if config.get("method") not in ("bias", "full"):
+        raise InputError(f"adapter method is {config.get('method')!r} but must be bias or full")
     adapter = DeltaAdapter(backbone, config["method"], parameter_names(backbone, config["method"]))
     try:
         adapter.load(tensors)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import pickle
 from importlib import resources
 from pathlib import Path
 
@@ -78,19 +78,26 @@ def _read(path: Path) -> tuple[dict[str, Tensor], XRIRConfig]:
         return state, XRIRConfig.from_dict(values, str(path))
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: cannot be read as a checkpoint of tensors alone ({reason:.120})") from None
-    while isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
         loaded = loaded["model"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
         raise InputError(f'{path}: holds no state dict of tensors, plain or as {{"model": ...}}')
     return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}, XRIRConfig()
 
 
 def fingerprint(backbone: XRIR) -> str:
-    """SHA-256 of the backbone's tensors (names, types, shapes, values); files and headers do not count."""
-    digest = hashlib.sha256()
+    """SHA-256 of the backbone's configuration and tensors (names, types, shapes, values), without any adapter.
+
+    While an adapter is attached, the base underneath is what counts: attaching keeps :attr:`XRIR.base_fingerprint`.
+    """
+    if backbone.base_fingerprint is not None:
+        return backbone.base_fingerprint
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(backbone.config), sort_keys=True).encode())
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -50,8 +50,11 @@ class XRIRConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(field.default, int) and not isinstance(field.default, bool):
-                if not isinstance(value, int) or value < 1:
+            if isinstance(field.default, bool):
+                if not isinstance(value, bool):
+                    raise InputError(f"XRIRConfig: {field.name} is {value!r} but must be true or false")
+            elif isinstance(field.default, int):
+                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                     raise InputError(f"XRIRConfig: {field.name} is {value!r} but must be an integer of at least 1")
             elif field.name in CHOICES and value not in CHOICES[field.name]:
                 allowed = ", ".join(CHOICES[field.name])
@@ -68,8 +71,9 @@ class XRIRConfig:
                 f"XRIRConfig: pooling {self.panorama_pooling} and patches of {self.patch_height} x {self.patch_width} "
                 f"do not tile a panorama of {PANORAMA_HEIGHT} x {PANORAMA_WIDTH} pixels"
             )
-        if self.width % 4:
-            raise InputError(f"XRIRConfig: width is {self.width} but must be a multiple of 4")
+        for name in ("width", "resnet_width"):
+            if getattr(self, name) % 4:
+                raise InputError(f"XRIRConfig: {name} is {getattr(self, name)} but must be a multiple of 4")
 
     @property
     def token_grid(self) -> tuple[int, int]:
@@ -82,6 +86,8 @@ class XRIRConfig:
     @classmethod
     def from_dict(cls, values: dict, where: str) -> XRIRConfig:
         """Read a configuration from JSON values; unknown fields are an error."""
+        if not isinstance(values, dict):
+            raise InputError(f"{where}: the configuration is {values!r:.40} but must be a JSON object")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:

@@ -105,6 +105,7 @@ class XRIR(nn.Module):
     def __init__(self, config: XRIRConfig | None = None) -> None:
         super().__init__()
         self.origin = "untrained"
+        self.base_fingerprint: str | None = None  # kept while an adapter is attached
         config = config or XRIRConfig()
         self.config = config
         channels = config.channels

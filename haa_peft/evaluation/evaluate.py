@@ -91,8 +91,9 @@ def evaluate(
 
     Returns
     -------
-    dict that is JSON: a row per predictor with mean errors, how many positions leave a metric undefined, and the
-    errors ``per_position``.
+    dict that is JSON: a row per predictor with mean errors, how many positions leave a metric undefined
+    (``iso_defined``: at how many positions an ISO error is defined, which differs between predictors), and the errors
+    ``per_position``.
     """
     indices = room.splits[split]
     if not len(indices):
@@ -111,6 +112,7 @@ def evaluate(
                 **(facts or {}).get(name, {}),
                 "undefined": {m: int(np.isnan(v).sum()) for m, v in per_position.items() if np.isnan(v).any()},
                 "iso": {band: {m: _mean(v) for m, v in metrics.items()} for band, metrics in iso.items()},
+                "iso_defined": {band: {m: _count(v) for m, v in metrics.items()} for band, metrics in iso.items()},
                 "per_position": {
                     **{m: v.tolist() for m, v in per_position.items()},
                     "iso_broadband": {m: v.tolist() for m, v in iso["broadband"].items()},
@@ -128,6 +130,10 @@ def evaluate(
         "position_indices": indices.tolist(),
         "rows": rows,
     }
+
+
+def _count(values: np.ndarray) -> int:
+    return int(np.isfinite(values).sum())
 
 
 def _mean(values: np.ndarray) -> float:

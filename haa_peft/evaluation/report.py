@@ -21,14 +21,13 @@ def figure(value: float | None, factor: float = 1, digits: int = 1) -> str:
 
 def report_table(report: Mapping[str, Any]) -> str:
     """Mean absolute errors of every predictor as a Markdown table, with a line that says what they are of."""
-    cells = [["predictor", *(title for title, *_ in COLUMNS), "ISO EDT %", "ISO C50 dB", "weights", "bytes"]]
+    cells = [["predictor", *(title for title, *_ in COLUMNS), "ISO C50 dB", "weights", "bytes"]]
     for row in report["rows"]:
         broadband = row["iso"]["broadband"]
         cells.append(
             [
                 row["predictor"],
                 *(figure(row[key], factor, digits) for _, key, factor, digits in COLUMNS),
-                figure(broadband["edt_percent"]),
                 figure(broadband["c50_db"], 1, 2),
                 str(row["trainable_parameters"]),
                 str(row["bytes"]),

@@ -52,8 +52,8 @@ def render_panorama(surfaces: Surfaces, receiver: np.ndarray) -> np.ndarray:
 
     Where a room is open, the pixel takes the farthest distance that is seen anywhere.
     """
-    rays = directions()
-    depth = render_depth(surfaces, np.asarray(receiver, dtype=np.float64), rays)
+    receiver = np.asarray(receiver, dtype=np.float64)
+    depth = np.concatenate([render_depth(surfaces, receiver, rows) for rows in np.array_split(directions(), 8)])
     return panorama_from_depth(depth)
 
 

@@ -38,9 +38,10 @@ class Surfaces:
                 points = np.asarray(entry.get("points"), dtype=np.float64)
             except (TypeError, ValueError):
                 points = np.empty(0)
-            if points.shape != (3, 3) or not np.isfinite(points).all():
+            if points.shape != (3, 3) or not (np.abs(points) < 1e4).all():
                 raise InputError(
-                    f"{where}: surface {i} has points {entry.get('points')!r:.60} but needs 3 points of 3 finite metres"
+                    f"{where}: surface {i} has points {entry.get('points')!r:.60} "
+                    "but needs 3 points of 3 finite metres below 10 km"
                 )
             if np.linalg.norm(np.cross(points[1] - points[0], points[2] - points[0])) < 1e-9:
                 raise InputError(f"{where}: surface {i} has no area; its 3 points must not lie on a line")

@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.adaptation.methods import Adapter, attach_stored
 from haa_peft.backbone.checkpoint import fingerprint, load_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.rooms.load import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import RoomPack
 
-NEAREST = 0.01
-"""Metres; closer to the receiver than this there is nothing to predict."""
 
-
-def attach_pack(backbone: XRIR, base_fingerprint: str, pack: RoomPack) -> Adapter:
+def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
     """Put a pack's adapter on the backbone that it was made for; raises ``InputError`` for any other."""
-    made_for = pack.card["backbone"]
+    made_for, base_fingerprint = pack.card["backbone"], fingerprint(backbone)
     if made_for.get("fingerprint") != base_fingerprint:
         raise InputError(
             f"{pack.name} was made for the backbone {made_for.get('origin')!r} "
@@ -45,11 +45,10 @@ class RoomPredictor:
     scale : predictions times this are in the unit of the measurements.
     """
 
-    sample_rate = 22_050
+    sample_rate = SAMPLE_RATE
 
     def __init__(self, backbone: XRIR, store: Path) -> None:
         self._backbone, self._store = backbone, store
-        self._fingerprint = fingerprint(backbone)
         self._adapter: Adapter | None = None
         self._pack: RoomPack | None = None
         self._references: References | None = None
@@ -106,20 +105,26 @@ class RoomPredictor:
     def switch(self, name: str) -> None:
         """Use another adapter of the same backbone; if that fails, the former one stays in use."""
         pack = read_pack(self._store, AdapterName.parse(name))
-        if pack.card["backbone"].get("fingerprint") == self._fingerprint and self._adapter is not None:
+        if self._adapter is not None:
             self._adapter.detach()
         try:
-            adapter = attach_pack(self._backbone, self._fingerprint, pack)
+            adapter = attach_pack(self._backbone, pack)
         except InputError:
             if self._pack is not None:
-                self._adapter = attach_pack(self._backbone, self._fingerprint, self._pack)
+                self._adapter = attach_pack(self._backbone, self._pack)
             raise
         self._adapter, self._pack = adapter, pack
         self._references = References(
             render_panorama(pack.surfaces, pack.receiver), pack.rirs, pack.positions - pack.receiver
         )
 
-    def predict(self, positions_xyz: np.ndarray, *, k: int | None = None, seed: int = 0) -> np.ndarray:
+    def close(self) -> None:
+        """Take the adapter off the backbone, which can then serve another predictor."""
+        if self._adapter is not None:
+            self._adapter.detach()
+        self._adapter = self._pack = self._references = None
+
+    def predict(self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0) -> np.ndarray:
         """RIRs between the room's receiver and positions.
 
         Parameters
@@ -145,11 +150,13 @@ class RoomPredictor:
             raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
         return predict_rirs(self._backbone, self._references, positions - pack.receiver, k, seed)
 
-    def _check_positions(self, positions_xyz: np.ndarray) -> np.ndarray:
+    def _check_positions(self, positions_xyz: ArrayLike) -> np.ndarray:
         pack = self._in_use
         positions = np.atleast_2d(np.asarray(positions_xyz, dtype=np.float64))
-        if positions.ndim != 2 or positions.shape[1] != 3 or not np.isfinite(positions).all():
-            raise InputError(f"positions are {positions.shape} but must be (N, 3) finite metres in room coordinates")
+        if positions.ndim != 2 or positions.shape[1] != 3:
+            raise InputError(f"positions are {positions.shape} but must be (N, 3) metres in room coordinates")
+        if not np.isfinite(positions).all():
+            raise InputError("positions hold NaN or infinity but must be finite metres in room coordinates")
         low, high = pack.surfaces.bounds()
         for position in positions:
             if (position < low).any() or (position > high).any():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from haa_peft.errors import InputError
+from haa_peft.files import check_writable, write_atomically
 from haa_peft.rooms.simulation import SOURCES_PER_ROOM, draw_room, simulate
 
 ROOMS_PER_SHARD = 25
@@ -23,24 +24,22 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def write_shard(folder: Path, seed: int, shard: int) -> Path:
     """Simulate one shard of rooms and write it beside its target, then rename."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     indices = range(shard * ROOMS_PER_SHARD, (shard + 1) * ROOMS_PER_SHARD)
     rooms = [draw_room(seed, index) for index in indices]
     rirs = np.stack([simulate(room, index) for room, index in zip(rooms, indices, strict=True)])
     path = shard_path(folder, shard)
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    save_file(
+    content = save(
         {
             "rirs": (rirs / np.abs(rirs).max(axis=(1, 2), keepdims=True)).astype(np.float16),
             "positions": np.stack([room.positions for room in rooms]).astype(np.float32),
             "receiver": np.stack([room.receiver for room in rooms]).astype(np.float32),
             "size": np.stack([room.size for room in rooms]).astype(np.float32),
         },
-        temporary,
         metadata={"seed": str(seed), "first_room": str(indices[0])},
     )
-    temporary.replace(path)
+    write_atomically(path, content)
     return path
 
 
@@ -56,21 +55,29 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     """
     from tqdm import tqdm
 
+    for flag, value, least in (("--rooms", n_rooms, 1), ("--seed", seed, 0), ("--workers", workers or 1, 1)):
+        if value < least:
+            raise InputError(f"{flag} is {value} but must be at least {least}")
+    check_writable(folder / "corpus.json")
     folder.mkdir(parents=True, exist_ok=True)
     description = folder / "corpus.json"
     facts = {"seed": seed, "rooms_per_shard": ROOMS_PER_SHARD, "sources_per_room": SOURCES_PER_ROOM}
-    if description.exists() and json.loads(description.read_text()) != facts:
-        raise InputError(f"{folder} holds another corpus ({description.read_text()}); give an empty --corpus folder")
-    description.write_text(json.dumps(facts))
+    if description.exists() and description.read_text() != json.dumps(facts):
+        raise InputError(f"{folder} holds another corpus ({description.read_text():.80}); give an empty folder")
+    write_atomically(description, json.dumps(facts).encode())
     n_shards = -(-n_rooms // ROOMS_PER_SHARD)
     missing = [s for s in range(n_shards) if not shard_path(folder, s).exists()]
     with (
         ProcessPoolExecutor(workers or os.cpu_count()) as pool,
         tqdm(total=n_shards, initial=n_shards - len(missing), unit="shard", desc="simulating rooms") as bar,
     ):
-        for done in as_completed([pool.submit(write_shard, folder, seed, shard) for shard in missing]):
-            done.result()
-            bar.update()
+        try:
+            for done in as_completed([pool.submit(write_shard, folder, seed, shard) for shard in missing]):
+                done.result()
+                bar.update()
+        except BaseException:  # an interruption too: shards that are begun end, no other begins
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 @dataclass(frozen=True)

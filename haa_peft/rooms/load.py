@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from scipy.spatial import cKDTree
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms import haa
-from haa_peft.rooms.room import Room
+from haa_peft.rooms.room import NAME_PART, Room
 from haa_peft.rooms.splits import NAMES, default_splits
 
-NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+OPEN_SHARE = 0.25
+"""Of the directions from the receiver; a room that is open in more of them is not around it."""
+FARTHEST = 1e4
+"""Metres; larger coordinates are not of a room."""
 NEAREST = 0.01
 """Metres; closer than this, two positions are one."""
 
@@ -38,22 +43,26 @@ def load_room(path: str | Path) -> Room:
     from haa_peft.rooms.twins import is_twin_name, make_twin
 
     folder = Path(path)
-    if not folder.exists() and is_twin_name(str(path)):
-        folder = make_twin(str(path))
-    if not folder.is_dir():
+    try:
+        if not folder.exists() and is_twin_name(str(path)):
+            folder = make_twin(str(path))
+        is_folder = folder.is_dir() and str(path) != ""
+    except (OSError, ValueError):  # a name that no file can have
+        is_folder = False
+    if not is_folder:
         raise InputError(f"{path}: no such room folder, nor the name of a simulated twin such as classroom-twin/base")
     if (folder / "room.json").exists():
         return _read_plain(folder)
-    if folder.resolve().name in haa.haa_facts():
-        return _read_haa(folder)
+    for name in (folder.name, folder.resolve().name):
+        if name in haa.haa_facts():
+            return _read_haa(folder, name)
     raise InputError(
         f"{path}: holds no room.json and its name is none of HAA's configurations "
         f"({', '.join(haa.haa_facts())}); write a room.json (see README, Your own room)"
     )
 
 
-def _read_haa(folder: Path) -> Room:
-    name = folder.resolve().name
+def _read_haa(folder: Path, name: str) -> Room:
     facts = haa.haa_facts()[name]
     room, configuration = haa.room_and_configuration(name)
     rirs, positions = _read_arrays(folder, haa.SAMPLE_RATE)
@@ -79,13 +88,17 @@ def _read_plain(folder: Path) -> Room:
     where = folder / "room.json"
     try:
         description = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read as JSON ({error})") from None
     if not isinstance(description, dict):
         raise InputError(f"{where}: holds a {type(description).__name__} but must hold an object")
     rate = description.get("sample_rate")
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 8000 <= rate <= 384_000 or rate != int(rate):
         raise InputError(f"{where}: sample_rate is {rate!r} but must be a whole number of Hz from 8000 to 384000")
+    if int(rate) // math.gcd(int(rate), SAMPLE_RATE) > 2000:
+        raise InputError(
+            f"{where}: sample_rate {rate} has no simple ratio to {SAMPLE_RATE} Hz; resample to 48000 first"
+        )
     receiver = _point(description.get("receiver_xyz"), where, "receiver_xyz")
     if ("room_size" in description) == ("surfaces" in description):
         raise InputError(f"{where}: needs either room_size [x, y, z] in metres or surfaces")
@@ -99,8 +112,11 @@ def _read_plain(folder: Path) -> Room:
     configuration = description.get("configuration", folder.resolve().name)
     room = description.get("room", folder.resolve().parent.name)
     for field, value in (("room", room), ("configuration", configuration)):
-        if not isinstance(value, str) or not NAME_PART.fullmatch(value):
-            raise InputError(f"{where}: {field} is {value!r} but must be letters, digits, - or _")
+        if not isinstance(value, str) or not re.fullmatch(NAME_PART, value):
+            raise InputError(
+                f"{where}: {field} is {value!r} but must be letters, digits, - or _; "
+                "give it in room.json or rename the folder"
+            )
     rirs, positions = _read_arrays(folder, int(rate))
     splits = _read_splits(description["splits"], len(rirs), where) if "splits" in description else None
     return _checked(
@@ -136,6 +152,18 @@ def _checked(
             f"{folder}: the receiver {receiver.tolist()} lies outside the room, which spans "
             f"{low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
         )
+    outside = np.flatnonzero((positions < low - NEAREST).any(axis=1) | (positions > high + NEAREST).any(axis=1))
+    if len(outside):
+        raise InputError(
+            f"{folder}: position {outside[0]}, {positions[outside[0]].round(3).tolist()}, lies outside the room, which "
+            f"spans {low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
+        )
+    unseen = float(np.isinf(render_depth(surfaces, receiver, directions(32, 64))).mean())
+    if unseen > OPEN_SHARE:
+        raise InputError(
+            f"{folder}: from the receiver {receiver.tolist()} no surface is seen in {unseen:.0%} of the directions; "
+            "it must stand inside surfaces that enclose it"
+        )
     at_receiver = np.flatnonzero(np.linalg.norm(positions - receiver, axis=1) < NEAREST)
     if len(at_receiver):
         raise InputError(
@@ -167,7 +195,7 @@ def _checked(
 def _read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """RIRs at 22 050 Hz (N, 9600) and positions (N, 3), checked row by row."""
     rirs, positions = _read_array(folder / "RIRs.npy"), _read_array(folder / "xyzs.npy")
-    if rirs.ndim != 2 or positions.ndim != 2 or positions.shape[1] != 3:
+    if rirs.ndim != 2 or rirs.shape[1] == 0 or positions.ndim != 2 or positions.shape[1] != 3:
         raise InputError(
             f"{folder}: RIRs.npy is {rirs.shape} and xyzs.npy {positions.shape}, but they must be (N, T) and (N, 3)"
         )
@@ -209,8 +237,10 @@ def _read_array(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a room folder needs RIRs.npy and xyzs.npy") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as a .npy array ({error})") from None
+    except Exception as error:  # whatever a damaged file makes of numpy's reader
+        raise InputError(f"{path}: cannot be read as a .npy array ({error or 'it is empty'})") from None
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{path}: cannot be read as a .npy array; it is an archive of several")
     if not np.issubdtype(array.dtype, np.floating) and not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{path}: holds {array.dtype} but must hold real numbers")
     return array
@@ -221,18 +251,19 @@ def _point(value: object, where: Path, field: str) -> np.ndarray:
         point = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
         point = np.empty(0)
-    if point.shape != (3,) or not np.isfinite(point).all():
-        raise InputError(f"{where}: {field} is {value!r} but must be three finite numbers [x, y, z] in metres")
+    if point.shape != (3,) or not (np.abs(point) < FARTHEST).all():
+        raise InputError(f"{where}: {field} is {value!r:.60} but must be three finite numbers [x, y, z] in metres")
     return point
 
 
 def _read_splits(value: object, count: int, where: Path) -> dict[str, np.ndarray]:
     if not isinstance(value, dict) or set(value) != set(NAMES):
         raise InputError(f"{where}: splits must hold {', '.join(NAMES)}, each a list of indices")
-    try:
-        splits = {name: np.array(value[name], dtype=np.int64).reshape(-1) for name in NAMES}
-    except (TypeError, ValueError, OverflowError):
-        raise InputError(f"{where}: splits must hold lists of whole numbers") from None
+    for name in NAMES:
+        indices = value[name]
+        if not isinstance(indices, list) or not all(type(index) is int and abs(index) < 2**31 for index in indices):
+            raise InputError(f"{where}: splits {name} is {indices!r:.40} but must be a list of whole numbers")
+    splits = {name: np.array(value[name], dtype=np.int64) for name in NAMES}
     every = np.concatenate(list(splits.values()))
     if len(np.unique(every)) != len(every) or ((every < 0) | (every >= count)).any():
         raise InputError(f"{where}: splits must be disjoint indices from 0 to {count - 1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,10 @@ import numpy as np
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.splits import farthest_points
+from haa_peft.rooms.splits import NAMES, farthest_points
+
+NAME_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+"""Pattern of a room's or a configuration's name."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,16 @@ class Room:
     def name(self) -> str:
         """``room/configuration``."""
         return f"{self.room}/{self.configuration}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that training and evaluation see of the room."""
+        digest = hashlib.sha256()
+        arrays = (self.rirs, self.positions, self.receiver, self.surfaces.points, self.surfaces.is_triangle)
+        for array in (*arrays, *(self.splits[split] for split in NAMES)):
+            digest.update(f"{array.dtype}|{array.shape}|".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def panorama(self) -> np.ndarray:

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from haa_peft.errors import InputError
-from haa_peft.store.names import AdapterName, list_names
-from haa_peft.store.pack import CARD, FILES, HASHED, RoomPack, parse_card, sha256
+from haa_peft.store.names import PREVIOUS, AdapterName, list_names
+from haa_peft.store.pack import CARD, HASHED, RoomPack, parse_card, sha256
 
 ATTEMPTS = 20
 PAUSE = 0.02
@@ -47,10 +47,12 @@ def write_pack(store: Path, pack: RoomPack) -> Path:
 
 def _swap(temporary: Path, target: Path) -> None:
     for _ in range(ATTEMPTS):
-        previous = target.with_name(f".{target.name}.previous-{temporary.name[-8:]}")
-        moved = target.exists()
-        if moved:
+        previous = target.with_name(f".{target.name}{PREVIOUS}{temporary.name[-8:]}")
+        try:
             target.rename(previous)
+            moved = True
+        except FileNotFoundError:  # nothing is there, or another writer is just replacing it
+            moved = False
         try:
             temporary.rename(target)
         except OSError:
@@ -67,7 +69,7 @@ def _swap(temporary: Path, target: Path) -> None:
 
 
 def _previous(target: Path) -> list[Path]:
-    return [path for path in target.parent.iterdir() if path.name.startswith(f".{target.name}.previous-")]
+    return [path for path in target.parent.iterdir() if path.name.startswith(f".{target.name}{PREVIOUS}")]
 
 
 def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
@@ -77,7 +79,7 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
     for _ in range(ATTEMPTS):
         try:
             folder = target if target.exists() else next(iter(_previous(target)))
-            files = {file_name: (folder / file_name).read_bytes() for file_name in FILES}
+            files = {file_name: (folder / file_name).read_bytes() for file_name in (*HASHED, CARD)}
         except (FileNotFoundError, NotADirectoryError, StopIteration) as error:
             if not target.parent.is_dir() or (not target.exists() and not _previous(target)):
                 known = ", ".join(map(str, list_names(store)))
@@ -86,10 +88,11 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
         except OSError as error:
             raise InputError(f"{name}: cannot be read ({error.strerror})") from None
         else:
-            card = parse_card(name, files[CARD])
-            if all(card["files"].get(file_name) == sha256(files[file_name]) for file_name in HASHED):
+            described = parse_card(name, files[CARD])["files"]
+            changed = [file_name for file_name in HASHED if described.get(file_name) != sha256(files[file_name])]
+            if not changed:
                 return files
-            last_error = "a file is not the one that its card describes"
+            last_error = f"{changed[0]} is not the file that its card describes"
         time.sleep(PAUSE)
     raise InputError(f"{name}: {last_error}; the entry is damaged: restore or retrain it")
 
@@ -97,8 +100,3 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
 def read_pack(store: Path, name: AdapterName) -> RoomPack:
     """Load and check one pack."""
     return RoomPack.from_files(name, read_files(store, name))
-
-
-def read_card(store: Path, name: AdapterName) -> dict:
-    """The card alone, for listings."""
-    return parse_card(name, read_files(store, name)[CARD])

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from haa_peft.errors import InputError
+from haa_peft.rooms.room import NAME_PART
 
 STORE_VARIABLE = "HAA_PEFT_STORE"
-_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
-_NAME = re.compile(rf"({_PART})/({_PART})(?:@({_PART}))?")
+PREVIOUS = ".previous-"
+"""Marks the folder of an entry that is being replaced."""
+_NAME = re.compile(rf"({NAME_PART})/({NAME_PART})(?:@({NAME_PART}))?")
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,15 @@ def store_folder(given: str | Path | None = None) -> Path:
 
 
 def list_names(store: Path) -> list[AdapterName]:
-    """Every pack in a store, sorted; hidden and half-written folders are not packs."""
+    """Every entry of a store, sorted, damaged ones too; what a killed writer left counts under its entry's name."""
     if not store.is_dir():
         raise InputError(f"store {store} is no folder; name one with --store or ${STORE_VARIABLE}")
-    names = []
-    for card in sorted(store.glob("*/*/card.json")):
-        match = _NAME.fullmatch(f"{card.parent.parent.name}/{card.parent.name}")
-        if match:
-            names.append(AdapterName(*match.groups()))
-    return names
+    names = set()
+    for folder in store.glob("*/*/"):
+        entry = folder.name
+        if PREVIOUS in entry:
+            entry = entry.removeprefix(".").split(PREVIOUS)[0]
+        match = _NAME.fullmatch(f"{folder.parent.name}/{entry}")
+        if match and folder.is_dir():
+            names.add(AdapterName(*match.groups()))
+    return sorted(names, key=str)

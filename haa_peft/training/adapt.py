@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -23,7 +25,9 @@ from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.objective import RoomObjective, check_k, draw_references
 from haa_peft.training.schedule import warmup_cosine
 
-LEARNING_RATES = {"lora": 3e-3, "bias": 1e-2, "full": 3e-4}
+LEARNING_RATES = {"lora": 1e-3, "bias": 1e-2, "full": 3e-4}
+ADAM_EPSILON = 1e-6
+"""Larger than usual: the gradients are small, and rounding in the smallest would otherwise decide steps."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,10 @@ class TrainingSettings:
                 raise InputError(f"{flag} is {getattr(self, field)} but must be at least {least}")
         if self.lr is not None and not 0 < self.lr < 1:
             raise InputError(f"--lr is {self.lr} but must be between 0 and 1")
-        if self.weight_decay < 0 or self.seed < 0:
-            raise InputError("--weight-decay and --seed must not be negative")
+        if not 0 <= self.weight_decay < 100:
+            raise InputError(f"--weight-decay is {self.weight_decay} but must be from 0 to 100")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed is {self.seed} but must be from 0 to {2**32 - 1}")
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,9 @@ class Adaptation:
     seconds: float
 
     @property
-    def tensor_bytes(self) -> int:
-        """Bytes of the adapter's tensors."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+    def adapter_bytes(self) -> int:
+        """Bytes of the adapter's tensors as safetensors."""
+        return len(safetensors.torch.save({name: tensor.contiguous() for name, tensor in self.tensors.items()}))
 
 
 def adapt(
@@ -110,25 +116,31 @@ def adapt(
     processes, rank = accelerator.num_processes, accelerator.process_index
     if processes > shots:
         raise InputError(f"{processes} processes are more than the {shots} measurements; start at most {shots}")
+    lr = LEARNING_RATES[method.method] if training.lr is None else training.lr
+    training = dataclasses.replace(training, lr=lr)
     base_fingerprint = fingerprint(backbone)
     adapter = attach(backbone, method, training.seed)
     try:
         objective = RoomObjective(backbone, room).eval()
         parameters = adapter.parameters()
-        lr = training.lr or LEARNING_RATES[method.method]
-        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay, eps=ADAM_EPSILON)
         scheduler = LambdaLR(optimizer, warmup_cosine(training.warmup, training.max_steps))
         module, optimizer = accelerator.prepare(objective, optimizer)
-        settings = json.dumps(
-            [room.name, shots, base_fingerprint, dataclasses.asdict(method), dataclasses.asdict(training)]
-        )
+        settings = {
+            "room": room.fingerprint,
+            "backbone": base_fingerprint,
+            **dataclasses.asdict(method),
+            **dataclasses.asdict(training),
+        }
         checkpoint = run_folder / "checkpoint.pt"
         run = _Progress(adapter, optimizer, scheduler)
         if resume:
-            run.restore(load_checkpoint(checkpoint, settings=settings))
+            run.restore(load_checkpoint(checkpoint, settings))
         else:
             run.consider(objective.validation_loss(training.k), training.patience)
-        log = _Log(run_folder, accelerator, append=resume)
+            if accelerator.is_main_process:
+                save_checkpoint(checkpoint, {"settings": settings, **run.state()})
+        log = _Log(run_folder, accelerator, run.step)
         bar = log.bar(run.step, training.max_steps)
         for step in range(run.step, training.max_steps):
             if run.stopped:
@@ -145,6 +157,11 @@ def adapt(
             optimizer.zero_grad()
             run.step = step + 1
             mean_loss = float(accelerator.reduce(losses.detach().sum(), "sum")) / shots
+            if not math.isfinite(mean_loss):
+                raise InputError(
+                    f"the loss is {mean_loss} at step {run.step}, after which nothing can be learned; nothing is "
+                    "stored. Lower --lr, or look for extreme values in the RIRs"
+                )
             entry: dict[str, Any] = {"step": run.step, "loss": mean_loss, "lr": scheduler.get_last_lr()[0]}
             if run.step % training.validate_every == 0 or run.step == training.max_steps:
                 entry["validation"] = objective.validation_loss(training.k)
@@ -186,6 +203,11 @@ class _Progress:
 
     def consider(self, loss: float, patience: int) -> None:
         """Keep the weights if they are the best, stop after ``patience`` validations without a better one."""
+        if self.step == 0 and not math.isfinite(loss):
+            raise InputError(
+                f"the backbone's loss in this room is {loss}; check its RIRs, its positions and that the receiver is "
+                "inside its surfaces"
+            )
         self.validation.append((self.step, loss))
         if loss < self.best_loss:
             self.best_step, self.best_loss, self.best_tensors = self.step, loss, self._adapter.tensors()
@@ -221,13 +243,16 @@ class _Progress:
 class _Log:
     """JSON lines and the accelerator's trackers, written by the main process."""
 
-    def __init__(self, folder: Path, accelerator: Accelerator, *, append: bool) -> None:
+    def __init__(self, folder: Path, accelerator: Accelerator, step: int) -> None:
         self._accelerator = accelerator
         self._bar: Any = None
         self._file = None
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / "log.jsonl").open("a" if append else "w", encoding="utf-8")
+            path = folder / "log.jsonl"
+            # what was logged behind the checkpoint is done again
+            kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step] if step else []
+            self._file = path.open("w", encoding="utf-8")
+            self._file.writelines(kept)
 
     def bar(self, step: int, total: int) -> Any:
         from tqdm import tqdm

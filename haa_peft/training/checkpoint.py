@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import io
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,25 @@ from haa_peft.files import write_atomically
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors, numbers and strings, beside the target and renamed."""
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomically(path, content.getvalue())
 
 
-def load_checkpoint(path: Path, **expected: object) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote; ``expected`` entries must be as given (the run's own settings)."""
+def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote; its ``settings`` must be those of the run that goes on."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+        found = dict(state["settings"])
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no checkpoint to resume from; start without --resume") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError):
+    except Exception:  # whatever a damaged file makes of the unpickler
         raise InputError(f"{path}: the checkpoint is damaged; remove it and start without --resume") from None
-    for key, value in expected.items():
-        if state.get(key) != value:
-            raise InputError(
-                f"{path}: the checkpoint is of a run with {key} {state.get(key)!r} but this one has {value!r}; "
-                "resume with the same settings or start without --resume"
-            )
+    differing = sorted(key for key in settings.keys() | found.keys() if settings.get(key) != found.get(key))
+    if differing:
+        key = differing[0]
+        raise InputError(
+            f"{path}: the checkpoint's {key} is {found.get(key)!r} but this run's is {settings.get(key)!r}; "
+            "resume with the same settings or start without --resume"
+        )
     return state

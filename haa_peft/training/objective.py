@@ -24,10 +24,8 @@ def check_k(k: int, shots: int, name: str) -> None:
     if k < 1:
         raise InputError(f"--k is {k} but must be at least 1")
     if shots < k + 1:
-        raise InputError(
-            f"{name}: {shots} training measurements are fewer than K + 1 = {k + 1}; measure more or give "
-            f"--k {max(1, shots - 1)}"
-        )
+        remedy = f"measure more or give --k {shots - 1}" if shots > 1 else "training needs at least 2"
+        raise InputError(f"{name}: {shots} training measurements are fewer than K + 1 = {k + 1}; {remedy}")
 
 
 def draw_references(shots: int, k: int, seed: int, step: int) -> np.ndarray:

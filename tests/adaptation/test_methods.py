@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from haa_peft import load_backbone
 from haa_peft.adaptation.methods import METHODS, MethodSettings, attach, attach_stored
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
@@ -96,6 +97,12 @@ def test_published_sizes():
         adapter.detach()
     live = sum(p.numel() for p in network.parameters()) - 513_000 - 11_008
     assert counts == {"lora": 270_676, "bias": 33_729, "full": live}
+
+
+def test_lora_of_the_bundled_backbone_is_under_a_twentieth_of_it():
+    network = load_backbone("small")
+    backbone_bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
+    assert len(save(attach(network, MethodSettings("lora"), seed=0).tensors())) < 0.05 * backbone_bytes
 
 
 def test_lora_files_are_pefts(tiny_backbone, inputs, tmp_path):

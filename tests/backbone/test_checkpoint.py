@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -40,6 +42,12 @@ def test_a_config_travels_in_the_file(tiny_backbone, tiny_backbone_file):
     assert fingerprint(loaded) == fingerprint(tiny_backbone)
 
 
+def test_fingerprint_is_of_the_configuration_too(tiny_backbone):
+    other = XRIR(dataclasses.replace(tiny_backbone.config, align_before_encoding=True))
+    other.load_state_dict(tiny_backbone.state_dict())
+    assert fingerprint(other) != fingerprint(tiny_backbone)
+
+
 def test_fingerprint_is_of_the_tensors(tiny_backbone):
     before = fingerprint(tiny_backbone)
     with torch.no_grad():
@@ -65,6 +73,12 @@ def test_bad_checkpoints(published, tmp_path):
         load_backbone(path)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be read"):
+        load_backbone(path)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_backbone(path)
+    torch.save({1: torch.zeros(1)}, path)
+    with pytest.raises(InputError, match="holds no state dict"):
         load_backbone(path)
     (tmp_path / "x.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(InputError, match="cannot be read as safetensors"):

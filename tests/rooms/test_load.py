@@ -9,6 +9,12 @@ from haa_peft.errors import InputError
 from haa_peft.rooms.haa import haa_facts, haa_splits
 from haa_peft.rooms.splits import farthest_points
 
+# the floor and a wall alone
+CORNER = [
+    {"points": [[0, 0, 0], [6, 0, 0], [0, 4, 0]]},
+    {"points": [[6, 4, 2.7], [6, 3.9, 2.7], [6, 4, 2.6]]},
+]
+
 
 def edit(folder, **fields):
     description = json.loads((folder / "room.json").read_text())
@@ -133,7 +139,13 @@ def test_missing(room_folder, tmp_path):
         (lambda f: (f / "room.json").write_text("[]"), "must hold an object"),
         (lambda f: edit(f, sample_rate=None), "sample_rate is None but must be"),
         (lambda f: edit(f, sample_rate="48k"), "sample_rate is '48k' but must be"),
-        (lambda f: edit(f, receiver_xyz=[9, 1, 1]), "lies outside the room"),
+        (lambda f: edit(f, receiver_xyz=[9, 1, 1]), "the receiver .* lies outside the room"),
+        (lambda f: change(f, "xyzs.npy", lambda x: 1000 * x), "position 0, .* lies outside the room"),
+        (lambda f: edit(f, room_size=None, surfaces=CORNER), "no surface is seen in 6.% of the directions"),
+        (lambda f: edit(f, sample_rate=44_099), "no simple ratio"),
+        (lambda f: change(f, "RIRs.npy", lambda x: x[:, :0]), r"RIRs.npy is \(20, 0\)"),
+        (lambda f: (f / "RIRs.npy").write_bytes(b""), "cannot be read as a .npy array"),
+        (lambda f: edit(f, splits={"train": [0.5], "valid": [], "test": []}), "splits train is .* whole numbers"),
         (lambda f: edit(f, receiver_xyz=[1, 1]), "receiver_xyz is .* three finite numbers"),
         (lambda f: edit(f, room_size=None), "needs either room_size"),
         (lambda f: edit(f, room_size=[1, 0, 2]), "three positive metres"),

@@ -1,7 +1,6 @@
 import json
 import multiprocessing
 import os
-import shutil
 import threading
 from pathlib import Path
 
@@ -41,7 +40,7 @@ def make_pack(room, backbone, name=NAME, shift=0.01, method="lora"):
             "trainable_parameters": 1,
             "adapter_bytes": 1,
         },
-        "room": {"name": room.name, "source": "made", "licence": "none", "shots": 12},
+        "room": {"fingerprint": room.fingerprint, "name": room.name, "source": "made", "licence": "none", "shots": 12},
     }
     return RoomPack.of_room(name, room, config, tensors, card)
 
@@ -137,7 +136,7 @@ def test_another_backbone_is_refused_and_the_right_one_named(store):
 def test_truncated_file(store, tiny_backbone):
     content = (NAME.folder(store) / ADAPTER).read_bytes()[:-100]
     rewrite(store, ADAPTER, content, update_card=False)
-    with pytest.raises(InputError, match="not the one that its card describes"):
+    with pytest.raises(InputError, match="adapter_model.safetensors is not the file that its card describes"):
         read_pack(store, NAME)
     rewrite(store, ADAPTER, content)
     with pytest.raises(InputError, match="adapter_model.safetensors cannot be read"):
@@ -164,9 +163,13 @@ def test_wrong_tensors(fault, store, tiny_backbone):
     [
         (CONFIG, b"{", "adapter_config.json cannot be read"),
         (CONFIG, b'{"peft_type": "LORA"}', "adapter_config.json: r None"),
-        (CONFIG, b'{"method": "prefix"}', "'prefix' but must be one of"),
+        (CONFIG, b'{"method": "prefix"}', "'prefix' but must be bias or full"),
         ("room.json", b"[]", "room.json cannot be read"),
         (REFERENCES, save({"rirs": torch.zeros(2, 100), "positions": torch.zeros(2, 3)}), "must be .R, 9600."),
+        (CONFIG, b'{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 8, "target_modules": []}', "r 1000000000"),
+        (CONFIG, b'{"peft_type": "LORA", "r": 4, "lora_alpha": NaN, "target_modules": []}', "lora_alpha nan"),
+        (CONFIG, b"[" * 100_000, "adapter_config.json cannot be read"),
+        (ADAPTER, save({"x": torch.zeros(2, dtype=torch.int64)}), "is of torch.int64"),
         (REFERENCES, save({"rirs": torch.full((1, 9600), torch.nan), "positions": torch.zeros(1, 3)}), "not finite"),
     ],
 )
@@ -179,7 +182,9 @@ def test_damaged_files(file, content, message, store, tiny_backbone):
 @pytest.mark.parametrize(
     ("card", "message"),
     [("{", "card.json cannot be read"), ('{"schema": 99}', "schema 99 but this version reads 1"),
-     ('{"schema": 1, "name": "studio/other"}', "is of 'studio/other'")],
+     ('{"schema": 1, "name": "studio/other"}', "is of 'studio/other'"),
+     ('{"schema": 1, "name": "studio/base", "files": {}, "backbone": {"origin": "x", "fingerprint": "y"}, "method": {},'
+      ' "training": {"k": "eight"}, "room": {}}', "no valid method.method")],
 )  # fmt: skip
 def test_wrong_cards(card, message, store):
     (NAME.folder(store) / CARD).write_text(card)
@@ -300,4 +305,3 @@ def test_a_store_that_cannot_be_written(room, tiny_backbone, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_pack(tmp_path / "file", make_pack(room, tiny_backbone))
-    shutil.rmtree(tmp_path / "studio", ignore_errors=True)

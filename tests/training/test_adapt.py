@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -63,6 +64,8 @@ def test_a_broken_run_resumes_to_the_same_adapter(method, room, tiny_backbone, a
     monkeypatch.setattr(adapt_module, "draw_references", real)
     resumed = adapt(tiny_backbone, room, MethodSettings(method), SHORT, accelerator, tmp_path / "broken", resume=True)
     assert resumed.validation == whole.validation
+    logged = (tmp_path / "broken" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
     assert all(torch.equal(resumed.tensors[name], whole.tensors[name]) for name in whole.tensors)
     # adapter and optimiser alone: well below the backbone for LoRA
     if method == "lora":
@@ -75,11 +78,25 @@ def test_resume_needs_the_same_run(room, tiny_backbone, accelerator, tmp_path):
     with pytest.raises(InputError, match="no checkpoint to resume from"):
         adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path, resume=True)
     adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path)
-    with pytest.raises(InputError, match="resume with the same settings"):
+    with pytest.raises(InputError, match="the checkpoint's rank is 4 but this run's is 2; resume with the same"):
         adapt(tiny_backbone, room, MethodSettings(rank=2), SHORT, accelerator, tmp_path, resume=True)
+    other = dataclasses.replace(room, rirs=room.rirs[::-1].copy())
+    with pytest.raises(InputError, match="the checkpoint's room is"):
+        adapt(tiny_backbone, other, MethodSettings(), SHORT, accelerator, tmp_path, resume=True)
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(InputError, match="the checkpoint is damaged"):
         adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path, resume=True)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(room, tiny_backbone, accelerator, tmp_path):
+    before = fingerprint(tiny_backbone)
+    blind = dataclasses.replace(room, receiver=np.array([np.nan, 0, 0]))
+    with pytest.raises(InputError, match="the backbone's loss in this room is nan"):
+        adapt(tiny_backbone, blind, MethodSettings(), SHORT, accelerator, tmp_path)
+    wild = dataclasses.replace(SHORT, weight_decay=99.0, lr=0.99)
+    with pytest.raises(InputError, match="the loss is .* after which nothing can be learned"):
+        adapt(tiny_backbone, room, MethodSettings("lora", alpha=1e30), wild, accelerator, tmp_path)
+    assert fingerprint(tiny_backbone) == before
 
 
 def test_early_stopping_keeps_the_best(room, tiny_backbone, accelerator, tmp_path):
@@ -106,8 +123,6 @@ def test_nearest_references():
 
 
 def test_without_validation_positions_a_measurement_is_predicted_from_the_others(room, tiny_backbone):
-    import dataclasses
-
     alone = dataclasses.replace(room, splits={**room.splits, "valid": np.array([], dtype=int)})
     objective = RoomObjective(tiny_backbone, alone).eval()
     rows = np.arange(12)
@@ -127,6 +142,8 @@ def test_too_few_measurements(room, tiny_backbone, accelerator, tmp_path):
     [
         ({"max_steps": 0}, "--max-steps is 0 but must be at least 1"),
         ({"k": 0}, "--k is 0"),
+        ({"weight_decay": float("nan")}, "--weight-decay is nan"),
+        ({"seed": 2**32}, "--seed is 4294967296 but must be from 0"),
         ({"lr": -1.0}, "--lr is -1.0 but must be between 0 and 1"),
         ({"patience": 0}, "--patience is 0"),
     ],

@@ -72,12 +72,11 @@ def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, 
     assert len((tmp_path / "run-one" / "log.jsonl").read_text().splitlines()) == 4
 
 
-@pytest.mark.parametrize(
-    "launcher",
-    [["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]],
-)
+@pytest.mark.parametrize("launcher", [["--cpu", *TWO_ON_CPU[1:]], TWO_ON_CPU], ids=["cpu", "multi_gpu"])
 def test_a_launch_that_silently_gives_fewer_processes_is_refused(launcher, room_folder, tiny_backbone_file, tmp_path):
-    done = launch(launcher, ["--room", str(room_folder), "--backbone", str(tiny_backbone_file)], tmp_path)
+    script = ["--room", str(room_folder), "--backbone", str(tiny_backbone_file)]
+    port = ["--main_process_port", free_port()]
+    done = launch([*launcher, "--num_processes", "2", *port], script, tmp_path)
     assert done.returncode != 0
     assert "error: the launch asked for 2 processes but this run has 1; on CPUs start it with" in done.stderr
     assert not (tmp_path / "adapters").exists()

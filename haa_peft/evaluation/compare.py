@@ -1,0 +1,67 @@
+"""Adapters of one backbone against it and the baselines, in one room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from haa_peft.adaptation.methods import Adapter
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.evaluation.evaluate import baselines, evaluate
+from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.rooms.load import NEAREST
+from haa_peft.rooms.room import Room
+from haa_peft.store.pack import RoomPack
+from haa_peft.training.objective import nearest_references
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter to compare: ``attach`` puts it on the backbone, ``facts`` go into its row."""
+
+    attach: Callable[[], Adapter]
+    facts: dict[str, Any]
+
+
+def compare(
+    room: Room, backbone: XRIR, candidates: Mapping[str, Candidate], k: int, seed: int, split: str = "test"
+) -> dict[str, Any]:
+    """Report of nearest neighbour, linear interpolation, the backbone and its adapters on one split."""
+    references = References.of_room(room)
+    targets = room.positions[room.splits[split]] - room.receiver
+    predictions = baselines(room, k, split)
+    predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed)
+    for name, candidate in candidates.items():
+        adapter = candidate.attach()
+        try:
+            predictions[name] = predict_rirs(backbone, references, targets, k, seed)
+        finally:
+            adapter.detach()
+    facts = {name: candidate.facts for name, candidate in candidates.items()}
+    return evaluate(room, predictions, k=k, seed=seed, split=split, facts=facts)
+
+
+def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
+    """Raise ``InputError`` if an adapter would be tested where it was trained; say so if it is another room's.
+
+    Configurations of a room may share positions; only measurements of the same configuration count as seen.
+    """
+    if pack.card["room"]["name"] != room.name:
+        print(f"note: {pack.name} was trained on {pack.card['room']['name']}, not on {room.name}")
+        return
+    if pack.card["room"].get("fingerprint") == room.fingerprint:
+        return
+    indices = room.splits[split]
+    targets = room.positions[indices]
+    nearest = pack.positions[nearest_references(targets, pack.positions, 1)[:, 0]]
+    seen = indices[np.linalg.norm(nearest - targets, axis=1) < NEAREST]
+    if len(seen):
+        raise InputError(
+            f"{pack.name} was trained on {len(seen)} of the {split} positions of {room.name} (such as {seen[0]}); "
+            "evaluate it with the splits that it was trained with"
+        )
+    print(f"note: {pack.name} was trained on other measurements or splits of {room.name}")
