@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -66,7 +67,8 @@ def run(method: str, description: str, arguments: Sequence[str] | None = None) -
     try:
         finetune(args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted: once training has begun, the same command with --resume goes on", file=sys.stderr)
@@ -82,20 +84,20 @@ def finetune(args: argparse.Namespace) -> None:
     if args.json is not None:
         check_writable(args.json)
     check_writable(store_folder(args.store) / "pack")
-    if args.name is not None:
-        AdapterName.parse(args.name)
     if args.tensorboard and find_spec("tensorboard") is None:
         raise InputError('--tensorboard needs the package tensorboard; pip install "haa-peft[tensorboard]"')
     trackers = {"log_with": "tensorboard", "project_dir": args.run_dir or "runs"} if args.tensorboard else {}
-    accelerator = start_accelerator(args.seed, **trackers)
-    with accelerator.main_process_first():  # a twin is made by one process
-        room = load_room(DEFAULT_ROOM if args.room is None else args.room)
+    # before the processes meet, so that what is wrong is said once and none waits for the other; two processes that
+    # need a twin both make it, which ends well
+    room = load_room(DEFAULT_ROOM if args.room is None else args.room)
     room = room if args.shots is None else room.with_shots(args.shots)
     check_k(args.k, len(room.splits["train"]), room.name)
     name = _adapter_name(args, room)
     run_folder = args.run_dir or Path("runs") / name.room / name.folder_name
     check_writable(run_folder / "log.jsonl")
-    backbone = load_backbone(args.backbone).to(accelerator.device)
+    backbone = load_backbone(args.backbone)
+    accelerator = start_accelerator(args.seed, **trackers)
+    backbone = backbone.to(accelerator.device)
     if args.tensorboard:
         accelerator.init_trackers(name.room)
     if accelerator.is_main_process:

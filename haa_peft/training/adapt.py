@@ -25,7 +25,7 @@ from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.objective import RoomObjective, check_k, draw_references
 from haa_peft.training.schedule import warmup_cosine
 
-LEARNING_RATES = {"lora": 1e-3, "bias": 1e-2, "full": 3e-4}
+LEARNING_RATES = {"lora": 1e-3, "bias": 3e-3, "full": 1e-4}
 ADAM_EPSILON = 1e-6
 """Larger than usual: the gradients are small, and rounding in the smallest would otherwise decide steps."""
 
@@ -46,7 +46,7 @@ class TrainingSettings:
     seed : of everything.
     """
 
-    max_steps: int = 200
+    max_steps: int = 80
     lr: float | None = None
     weight_decay: float = 1e-4
     warmup: int = 10
