@@ -25,7 +25,7 @@ from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.objective import RoomObjective, check_k, draw_references
 from haa_peft.training.schedule import warmup_cosine
 
-LEARNING_RATES = {"lora": 1e-3, "bias": 3e-3, "full": 1e-4}
+LEARNING_RATES = {"lora": 1e-3, "bias": 1e-3, "full": 1e-4}
 ADAM_EPSILON = 1e-6
 """Larger than usual: the gradients are small, and rounding in the smallest would otherwise decide steps."""
 
