@@ -10,7 +10,7 @@ from importlib import resources
 import numpy as np
 
 SAMPLE_RATE = 48_000
-SOURCE = "a folder in the layout of Hearing Anything Anywhere (Zenodo record 11195833); whose RIRs it holds is not known"
+SOURCE = "a folder in the layout of Hearing Anything Anywhere (Zenodo record 11195833), origin not known"
 LICENCE = "CC-BY-4.0 if they are the record's"
 
 
