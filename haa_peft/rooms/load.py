@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -70,17 +71,9 @@ def _read_haa(folder: Path, name: str) -> Room:
         raise InputError(f"{folder}: holds {len(rirs)} RIRs but HAA's {name} has {facts['n']}")
     surfaces = Surfaces.from_json(facts["surfaces"], name)
     receiver = np.array(facts["speaker_xyz"])
+    splits = haa.haa_splits(name)
     return _checked(
-        folder,
-        room,
-        configuration,
-        rirs,
-        positions,
-        receiver,
-        surfaces,
-        haa.haa_splits(name),
-        haa.SOURCE,
-        haa.LICENCE,
+        folder, Room(room, configuration, rirs, positions, receiver, surfaces, splits, 1.0, haa.SOURCE, haa.LICENCE)
     )
 
 
@@ -118,35 +111,18 @@ def _read_plain(folder: Path) -> Room:
                 "give it in room.json or rename the folder"
             )
     rirs, positions = _read_arrays(folder, int(rate))
-    splits = _read_splits(description["splits"], len(rirs), where) if "splits" in description else None
-    return _checked(
-        folder,
-        room,
-        configuration,
-        rirs,
-        positions,
-        receiver,
-        surfaces,
-        splits,
-        str(description.get("source", "unknown")),
-        str(description.get("licence", "unknown")),
-    )
+    where_from = [str(description.get(field, "unknown")) for field in ("source", "licence")]
+    if "splits" in description:
+        splits = _read_splits(description["splits"], len(rirs), where)
+    else:
+        splits = default_splits(positions)
+    return _checked(folder, Room(room, configuration, rirs, positions, receiver, surfaces, splits, 1.0, *where_from))
 
 
-def _checked(
-    folder: Path,
-    room: str,
-    configuration: str,
-    rirs: np.ndarray,
-    positions: np.ndarray,
-    receiver: np.ndarray,
-    surfaces: Surfaces,
-    splits: dict[str, np.ndarray] | None,
-    source: str,
-    licence: str,
-) -> Room:
+def _checked(folder: Path, room: Room) -> Room:
     """Check what only the whole room shows, and scale the RIRs by the training RIRs' largest magnitude."""
-    low, high = surfaces.bounds()
+    positions, receiver = room.positions, room.receiver
+    low, high = room.surfaces.bounds()
     if (receiver < low).any() or (receiver > high).any():
         raise InputError(
             f"{folder}: the receiver {receiver.tolist()} lies outside the room, which spans "
@@ -158,7 +134,7 @@ def _checked(
             f"{folder}: position {outside[0]}, {positions[outside[0]].round(3).tolist()}, lies outside the room, which "
             f"spans {low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
         )
-    unseen = float(np.isinf(render_depth(surfaces, receiver, directions(32, 64))).mean())
+    unseen = float(np.isinf(render_depth(room.surfaces, receiver, directions(32, 64))).mean())
     if unseen > OPEN_SHARE:
         raise InputError(
             f"{folder}: from the receiver {receiver.tolist()} no surface is seen in {unseen:.0%} of the directions; "
@@ -176,20 +152,8 @@ def _checked(
         raise InputError(
             f"{folder}: positions {first} and {second} are the same point {positions[first].tolist()}; remove one"
         )
-    splits = default_splits(positions) if splits is None else splits
-    scale = float(np.abs(rirs[splits["train"]]).max())
-    return Room(
-        room,
-        configuration,
-        (rirs / scale).astype(np.float32),
-        positions,
-        receiver,
-        surfaces,
-        splits,
-        scale,
-        source,
-        licence,
-    )
+    scale = float(np.abs(room.rirs[room.splits["train"]]).max())
+    return dataclasses.replace(room, rirs=(room.rirs / scale).astype(np.float32), scale=scale)
 
 
 def _read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
