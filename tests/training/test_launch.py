@@ -39,7 +39,7 @@ def free_port():
 
 def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, tmp_path):
     script = (
-        f"--room {room_folder} --backbone {tiny_backbone_file} --k 4 --max-steps 4 --validate-every 2 --lr 1e-2".split()
+        f"--room {room_folder} --backbone {tiny_backbone_file} --k 4 --max-steps 20 --validate-every 5 --shots 11".split()
     )
     port = ["--main_process_port", free_port()]
     runs = {
@@ -69,7 +69,7 @@ def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, 
     report = json.loads((tmp_path / "one.json").read_text())
     assert [row["predictor"] for row in report["rows"]] == ["nearest", "linear", "backbone", "studio/base"]
     assert report["training"]["method"]["method"] == "lora"
-    assert len((tmp_path / "run-one" / "log.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "run-one" / "log.jsonl").read_text().splitlines()) == 20
 
 
 @pytest.mark.parametrize("launcher", [["--cpu", *TWO_ON_CPU[1:]], TWO_ON_CPU], ids=["cpu", "multi_gpu"])
