@@ -37,7 +37,7 @@ def check_writable(path: Path) -> None:
     """Raise ``InputError`` now if a file could not be written at ``path`` later."""
     if path.is_dir():
         raise InputError(f"{path} is a folder but a file is to be written there; give a file name")
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    existing = next(parent for parent in path.absolute().parents if parent.exists() or parent.is_symlink())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(
             f"{path}: cannot be written, since {existing} is no folder or not writable; choose another place"

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from accelerate import Accelerator
-
 from haa_peft.adaptation.methods import MethodSettings, attach_stored
 from haa_peft.backbone.checkpoint import load_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import Candidate, compare
+from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
 from haa_peft.rooms.load import load_room
@@ -83,10 +82,8 @@ def finetune(args: argparse.Namespace) -> None:
     )
     if args.json is not None:
         check_writable(args.json)
-    check_writable(store_folder(args.store) / "pack")
     if args.tensorboard and find_spec("tensorboard") is None:
         raise InputError('--tensorboard needs the package tensorboard; pip install "haa-peft[tensorboard]"')
-    trackers = {"log_with": "tensorboard", "project_dir": args.run_dir or "runs"} if args.tensorboard else {}
     # before the processes meet, so that what is wrong is said once and none waits for the other; two processes that
     # need a twin both make it, which ends well
     room = load_room(DEFAULT_ROOM if args.room is None else args.room)
@@ -95,11 +92,13 @@ def finetune(args: argparse.Namespace) -> None:
     name = _adapter_name(args, room)
     run_folder = args.run_dir or Path("runs") / name.room / name.folder_name
     check_writable(run_folder / "log.jsonl")
+    check_writable(name.folder(store_folder(args.store)) / "card.json")
+    trackers = {"log_with": "tensorboard", "project_dir": run_folder} if args.tensorboard else {}
     backbone = load_backbone(args.backbone)
     accelerator = start_accelerator(args.seed, **trackers)
     backbone = backbone.to(accelerator.device)
     if args.tensorboard:
-        accelerator.init_trackers(name.room)
+        accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
         valid = len(room.splits["valid"])
         print(
@@ -111,7 +110,7 @@ def finetune(args: argparse.Namespace) -> None:
             print("no validation positions: the training positions, each predicted from the others, choose the weights")
     adaptation = adapt(backbone, room, method, training, accelerator, run_folder, resume=args.resume)
     if accelerator.is_main_process:
-        _finish(args, name, room, backbone, adaptation, accelerator)
+        _finish(args, name, room, backbone, adaptation)
     accelerator.end_training()
 
 
@@ -136,17 +135,17 @@ def _finish(
     room: Room,
     backbone: XRIR,
     adaptation: Adaptation,
-    accelerator: Accelerator,
 ) -> None:
     """Compare on test positions, print the table, store the pack."""
-    report = None
     if len(room.splits["test"]):
         report = compare(room, backbone, {str(name): candidate(backbone, adaptation)}, args.k, args.seed)
         print("\n" + report_table(report))
-    summary = None if report is None else {key: value for key, value in report.items() if key != "position_indices"}
-    if summary is not None:
-        dropped = ("per_position", "iso")
-        summary["rows"] = [{k: v for k, v in row.items() if k not in dropped} for row in summary["rows"]]
+        summary = {key: value for key, value in report.items() if key != "position_indices"}
+        dropped = ("per_position", "iso", "iso_defined")
+        summary["rows"] = [{k: v for k, v in row.items() if k not in dropped} for row in report["rows"]]
+    else:
+        print("\nno test positions, so no test errors; measure at 14 or more, or give splits in room.json")
+        report, summary = report_head(room, "test", args.k, args.seed), None
     card = make_card(adaptation, room, backbone.origin, summary)
     pack = RoomPack.of_room(name, room, adaptation.config, adaptation.tensors, card)
     verb = "replaced" if name.folder(store_folder(args.store)).exists() else "stored"
@@ -156,7 +155,7 @@ def _finish(
     if adaptation.best_step == 0:
         print("note: no step lowered the validation loss, so this adapter is the backbone unchanged; try a lower --lr")
     if args.json is not None:
-        write_json(args.json, {**(report or {}), "training": {**card["training"], "method": card["method"]}})
+        write_json(args.json, {**report, "training": {**card["training"], "method": card["method"]}})
 
 
 def candidate(backbone: XRIR, adaptation: Adaptation) -> Candidate:

@@ -21,11 +21,13 @@ from haa_peft.adaptation.methods import METHODS, MethodSettings
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import compare
+from haa_peft.evaluation.evaluate import check_split
 from haa_peft.evaluation.report import figure, markdown
-from haa_peft.files import write_json
+from haa_peft.files import check_writable, write_json
 from haa_peft.finetune import candidate
 from haa_peft.training.adapt import TrainingSettings, adapt
 from haa_peft.training.launch import start_accelerator
+from haa_peft.training.objective import check_k
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -51,7 +53,16 @@ def main() -> None:
     if accelerator.num_processes > 1:
         raise InputError("this recipe runs in one process; start it without --multi_gpu")
     backbone = load_backbone(args.backbone).to(accelerator.device)
-    rooms = [load_room(room) for room in args.rooms]
+    rooms = {}
+    for folder in args.rooms:
+        room = load_room(folder)
+        check_k(args.k, len(room.splits["train"]), room.name)
+        check_split(room, args.split)
+        path = args.out / f"{room.room}-{room.configuration}-seed{args.seed}.json"
+        check_writable(path)
+        if path in rooms:
+            raise InputError(f"{folder} is a second {room.name}; compare it in a run of its own, with another --out")
+        rooms[path] = room
     methods = {name: MethodSettings(name) for name in args.methods}
     training = TrainingSettings(k=args.k, seed=args.seed, max_steps=args.max_steps, lr=args.lr)
     settings = {
@@ -61,10 +72,9 @@ def main() -> None:
         "split": args.split,
     }
     reports = []
-    for room in tqdm(rooms, desc="rooms", unit="room"):
-        path = args.out / f"{room.room}-{room.configuration}-seed{args.seed}.json"
+    for path, room in tqdm(rooms.items(), desc="rooms", unit="room"):
         if path.exists():
-            report = json.loads(path.read_text(encoding="utf-8"))
+            report = read_report(path)
             if report["settings"] != {**settings, "room": room.fingerprint}:
                 raise InputError(f"{path} is of other settings or data; give another --out or remove it")
         else:
@@ -86,6 +96,15 @@ def main() -> None:
         reports.append(report)
         accelerator.free_memory()
     print("\n" + results_table(reports))
+
+
+def read_report(path: Path) -> dict:
+    """What an earlier run wrote."""
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return {**report, "settings": report["settings"], "rows": list(report["rows"])}
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{path} is no result of this recipe; give another --out or remove it") from None
 
 
 def results_table(reports: list[dict]) -> str:
@@ -114,3 +133,6 @@ if __name__ == "__main__":
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on with the next room", file=sys.stderr)
+        sys.exit(130)

@@ -59,6 +59,9 @@ SMALL = XRIRConfig(
 )
 
 
+CHECKPOINT = ("step", "curve", "best", "seconds", "recent", "backbone", "average", "optimizer", "scheduler")
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
@@ -143,7 +146,7 @@ def main() -> None:
     step, curve, best, seconds = 0, [], float("inf"), 0.0
     recent: list[float] = []
     if args.resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint, settings)
+        state = load_checkpoint(checkpoint, settings, CHECKPOINT)
         backbone.load_state_dict(state["backbone"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adaptation.delta import DeltaAdapter
-from haa_peft.adaptation.lora import LoraAdapter
+from haa_peft.adaptation.lora import LARGEST_RANK, LoraAdapter
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 
@@ -39,6 +39,8 @@ class MethodSettings:
             raise InputError(f"method is {self.method!r} but must be one of {', '.join(METHODS)}")
         if self.rank < 1:
             raise InputError(f"--rank is {self.rank} but must be at least 1")
+        if self.rank > LARGEST_RANK:
+            raise InputError(f"--rank is {self.rank} but must be at most {LARGEST_RANK}")
         if not 0 < self.alpha < float("inf"):
             raise InputError(f"--alpha is {self.alpha} but must be a positive number")
 

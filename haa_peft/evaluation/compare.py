@@ -64,4 +64,7 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
             f"{pack.name} was trained on {len(seen)} of the {split} positions of {room.name} (such as {seen[0]}); "
             "evaluate it with the splits that it was trained with"
         )
-    print(f"note: {pack.name} was trained on other measurements or splits of {room.name}")
+    print(
+        f"note: {pack.name} was trained on other measurements or splits of {room.name}; "
+        f"some of these {split} positions may have chosen its weights"
+    )

@@ -95,9 +95,8 @@ def evaluate(
     (``iso_defined``: at how many positions an ISO error is defined, which differs between predictors), and the errors
     ``per_position``.
     """
+    check_split(room, split)
     indices = room.splits[split]
-    if not len(indices):
-        raise InputError(f"{room.name} has no {split} positions; measure more than 12, or name a split that has some")
     true = Measured.of(room.rirs[indices])
     rows = []
     for name, predicted in predictions.items():
@@ -119,6 +118,11 @@ def evaluate(
                 },
             }
         )
+    return {**report_head(room, split, k, seed), "rows": rows}
+
+
+def report_head(room: Room, split: str, k: int, seed: int) -> dict[str, Any]:
+    """What a report is of, without its rows."""
     return {
         "room": room.room,
         "configuration": room.configuration,
@@ -126,10 +130,16 @@ def evaluate(
         "k": k,
         "seed": seed,
         "shots": len(room.splits["train"]),
-        "positions": len(indices),
-        "position_indices": indices.tolist(),
-        "rows": rows,
+        "positions": len(room.splits[split]),
+        "position_indices": room.splits[split].tolist(),
+        "rows": [],
     }
+
+
+def check_split(room: Room, split: str) -> None:
+    """Raise ``InputError`` if a split has no positions."""
+    if not len(room.splits[split]):
+        raise InputError(f"{room.name} has no {split} positions; measure at 14 or more, or give splits in room.json")
 
 
 def _count(values: np.ndarray) -> int:

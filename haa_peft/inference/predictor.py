@@ -105,18 +105,17 @@ class RoomPredictor:
     def switch(self, name: str) -> None:
         """Use another adapter of the same backbone; if that fails, the former one stays in use."""
         pack = read_pack(self._store, AdapterName.parse(name))
+        panorama = render_panorama(pack.surfaces, pack.receiver)
         if self._adapter is not None:
             self._adapter.detach()
         try:
             adapter = attach_pack(self._backbone, pack)
-        except InputError:
+        except BaseException:
             if self._pack is not None:
                 self._adapter = attach_pack(self._backbone, self._pack)
             raise
-        self._adapter, self._pack = adapter, pack
-        self._references = References(
-            render_panorama(pack.surfaces, pack.receiver), pack.rirs, pack.positions - pack.receiver
-        )
+        references = References(panorama, pack.rirs, pack.positions - pack.receiver)
+        self._adapter, self._pack, self._references = adapter, pack, references
 
     def close(self) -> None:
         """Take the adapter off the backbone, which can then serve another predictor."""
@@ -159,7 +158,7 @@ class RoomPredictor:
             raise InputError("positions hold NaN or infinity but must be finite metres in room coordinates")
         low, high = pack.surfaces.bounds()
         for position in positions:
-            if (position < low).any() or (position > high).any():
+            if (position < low - NEAREST).any() or (position > high + NEAREST).any():
                 raise InputError(
                     f"position {position.tolist()} lies outside {pack.name}, which spans "
                     f"{low.round(3).tolist()} to {high.round(3).tolist()} m"

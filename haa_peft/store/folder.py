@@ -75,13 +75,14 @@ def _previous(target: Path) -> list[Path]:
 def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
     """All files of one state of an entry, also while another process replaces it."""
     target = name.folder(store)
-    last_error = ""
+    last_error, absent = "", 0
     for _ in range(ATTEMPTS):
         try:
             folder = target if target.exists() else next(iter(_previous(target)))
             files = {file_name: (folder / file_name).read_bytes() for file_name in (*HASHED, CARD)}
         except (FileNotFoundError, NotADirectoryError, StopIteration) as error:
-            if not target.parent.is_dir() or (not target.exists() and not _previous(target)):
+            absent += not target.parent.is_dir() or (not target.exists() and not _previous(target))
+            if absent > 2:  # not only in the instant between a writer's two renames
                 known = ", ".join(map(str, list_names(store)))
                 raise InputError(f"no adapter {name} in store {store}; it holds: {known or 'nothing'}") from None
             last_error = f"{Path(str(getattr(error, 'filename', target))).name} is missing"

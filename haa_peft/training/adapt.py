@@ -135,7 +135,7 @@ def adapt(
         checkpoint = run_folder / "checkpoint.pt"
         run = _Progress(adapter, optimizer, scheduler)
         if resume:
-            run.restore(load_checkpoint(checkpoint, settings))
+            run.restore(load_checkpoint(checkpoint, settings, run.state()))
         else:
             run.consider(objective.validation_loss(training.k), training.patience)
             if accelerator.is_main_process:
@@ -250,7 +250,7 @@ class _Log:
         if accelerator.is_main_process:
             path = folder / "log.jsonl"
             # what was logged behind the checkpoint is done again
-            kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step] if step else []
+            kept = path.read_text(encoding="utf-8").splitlines(keepends=True)[:step] if step and path.exists() else []
             self._file = path.open("w", encoding="utf-8")
             self._file.writelines(kept)
 

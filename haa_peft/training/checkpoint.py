@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, content.getvalue())
 
 
-def load_checkpoint(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote; its ``settings`` must be those of the run that goes on."""
+def load_checkpoint(path: Path, settings: dict[str, Any], needed: Iterable[str]) -> dict[str, Any]:
+    """Read what :func:`save_checkpoint` wrote, with its ``needed`` entries, of a run of the same ``settings``."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = dict(state["settings"])
+        state = {key: state[key] for key in needed}
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no checkpoint to resume from; start without --resume") from None
     except Exception:  # whatever a damaged file makes of the unpickler

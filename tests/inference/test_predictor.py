@@ -5,6 +5,7 @@ import torch
 from haa_peft import RoomPredictor, load_room
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.errors import InputError
+from haa_peft.inference import predictor as predictor_module
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
@@ -74,6 +75,33 @@ def test_a_failed_switch_keeps_the_room(store, tiny_backbone):
         predictor.switch("studio/panel")
     assert predictor.name == "studio/base"
     np.testing.assert_array_equal(predictor.predict(QUERIES), before)
+
+
+@pytest.mark.parametrize("step", ["attach_stored", "render_panorama"])
+def test_any_other_failure_while_switching_keeps_the_room_too(step, store, tiny_backbone, monkeypatch):
+    predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
+    before = predictor.predict(QUERIES)
+    real, calls = getattr(predictor_module, step), []
+
+    def fails_once(*given):
+        calls.append(given)
+        if len(calls) == 1:
+            raise RuntimeError("out of memory")
+        return real(*given)
+
+    monkeypatch.setattr(predictor_module, step, fails_once)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        predictor.switch("studio/panel")
+    assert predictor.name == "studio/base"
+    np.testing.assert_allclose(predictor.predict(QUERIES), before, atol=1e-6)
+
+
+def test_one_backbone_serves_one_predictor_at_a_time(store, tiny_backbone):
+    predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
+    with pytest.raises(InputError, match="carries an adapter already"):
+        RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
+    predictor.close()
+    RoomPredictor.load("studio/panel", store=store, backbone=tiny_backbone)
 
 
 @pytest.mark.parametrize(

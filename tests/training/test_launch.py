@@ -38,9 +38,8 @@ def free_port():
 
 
 def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, tmp_path):
-    script = (
-        f"--room {room_folder} --backbone {tiny_backbone_file} --k 4 --max-steps 20 --validate-every 5 --shots 11".split()
-    )
+    script = ["--room", str(room_folder), "--backbone", str(tiny_backbone_file), "--k", "4", "--shots", "11"]
+    script += ["--max-steps", "20", "--validate-every", "5"]
     port = ["--main_process_port", free_port()]
     runs = {
         "one": (
