@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import multiprocessing
+import signal
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,17 +68,13 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     write_atomically(description, json.dumps(facts).encode())
     n_shards = -(-n_rooms // ROOMS_PER_SHARD)
     missing = [s for s in range(n_shards) if not shard_path(folder, s).exists()]
+    # an interruption goes to this process alone, and leaving the block ends the workers at once
     with (
-        ProcessPoolExecutor(workers or os.cpu_count()) as pool,
+        multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
         tqdm(total=n_shards, initial=n_shards - len(missing), unit="shard", desc="simulating rooms") as bar,
     ):
-        try:
-            for done in as_completed([pool.submit(write_shard, folder, seed, shard) for shard in missing]):
-                done.result()
-                bar.update()
-        except BaseException:  # an interruption too: shards that are begun end, no other begins
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for _ in pool.imap_unordered(partial(write_shard, folder, seed), missing):
+            bar.update()
 
 
 @dataclass(frozen=True)
