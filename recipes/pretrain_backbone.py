@@ -11,7 +11,6 @@ The validation rooms are the corpus' last; the weights kept are the moving avera
 import argparse
 import copy
 import dataclasses
-import hashlib
 import itertools
 import json
 import platform
@@ -29,12 +28,14 @@ import haa_peft
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import log_magnitude, magnitude
+from haa_peft.adaptation.methods import UNUSED
 from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
-from haa_peft.files import write_atomically, write_json
-from haa_peft.rooms.corpus import Corpus, simulate_corpus
+from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.rooms.corpus import Corpus, corpus_fingerprint, simulate_corpus
+from haa_peft.rooms.simulation import SOURCES_PER_ROOM
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.pretraining import Panoramas, PretrainingObjective, draw_batch
@@ -112,8 +113,42 @@ def validation_losses(
     return float(np.mean(ours)), float(np.mean(nearest))
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    training_rooms = args.rooms - args.validation_rooms
+    for flag, least, most in (
+        ("rooms", 2, 10**7),
+        ("validation_rooms", 1, args.rooms - 1),
+        ("rooms_per_step", 1, training_rooms),
+        ("targets", 1, SOURCES_PER_ROOM),
+        ("k", 1, SOURCES_PER_ROOM - 1),
+        ("max_steps", 1, 10**9),
+        ("validate_every", 1, 10**9),
+        ("seed", 0, 2**32 - 1),
+    ):
+        if not least <= getattr(args, flag) <= most:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is {getattr(args, flag)} but must be from {least} to {most}")
+    for flag, most in (("lr", 1.0), ("weight_decay", 100.0), ("ema", 1.0)):
+        if not 0 <= getattr(args, flag) < most:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is {getattr(args, flag)} but must be from 0 to below {most:g}")
+    check_writable(args.out)
+
+
+def read_config(path: Path | None) -> XRIRConfig:
+    if path is None:
+        return SMALL
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config {path}: cannot be read as JSON ({error})") from None
+    return XRIRConfig.from_dict(values, str(path))
+
+
 def main() -> None:
     args = parse_arguments()
+    check_arguments(args)
+    config = read_config(args.config)
     accelerator = start_accelerator(args.seed)
     if args.rooms_per_step % accelerator.num_processes:
         raise InputError(
@@ -127,8 +162,9 @@ def main() -> None:
     training_rooms = np.arange(len(corpus) - args.validation_rooms)
     validation_rooms = np.arange(len(corpus) - args.validation_rooms, len(corpus))
 
-    config = XRIRConfig.from_dict(json.loads(args.config.read_text()), str(args.config)) if args.config else SMALL
     backbone = XRIR(config)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(not name.startswith(UNUSED))  # DDP waits for gradients that never come
     panoramas = Panoramas(corpus, config.panorama_pooling)
     average = copy.deepcopy(backbone).eval().requires_grad_(False).to(accelerator.device)
     objective = PretrainingObjective(backbone)
@@ -217,8 +253,6 @@ def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], sec
     config = dataclasses.asdict(model.config)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(args.out, save(tensors, metadata={CONFIG_KEY: json.dumps(config)}))
-    shards = sorted(args.corpus.glob("rooms-*.safetensors"))
-    corpus_hash = hashlib.sha256("".join(f"{s.name}:{s.stat().st_size}" for s in shards).encode()).hexdigest()
     write_json(
         args.out.with_suffix(".json"),
         {
@@ -237,7 +271,7 @@ def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], sec
                 "rooms": rooms,
                 "validation_rooms": args.validation_rooms,
                 "seed": args.seed,
-                "shards": corpus_hash,
+                "sha256": corpus_fingerprint(args.corpus, rooms),
             },
             "curve": curve,
             "seconds": round(seconds),
@@ -254,4 +288,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import signal
@@ -75,6 +76,14 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     ):
         for _ in pool.imap_unordered(partial(write_shard, folder, seed), missing):
             bar.update()
+
+
+def corpus_fingerprint(folder: Path, n_rooms: int) -> str:
+    """SHA-256 of the content of the shards that hold the first ``n_rooms`` rooms."""
+    digest = hashlib.sha256()
+    for shard in range(-(-n_rooms // ROOMS_PER_SHARD)):
+        digest.update(shard_path(folder, shard).read_bytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

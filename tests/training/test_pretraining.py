@@ -11,8 +11,9 @@ import torch
 from safetensors.numpy import save_file
 
 from haa_peft import load_backbone
+from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
-from haa_peft.rooms.corpus import ROOMS_PER_SHARD, SOURCES_PER_ROOM, Corpus, shard_path
+from haa_peft.rooms.corpus import ROOMS_PER_SHARD, SOURCES_PER_ROOM, Corpus, corpus_fingerprint, shard_path
 from haa_peft.rooms.simulation import draw_room
 from haa_peft.training.pretraining import Panoramas, RoomTensors, draw_queries
 from haa_peft.training.schedule import warmup_cosine
@@ -70,14 +71,48 @@ def test_learning_rate_rises_and_falls():
     assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
+def load_recipe():
+    spec = importlib.util.spec_from_file_location("pretrain_backbone", RECIPE)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--k 16", "--k is 16 but must be from 1 to 15"),
+        ("--targets 0", "--targets is 0"),
+        ("--rooms 25 --validation-rooms 25", "--validation-rooms is 25 but must be from 1 to 24"),
+        ("--rooms-per-step 0", "--rooms-per-step is 0"),
+        ("--validate-every 0", "--validate-every is 0"),
+        ("--lr nan", "--lr is nan"),
+        ("--config nowhere.json", "--config nowhere.json: cannot be read"),
+    ],
+)
+def test_bad_options(options, message, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *options.split()])
+    with pytest.raises(InputError, match=message):
+        load_recipe().main()
+    assert not list(tmp_path.iterdir())  # nothing was simulated
+
+
+def test_a_corpus_is_known_by_its_content(corpus_folder):
+    before = corpus_fingerprint(corpus_folder, 25)
+    path = shard_path(corpus_folder, 0)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert corpus_fingerprint(corpus_folder, 25) != before
+
+
 def test_the_recipe_trains_resumes_and_says_how(corpus_folder, tmp_path, monkeypatch):
     (corpus_folder / "corpus.json").write_text(
         json.dumps({"seed": 0, "rooms_per_shard": ROOMS_PER_SHARD, "sources_per_room": SOURCES_PER_ROOM})
     )
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
-    spec = importlib.util.spec_from_file_location("pretrain_backbone", RECIPE)
-    recipe = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recipe)
+    recipe = load_recipe()
 
     def run(out, *more):
         options = f"--corpus {corpus_folder} --config {tmp_path / 'config.json'} --rooms 25 --validation-rooms 2"
