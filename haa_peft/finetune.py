@@ -17,6 +17,7 @@ from haa_peft.evaluation.compare import Candidate, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
+from haa_peft.inference.predictor import prepare_pack
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import make_card
@@ -51,6 +52,8 @@ def parse_arguments(method: str, description: str, arguments: Sequence[str] | No
     parser.add_argument("--warmup", type=int, default=training.warmup, help="steps (default: %(default)s)")
     parser.add_argument("--validate-every", type=int, default=training.validate_every, help="steps (%(default)s)")
     parser.add_argument("--patience", type=int, default=training.patience, help="validations (default: %(default)s)")
+    parser.add_argument("--checkpointing", action="store_true", help="keep no activations inside the encoders but "
+                        "compute them again: half the memory or less, a third more time")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the whole report here")
     parser.add_argument("--run-dir", type=Path, help="log and checkpoint (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
@@ -97,14 +100,16 @@ def finetune(args: argparse.Namespace) -> None:
     backbone = load_backbone(args.backbone)
     accelerator = start_accelerator(args.seed, **trackers)
     backbone = backbone.to(accelerator.device)
+    backbone.checkpointing = args.checkpointing
     if args.tensorboard:
         accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
         valid = len(room.splits["valid"])
+        precision = "" if accelerator.mixed_precision == "no" else f", {accelerator.mixed_precision}"
         print(
             f"{room.name}: {len(room.splits['train'])} measurements train, {valid} validate, "
             f"{len(room.splits['test'])} test; {args.method} on {args.backbone}, "
-            f"{accelerator.num_processes} process(es)"
+            f"{accelerator.num_processes} process(es){precision}"
         )
         if not valid:
             print("no validation positions: the training positions, each predicted from the others, choose the weights")
@@ -147,7 +152,7 @@ def _finish(
         print("\nno test positions, so no test errors; measure at 14 or more, or give splits in room.json")
         report, summary = report_head(room, "test", args.k, args.seed), None
     card = make_card(adaptation, room, backbone.origin, summary)
-    pack = RoomPack.of_room(name, room, adaptation.config, adaptation.tensors, card)
+    pack = prepare_pack(backbone, RoomPack.of_room(name, room, adaptation.config, adaptation.tensors, card))
     verb = "replaced" if name.folder(store_folder(args.store)).exists() else "stored"
     folder = write_pack(store_folder(args.store), pack)
     kept = f"step {adaptation.best_step} of {adaptation.steps}"

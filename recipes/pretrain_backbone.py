@@ -31,7 +31,7 @@ from haa_peft.acoustics.spectrogram import log_magnitude, magnitude
 from haa_peft.adaptation.methods import UNUSED
 from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint
 from haa_peft.backbone.config import XRIRConfig
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.rooms.corpus import Corpus, corpus_fingerprint, simulate_corpus
@@ -88,27 +88,19 @@ def validation_losses(
     model: XRIR, corpus: Corpus, panoramas: Panoramas, rooms: np.ndarray, k: int
 ) -> tuple[float, float]:
     """Loss of the model and of the nearest aligned reference, over the same seeded queries of unseen rooms."""
-    device = model.time_embedder.freqs.device
     ours, nearest = [], []
     for index in rooms:
         ((room, targets, references),) = draw_batch(
             corpus, panoramas, [index], np.random.default_rng((1, index)), 12, k, training=False
         )
-        rirs, positions = room.rirs.to(device), room.positions.to(device)
-        true = magnitude(rirs[targets])
-        ours.append(
-            training_loss(
-                model.forward_room(
-                    room.panorama.to(device), rirs, positions, targets.to(device), references.to(device)
-                ),
-                true,
-            )
-            .mean()
-            .item()
-        )
-        closest = (positions[references] - positions[targets][:, None]).norm(dim=-1).argmin(dim=1)
-        chosen = references[torch.arange(len(targets)), closest.cpu()]
-        aligned = align(rirs[chosen][:, None], positions[chosen][:, None], positions[targets])[:, 0]
+        given = (room.panorama, room.rirs, room.positions, targets, references)
+        query = RoomQueries(*(tensor.to(model.device) for tensor in given))
+        true = magnitude(query.rirs[query.targets])
+        ours.append(training_loss(model.forward_rooms([query])[0], true).mean().item())
+        at_target, at_references = query.positions[query.targets], query.positions[query.references]
+        closest = (at_references - at_target[:, None]).norm(dim=-1).argmin(dim=1, keepdim=True)
+        chosen = query.references.gather(1, closest)
+        aligned = align(query.rirs[chosen], query.positions[chosen], at_target)[:, 0]
         nearest.append(training_loss(log_magnitude(aligned), true).mean().item())
     return float(np.mean(ours)), float(np.mean(nearest))
 

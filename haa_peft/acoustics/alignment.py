@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 
@@ -27,8 +28,8 @@ def align(rirs: Tensor, reference_positions: Tensor, target_positions: Tensor) -
     target_distance = target_positions.norm(dim=-1, keepdim=True)
     delay = torch.round((target_distance - reference_distance) / SPEED_OF_SOUND * SAMPLE_RATE).long()
     length = rirs.shape[-1]
-    index = torch.arange(length, device=rirs.device) - delay[..., None]
-    inside = (index >= 0) & (index < length)
-    shape = index.shape
-    shifted = torch.gather(rirs.expand(shape), -1, index.clamp(0, length - 1)) * inside
+    # every shift is a window on the RIR between zeros; one beyond its length shows zeros alone
+    windows = pad(rirs.expand(*delay.shape, length).reshape(-1, length), (length, length)).unfold(-1, length, 1)
+    start = (length - delay).clamp(0, 2 * length).flatten()
+    shifted = windows[torch.arange(len(start), device=rirs.device), start].unflatten(0, delay.shape)
     return shifted * (reference_distance / (target_distance + 1e-7))[..., None]

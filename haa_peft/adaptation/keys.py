@@ -22,3 +22,15 @@ def check_keys(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor]) 
                 f"the adapter does not fit this backbone: tensor {name} is {tuple(found[name].shape)} "
                 f"but must be {tuple(shape)}"
             )
+
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ``InputError`` if a tensor is not of floating point or holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise InputError(f"adapter tensor {name} is of {tensor.dtype}, not of floating point; the file is damaged")
+        if not torch.isfinite(tensor.float()).all():
+            raise InputError(f"adapter tensor {name} holds NaN or infinity; the file is damaged")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from haa_peft.adaptation.keys import check_keys
+from haa_peft.adaptation.low_rank import fast_forward
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
@@ -19,7 +21,36 @@ if TYPE_CHECKING:
 
 LARGEST_RANK, LARGEST_ALPHA = 4096, 1e6
 FREE = ("r", "lora_alpha", "target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision")
-"""Entries of ``adapter_config.json`` that may differ from a plain LoRA's."""
+"""Entries of ``adapter_config.json`` that may be anything."""
+PLAIN = {"peft_type": "LORA", "bias": "none", "init_lora_weights": True, "megatron_core": "megatron.core",
+         "qalora_group_size": 16}  # fmt: skip
+"""Entries that a plain LoRA sets; all others are empty or off."""
+
+
+def read_lora_config(config: dict) -> tuple[int, float, list[str]]:
+    """Rank, alpha and targets of an ``adapter_config.json``, of plain LoRA alone.
+
+    Any other option would change the base, the computation or what is trained, so it is an ``InputError``.
+    """
+    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
+    if (
+        not (isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank <= LARGEST_RANK)
+        or not (isinstance(alpha, int | float) and 0 < alpha < LARGEST_ALPHA)
+        or not (isinstance(targets, list) and all(isinstance(target, str) for target in targets))
+    ):
+        raise InputError(f"adapter_config.json: r {rank!r}, lora_alpha {alpha!r} or target_modules are not LoRA's")
+    other = [key for key, value in config.items() if key not in FREE and value != PLAIN.get(key) and value]
+    if other:
+        raise InputError(f"adapter_config.json sets {', '.join(other)}; only plain LoRA on Linear layers is loaded")
+    return rank, float(alpha), targets
+
+
+def check_targets(backbone: XRIR, targets: list[str]) -> None:
+    """Raise ``InputError`` unless targets are full names of Linear modules of the backbone."""
+    linear = {name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    unknown = sorted(set(targets) - linear)
+    if not targets or unknown:
+        raise InputError(f"the adapter does not fit this backbone: LoRA targets {unknown[:3]} are not in it")
 
 
 def _plain_config(targets: list[str], rank: int, alpha: float) -> LoraConfig:
@@ -41,9 +72,7 @@ class LoraAdapter:
         from peft import get_peft_model
 
         targets = set(config.target_modules or [])
-        unknown = sorted(targets - {name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)})
-        if not targets or unknown:
-            raise InputError(f"the adapter does not fit this backbone: LoRA targets {unknown[:3]} are not in it")
+        check_targets(backbone, sorted(targets))
         self._backbone = backbone
         backbone.base_fingerprint = fingerprint(backbone)
         self._peft = get_peft_model(backbone, config)
@@ -51,6 +80,9 @@ class LoraAdapter:
             extra = sorted(set(self._peft.targeted_module_names) ^ targets)
             self.detach()
             raise InputError(f"LoRA targets match other modules than they name: {extra[:3]}")
+        for name in targets:
+            layer = backbone.get_submodule(name)
+            layer.forward = partial(fast_forward, layer)  # type: ignore[method-assign]  peft's values, in fewer passes
 
     @classmethod
     def fresh(cls, backbone: XRIR, targets: list[str], rank: int, alpha: float) -> LoraAdapter:
@@ -60,21 +92,8 @@ class LoraAdapter:
     @classmethod
     def stored(cls, backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> LoraAdapter:
         """LoRA as ``adapter_config.json`` and ``adapter_model.safetensors`` describe it."""
-        rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
-        if (
-            not (isinstance(rank, int) and not isinstance(rank, bool) and 0 < rank <= LARGEST_RANK)
-            or not (isinstance(alpha, int | float) and 0 < alpha < LARGEST_ALPHA)
-            or not (isinstance(targets, list) and all(isinstance(target, str) for target in targets))
-        ):
-            raise InputError(f"adapter_config.json: r {rank!r}, lora_alpha {alpha!r} or target_modules are not LoRA's")
-        plain = _plain_config(targets, rank, alpha)
-        # any other option would change the base, the computation or what is trained: only plain LoRA is loaded
-        values = _json_values(plain)
-        # entries that this peft does not know come from another version of it
-        other = [key for key, value in config.items() if key in values and key not in FREE and value != values[key]]
-        if other:
-            raise InputError(f"adapter_config.json sets {', '.join(other)}; only plain LoRA on Linear layers is loaded")
-        adapter = cls(backbone, plain)
+        rank, alpha, targets = read_lora_config(config)
+        adapter = cls(backbone, _plain_config(targets, rank, alpha))
         try:
             adapter.load(tensors)
         except InputError:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adaptation.delta import DeltaAdapter
+from haa_peft.adaptation.keys import check_finite
 from haa_peft.adaptation.lora import LARGEST_RANK, LoraAdapter
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 
 METHODS = ("lora", "bias", "full")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 UNUSED = ("source_proj.", "audio_enc.cnn.fc_backup.")
 """Modules of the published checkpoint that never run."""
 
@@ -75,6 +75,13 @@ def check_free(backbone: XRIR) -> None:
         raise InputError("the backbone carries an adapter already; detach it, or load another backbone")
 
 
+def delta_method(config: dict) -> str:
+    """Method of an ``adapter_config.json`` that is not LoRA's: ``bias`` or ``full``, or an ``InputError``."""
+    if config.get("method") not in ("bias", "full"):
+        raise InputError(f"adapter method is {config.get('method')!r} but must be bias or full")
+    return config["method"]
+
+
 def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> Adapter:
     """Put a stored adapter on a backbone.
 
@@ -85,16 +92,11 @@ def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> A
         shape, or not finite.
     """
     check_free(backbone)
-    for name, tensor in tensors.items():
-        if tensor.dtype not in FLOATS:
-            raise InputError(f"adapter tensor {name} is of {tensor.dtype}, not of floating point; the file is damaged")
-        if not torch.isfinite(tensor.float()).all():
-            raise InputError(f"adapter tensor {name} holds NaN or infinity; the file is damaged")
+    check_finite(tensors)
     if config.get("peft_type") == "LORA":
         return LoraAdapter.stored(backbone, config, tensors)
-    if config.get("method") not in ("bias", "full"):
-        raise InputError(f"adapter method is {config.get('method')!r} but must be bias or full")
-    adapter = DeltaAdapter(backbone, config["method"], parameter_names(backbone, config["method"]))
+    method = delta_method(config)
+    adapter = DeltaAdapter(backbone, method, parameter_names(backbone, method))
     try:
         adapter.load(tensors)
     except InputError:

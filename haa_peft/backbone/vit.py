@@ -1,10 +1,18 @@
 """Geometry encoder: a ViT on images of coordinates."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.linear import Linear
+
+Stage = tuple[nn.Module, Callable[[Tensor], Tensor]]
+"""A link of a chain, behind the module whose weights it uses."""
 
 
 def position_code(rows: int, columns: int, width: int) -> Tensor:
@@ -16,37 +24,37 @@ def position_code(rows: int, columns: int, width: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Pre-norm self-attention without biases."""
+    """Pre-norm self-attention without biases, with its residual."""
 
     def __init__(self, width: int, heads: int, head_width: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.to_qkv = nn.Linear(width, 3 * heads * head_width, bias=False)
-        self.to_out = nn.Linear(heads * head_width, width, bias=False)
+        self.to_qkv = Linear(width, 3 * heads * head_width, bias=False)
+        self.to_out = Linear(heads * head_width, width, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, tokens, width) -> (B, tokens, width)."""
         qkv = self.to_qkv(self.norm(tokens)).chunk(3, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv)
         attended = functional.scaled_dot_product_attention(q, k, v)
-        return self.to_out(attended.transpose(1, 2).flatten(2))
+        return tokens + self.to_out(attended.transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
-    """Pre-norm feed-forward with exact GELU."""
+    """Pre-norm feed-forward with exact GELU, with its residual."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.net = nn.Sequential(nn.LayerNorm(width), Linear(width, hidden), nn.GELU(), Linear(hidden, width))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, tokens, width) -> (B, tokens, width)."""
-        return self.net(tokens)
+        return tokens + self.net(tokens)
 
 
 class Transformer(nn.Module):
-    """Layers of attention and feed-forward, each with a residual, and a final norm."""
+    """Layers of attention and feed-forward, and a final norm."""
 
     def __init__(self, config: XRIRConfig) -> None:
         super().__init__()
@@ -61,32 +69,42 @@ class Transformer(nn.Module):
             for _ in range(config.depth)
         )
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, tokens, width) -> (B, tokens, width)."""
-        for layer in self.layers:
-            for block in layer:  # type: ignore[attr-defined]
-                tokens = tokens + block(tokens)
-        return self.norm(tokens)
+
+class PatchEmbedding(nn.Sequential):
+    """Cuts an image into patches, and each into one token."""
+
+    def __init__(self, config: XRIRConfig) -> None:
+        values = 3 * config.patch_height * config.patch_width
+        # numbered as in the published checkpoint, where entry 0 cuts the patches
+        super().__init__(
+            nn.Identity(), nn.LayerNorm(values), Linear(values, config.width), nn.LayerNorm(config.width)
+        )
+        self.patch = (config.patch_height, config.patch_width)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, tokens, width)."""
+        height, width = self.patch
+        patches = image.unfold(2, height, height).unfold(3, width, width)
+        # (B, 3, rows, columns, height, width) -> (B, rows * columns, height * width * 3)
+        return super().forward(patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2))
 
 
 class GeometryEncoder(nn.Module):
     """ViT without class token or pooling: an image of coordinates to its tokens."""
 
+    position_code: Tensor
+
     def __init__(self, config: XRIRConfig) -> None:
         super().__init__()
-        self.patch = (config.patch_height, config.patch_width)
-        values = 3 * config.patch_height * config.patch_width
-        # numbered as in the published checkpoint, where entry 0 cuts the patches
-        self.to_patch_embedding = nn.Sequential(
-            nn.Identity(), nn.LayerNorm(values), nn.Linear(values, config.width), nn.LayerNorm(config.width)
-        )
+        self.to_patch_embedding = PatchEmbedding(config)
         self.transformer = Transformer(config)
         self.register_buffer("position_code", position_code(*config.token_grid, config.width), persistent=False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) coordinates in units of 5 m -> (B, tokens, width)."""
-        height, width = self.patch
-        patches = image.unfold(2, height, height).unfold(3, width, width)
-        # (B, 3, rows, columns, height, width) -> (B, rows * columns, height * width * 3)
-        patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
-        return self.transformer(self.to_patch_embedding(patches) + self.position_code)
+    def stages(self) -> list[Stage]:
+        """The encoder as a chain, (B, 3, H, W) coordinates in units of 5 m -> (B, tokens, width)."""
+        blocks = [block for layer in self.transformer.layers for block in layer.children()]
+        norm = self.transformer.norm
+        return [(self.to_patch_embedding, self._embed), *((block, block) for block in blocks), (norm, norm)]
+
+    def _embed(self, image: Tensor) -> Tensor:
+        return self.to_patch_embedding(image) + self.position_code

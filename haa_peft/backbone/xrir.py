@@ -2,50 +2,24 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import N_FRAMES, log_magnitude
 from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.heads import BoundedWeighting, FrameGain, Projection, SinusoidalCode
 from haa_peft.backbone.resnet import ResNet18
-from haa_peft.backbone.vit import GeometryEncoder
+from haa_peft.backbone.vit import GeometryEncoder, Stage
 from haa_peft.geometry.panorama import PANORAMA_WIDTH
 
 LENGTH_SCALE = 5.0
 """Metres; coordinates enter the network divided by it."""
-DEPARTURE = 0.3
-"""Largest relative departure of a bounded weight from its softmax value."""
-
-
-class SinusoidalCode(nn.Module):
-    """[v, sin(v f), cos(v f)] with ten frequencies from 1 to ``2 ** top``: (..., D) -> (..., 21 D)."""
-
-    freqs: Tensor
-
-    def __init__(self, top: float) -> None:
-        super().__init__()
-        self.register_buffer("freqs", 2 ** torch.linspace(0, top, 10))
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Encode the last dimension; each frequency's block holds all its coordinates."""
-        phase = (values[..., None, :] * self.freqs[:, None]).flatten(-2)
-        return torch.cat([values, phase.sin(), phase.cos()], dim=-1)
-
-
-class Projection(nn.Module):
-    """A Linear under the name that it has in the published checkpoint."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(inputs, outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
-        return self.proj(x)
 
 
 class AudioEncoder(nn.Module):
@@ -56,56 +30,34 @@ class AudioEncoder(nn.Module):
         self.cnn = ResNet18(config)
 
 
-class BoundedWeighting(nn.Module):
-    """Starts as a distance-weighted average and learns bounded departures from it over time."""
+class RoomQueries(NamedTuple):
+    """Targets of one configuration, each with its references.
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.distance_rate = nn.Parameter(torch.tensor(1.5))
-        self.departure = nn.Linear(2 * channels, channels)
-        nn.init.zeros_(self.departure.weight)
-        nn.init.zeros_(self.departure.bias)
-
-    def forward(self, query: Tensor, keys: Tensor, distance: Tensor, time_code: Tensor) -> Tensor:
-        """Query (B, C), keys (B, K, C), distance (B, K) m, time code (T, C) -> weights (B, K, T)."""
-        scores = (keys @ query[..., None])[..., 0] / math.sqrt(query.shape[-1])
-        weights = torch.softmax(scores - self.distance_rate * distance, dim=-1)
-        departure = self.departure(torch.cat([keys, query[:, None].expand_as(keys)], dim=-1))
-        delta = departure @ time_code.T / math.sqrt(query.shape[-1])
-        return weights[..., None] * (1 + DEPARTURE * torch.tanh(delta))
-
-
-class FrameGain(nn.Module):
-    """A correction of the level in every frame, at most 1 neper (8.7 dB); zero until it has learned.
-
-    An average of log-spectrograms is too quiet where the references are noise-like, and no weighting of references
-    knows how the level changes behind a directional source.
+    ``panorama`` (3, 256, 512) m, or pooled already; ``rirs`` (R, 9600) measured RIRs of the first R ``positions``
+    (P, 3) m from the receiver; ``targets`` (B,) indices of positions; ``references`` (B, K) indices below R.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.proj = nn.Linear(2 * channels, channels)
-        nn.init.zeros_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, query: Tensor, keys: Tensor, weights: Tensor, time_code: Tensor) -> Tensor:
-        """Query (B, C), keys (B, K, C), weights (B, K, T), time code (T, C) -> nepers (B, T)."""
-        heard = (weights.mean(dim=-1, keepdim=True) * keys).sum(dim=1)
-        state = self.proj(torch.cat([query, heard], dim=-1))
-        return torch.tanh(state @ time_code.T / math.sqrt(query.shape[-1]))
+    panorama: Tensor
+    rirs: Tensor
+    positions: Tensor
+    targets: Tensor
+    references: Tensor
 
 
 class XRIR(nn.Module):
     """Predicts the log-spectrogram of the RIR at a position.
 
     ``XRIR(XRIRConfig())`` is the published network and has its state dict. It is fully batched and differentiable
-    and runs where its weights are. ``origin`` says where its weights came from.
+    and runs where its weights are. Encoders follow autocast; alignment, spectrograms and the heads stay in single
+    precision. ``origin`` says where the weights came from; with ``checkpointing``, activations inside the encoders are
+    computed again for the backward pass instead of kept.
     """
 
     def __init__(self, config: XRIRConfig | None = None) -> None:
         super().__init__()
         self.origin = "untrained"
         self.base_fingerprint: str | None = None  # kept while an adapter is attached
+        self.checkpointing = False
         config = config or XRIRConfig()
         self.config = config
         channels = config.channels
@@ -127,31 +79,54 @@ class XRIR(nn.Module):
         if config.frame_gain:
             self.frame_gain = FrameGain(channels)
 
-    def encode_geometry(self, panorama: Tensor, positions: Tensor) -> Tensor:
-        """What the room looks like from positions: (B, 3, 256, 512) m, (B, P, 3) m -> (B, P, C).
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.time_embedder.freqs.device
 
-        The panorama may be pooled already.
-        """
-        if panorama.shape[-1] == PANORAMA_WIDTH:
-            panorama = functional.avg_pool2d(panorama, self.config.panorama_pooling)
-        images = (positions[..., None, None] - panorama[:, None]) / LENGTH_SCALE
-        tokens = self.src_proj(self.source_network(images.flatten(0, 1)))
-        vectors = self.lin_proj_0(tokens.transpose(1, 2))[..., 0]
-        return vectors.unflatten(0, positions.shape[:2])
+    def pool(self, panorama: Tensor) -> Tensor:
+        """Panorama at the network's resolution, (..., 3, 256, 512) -> (..., 3, h, w); a pooled one stays."""
+        if panorama.shape[-1] != PANORAMA_WIDTH or self.config.panorama_pooling == 1:
+            return panorama
+        return functional.avg_pool2d(panorama, self.config.panorama_pooling)
+
+    def views(self, panorama: Tensor, positions: Tensor) -> Tensor:
+        """What the geometry encoder reads for positions (P, 3) m in one room: (P, 3, h, w) in units of 5 m."""
+        return (positions[..., None, None] - self.pool(panorama)) / LENGTH_SCALE
+
+    def geometry_stages(self) -> list[Stage]:
+        """The chain from views (P, 3, h, w) to vectors (P, C)."""
+        return [
+            *self.source_network.stages(),
+            (self.src_proj, self.src_proj),
+            (self.lin_proj_0, lambda tokens: self.lin_proj_0(tokens.transpose(1, 2))[..., 0]),
+        ]
+
+    def encode_views(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
+        """Run the geometry chain, or the stages from ``first`` to before ``last`` of it."""
+        for _, stage in self.geometry_stages()[first:last]:
+            x = self._run(stage, x)
+        return x.to(self.time_embedder.freqs.dtype)
+
+    def encode_audio(self, log_spectrograms: Tensor) -> Tensor:
+        """(..., 63, 310) -> (..., 8 * resnet_width)."""
+        x = log_spectrograms.flatten(0, -3)
+        for stage in self.audio_enc.cnn.stages():
+            x = self._run(stage, x)
+        return x.to(self.time_embedder.freqs.dtype).unflatten(0, log_spectrograms.shape[:-2])
+
+    def _run(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(stage, x, use_reentrant=False)
+        return stage(x)
 
     def encode_position(self, positions: Tensor) -> Tensor:
         """(..., 3) m from the receiver -> (..., C)."""
         return self.src_coord_proj(self.dist_embedder(positions / LENGTH_SCALE))
 
-    def encode_audio(self, log_spectrograms: Tensor) -> Tensor:
-        """(..., 63, 310) -> (..., 8 * resnet_width)."""
-        shape = log_spectrograms.shape
-        return self.audio_enc.cnn(log_spectrograms.reshape(-1, *shape[-2:])).reshape(*shape[:-2], -1)
-
     def time_code(self) -> Tensor:
         """Code of every frame, (310, C)."""
-        device = self.time_embedder.freqs.device
-        time = 2 * torch.arange(N_FRAMES, device=device) / N_FRAMES - 1
+        time = 2 * torch.arange(N_FRAMES, device=self.device) / N_FRAMES - 1
         return self.time_proj(self.time_embedder(time[:, None]))
 
     def weigh(self, query: Tensor, keys: Tensor, target: Tensor, references: Tensor) -> Tensor:
@@ -169,6 +144,39 @@ class XRIR(nn.Module):
         scores = torch.softmax((keys @ query[..., None])[..., 0] / channels, dim=-1)
         return (scores[..., None] * keys) @ self.time_code().T / channels
 
+    def query(self, target: Tensor, at_receiver: Tensor, at_target: Tensor) -> Tensor:
+        """A target's vector (B, C) from its position (B, 3) m and what is seen from receiver and target, (B, C)."""
+        return self.lin_proj_1(torch.cat([self.encode_position(target), at_receiver, at_target], dim=-1))
+
+    def keys(self, references: Tensor, at_receiver: Tensor, at_references: Tensor, audio: Tensor) -> Tensor:
+        """References' vectors (..., C) from positions (..., 3) m, views (..., C) and audio (..., 8 resnet_width)."""
+        receiver = at_receiver.expand_as(at_references)
+        return self.lin_proj_2(torch.cat([self.encode_position(references), receiver, at_references, audio], dim=-1))
+
+    def blend(self, query: Tensor, keys: Tensor, aligned: Tensor, target: Tensor, references: Tensor) -> Tensor:
+        """Weighted sum of the aligned log-spectrograms, (B, K, 63, 310) -> (B, 63, 310)."""
+        weights = self.weigh(query, keys, target, references)
+        output = (weights[:, :, None] * aligned).sum(dim=1)
+        if self.config.frame_gain:
+            output = output + self.frame_gain(query, keys, weights, self.time_code())[:, None]
+        return output
+
+    def combine(
+        self,
+        at_receiver: Tensor,
+        at_target: Tensor,
+        at_references: Tensor,
+        audio: Tensor,
+        aligned: Tensor,
+        target: Tensor,
+        references: Tensor,
+    ) -> Tensor:
+        """Log-spectrograms (B, 63, 310) from all encoded inputs."""
+        with torch.autocast(self.device.type, enabled=False):
+            query = self.query(target, at_receiver, at_target)
+            keys = self.keys(references, at_receiver[:, None], at_references, audio)
+            return self.blend(query, keys, aligned, target, references)
+
     def forward(
         self, panorama: Tensor, reference_rirs: Tensor, target_position: Tensor, reference_positions: Tensor
     ) -> Tensor:
@@ -181,68 +189,64 @@ class XRIR(nn.Module):
         target_position : (B, 3) metres from the receiver.
         reference_positions : (B, K, 3) metres from the receiver.
         """
-        origin = torch.zeros_like(target_position)[:, None]
-        seen_from = torch.cat([origin, target_position[:, None], reference_positions], dim=1)
-        geometry = self.encode_geometry(panorama, seen_from)
-        aligned = log_magnitude(align(reference_rirs, reference_positions, target_position))
-        audio = self.encode_audio(aligned if self.config.align_before_encoding else log_magnitude(reference_rirs))
-        return self.combine(
-            geometry[:, 0],
-            geometry[:, 1],
-            geometry[:, 2:],
-            audio,
-            aligned,
-            target_position,
-            reference_positions,
-        )
+        count = reference_rirs.shape[1]
+        here = torch.tensor([0], device=self.device)
+        others = torch.arange(count, device=self.device)[None]
+        positions = torch.cat([reference_positions, target_position[:, None]], dim=1)
+        rooms = zip(panorama, reference_rirs, positions, strict=True)
+        return torch.cat(self.forward_rooms([RoomQueries(*room, here + count, others) for room in rooms]))
 
-    def forward_room(
-        self, panorama: Tensor, rirs: Tensor, positions: Tensor, targets: Tensor, references: Tensor
-    ) -> Tensor:
-        """The same as :meth:`forward` for targets of one room, each distinct input encoded once.
+    def forward_rooms(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
+        """Log-spectrograms (B, 63, 310) for each room's targets.
 
-        Parameters
-        ----------
-        panorama : (3, 256, 512) m. positions : (P, 3) m from the receiver.
-        rirs : (R, 9600) measured RIRs of the first R positions.
-        targets : (B,) indices of positions. references : (B, K) indices below R.
-
-        Returns
-        -------
-        (B, 63, 310) log-spectrograms.
+        Every distinct input is encoded once: a position seen in one geometry, which configurations of a room may
+        share; an aligned pair; or a reference, where references are encoded as measured.
         """
-        used, places = torch.unique(torch.cat([targets[:, None], references], dim=1), return_inverse=True)
-        seen_from = torch.cat([torch.zeros_like(positions[:1]), positions[used]])
-        geometry = self.encode_geometry(panorama[None], seen_from[None])[0]
-        at_target, at_references = geometry[1 + places[:, 0]], geometry[1 + places[:, 1:]]
-        target_positions, reference_positions = positions[targets], positions[references]
-        aligned = log_magnitude(align(rirs[references], reference_positions, target_positions))
+        vectors = self._encode_distinct_views(rooms)
+        places = [(room.positions[room.targets], room.positions[room.references]) for room in rooms]
+        aligned = [
+            log_magnitude(align(room.rirs[room.references], references, targets))
+            for room, (targets, references) in zip(rooms, places, strict=True)
+        ]
         if self.config.align_before_encoding:
-            audio = self.encode_audio(aligned)
+            flat = self.encode_audio(torch.cat([part.flatten(0, 1) for part in aligned]))
+            counts = [part.shape[0] * part.shape[1] for part in aligned]
+            audio = [
+                part.unflatten(0, whole.shape[:2]) for part, whole in zip(flat.split(counts), aligned, strict=True)
+            ]
         else:
-            heard, rows = torch.unique(references, return_inverse=True)
-            audio = self.encode_audio(log_magnitude(rirs[heard]))[rows]
-        at_receiver = geometry[:1].expand_as(at_target)
-        return self.combine(
-            at_receiver, at_target, at_references, audio, aligned, target_positions, reference_positions
-        )
+            heard = [torch.unique(room.references, return_inverse=True) for room in rooms]
+            spectra = [log_magnitude(room.rirs[rows]) for room, (rows, _) in zip(rooms, heard, strict=True)]
+            parts = self.encode_audio(torch.cat(spectra)).split([len(rows) for rows, _ in heard])
+            audio = [part[rows] for part, (_, rows) in zip(parts, heard, strict=True)]
+        return [self.combine(*vectors[i], audio[i], aligned[i], *places[i]) for i in range(len(rooms))]
 
-    def combine(
-        self,
-        at_receiver: Tensor,
-        at_target: Tensor,
-        at_references: Tensor,
-        audio: Tensor,
-        aligned: Tensor,
-        target: Tensor,
-        references: Tensor,
-    ) -> Tensor:
-        """Weighted sum of the aligned log-spectrograms (B, K, 63, 310), from all encoded inputs."""
-        query = self.lin_proj_1(torch.cat([self.encode_position(target), at_receiver, at_target], dim=-1))
-        receiver = at_receiver[:, None].expand_as(at_references)
-        keys = self.lin_proj_2(torch.cat([self.encode_position(references), receiver, at_references, audio], dim=-1))
-        weights = self.weigh(query, keys, target, references)
-        output = torch.einsum("bkt,bkft->bft", weights, aligned)
-        if self.config.frame_gain:
-            output = output + self.frame_gain(query, keys, weights, self.time_code())[:, None]
-        return output
+    def _encode_distinct_views(self, rooms: Sequence[RoomQueries]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What is seen from receiver (B, C), targets (B, C) and references (B, K, C) of every room."""
+        panoramas: list[Tensor] = []
+        members: list[list[int]] = []
+        for i, room in enumerate(rooms):
+            same = [j for j, known in enumerate(panoramas) if torch.equal(known, room.panorama)]
+            if same:
+                members[same[0]].append(i)
+            else:
+                panoramas.append(room.panorama)
+                members.append([i])
+        views, positions = [], []
+        for panorama, group in zip(panoramas, members, strict=True):
+            asked = [rooms[i].positions[torch.cat([rooms[i].targets, rooms[i].references.flatten()])] for i in group]
+            distinct, rows = torch.unique(
+                torch.cat([torch.zeros_like(asked[0][:1]), *asked]), dim=0, return_inverse=True
+            )
+            views.append(self.views(panorama, distinct))
+            positions.append(rows)
+        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        encoded = self.encode_views(torch.cat(views)).split([len(part) for part in views])
+        for vectors, rows, group in zip(encoded, positions, members, strict=True):
+            counts = [1, *(rooms[i].targets.numel() + rooms[i].references.numel() for i in group)]
+            receiver, *parts = vectors[rows].split(counts)
+            for i, part in zip(group, parts, strict=True):
+                count = len(rooms[i].targets)
+                references = part[count:].unflatten(0, rooms[i].references.shape)
+                found[i] = (receiver.expand(count, -1), part[:count], references)
+        return [found[i] for i in range(len(rooms))]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from haa_peft.acoustics.spectrogram import N_BINS, N_FRAMES, RIR_LENGTH, magnitude_from_log
+from haa_peft.acoustics.spectrogram import RIR_LENGTH, magnitude_from_log
 from haa_peft.acoustics.waveform import griffin_lim, query_seeds, random_phases
+from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared, prepare_room
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.training.objective import nearest_references
 
-CHUNK = 64
-"""Positions predicted at once; bounds memory."""
+AT_ONCE = {"cpu": 16}
+"""Positions predicted together: bounds memory, and on a CPU fits its caches."""
+AT_ONCE_ELSEWHERE = 128
 
 
 @dataclass(frozen=True)
@@ -34,34 +38,52 @@ class References:
         train = room.splits["train"]
         return cls(room.panorama, room.rirs[train], room.positions[train] - room.receiver)
 
+    def prepare(self, backbone: XRIR) -> PreparedRoom:
+        """Encode them by a backbone with the adapter that it carries."""
+        device = backbone.device
+        return prepare_room(
+            backbone,
+            torch.from_numpy(self.panorama).to(device),
+            torch.from_numpy(self.rirs).to(device),
+            torch.from_numpy(self.positions).float().to(device),
+        )
+
+
+def positions_at_once(device: torch.device) -> int:
+    """How many positions to predict together on a device."""
+    return AT_ONCE.get(device.type, AT_ONCE_ELSEWHERE)
+
+
+def choose_targets(room: PreparedRoom, positions: np.ndarray, k: int) -> Targets:
+    """Positions (N, 3) m from the receiver, each with its K nearest references."""
+    chosen = nearest_references(positions, room.positions.double().cpu().numpy(), k)
+    device = room.positions.device
+    return Targets(torch.from_numpy(positions).float().to(device), torch.from_numpy(chosen).to(device))
+
 
 @torch.no_grad()
-def predict_rirs(backbone: XRIR, references: References, positions: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """RIRs at positions (N, 3) m from the receiver, each from its K nearest references: (N, 9600) float32.
+def waveforms(log_spectrograms: Sequence[Tensor], positions: np.ndarray, seed: int) -> np.ndarray:
+    """RIRs (N, 9600) float32 of predicted log-spectrograms at positions (N, 3) m from the receiver.
 
     Griffin-Lim starts from a phase that ``seed`` and the position decide, so a position's RIR does not depend on
     what else is asked.
     """
+    magnitudes = magnitude_from_log(torch.cat(list(log_spectrograms))).clamp_min_(0)
+    phases = random_phases(query_seeds(positions, seed)).to(magnitudes.device)
+    return griffin_lim(magnitudes, phases).cpu().numpy()
+
+
+def stream_rirs(
+    backbone: XRIR, room: PreparedRoom, positions: np.ndarray, k: int, seed: int
+) -> Iterator[np.ndarray]:
+    """RIRs at positions (N, 3) m from the receiver in parts of a few, (n, 9600) float32 each."""
+    for start in range(0, len(positions), positions_at_once(backbone.device)):
+        part = positions[start : start + positions_at_once(backbone.device)]
+        yield waveforms(predict_prepared(backbone, [(room, choose_targets(room, part, k))]), part, seed)
+
+
+def predict_rirs(backbone: XRIR, references: References, positions: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """RIRs at positions (N, 3) m from the receiver, each from its K nearest references: (N, 9600) float32."""
     if not len(positions):
         return np.zeros((0, RIR_LENGTH), dtype=np.float32)
-    device = backbone.time_embedder.freqs.device
-    panorama = torch.from_numpy(references.panorama).to(device)
-    measured = torch.from_numpy(references.rirs).to(device)
-    count = len(measured)
-    chosen = nearest_references(positions, references.positions, k)
-    seeds = query_seeds(positions, seed)
-    parts = []
-    for start in range(0, len(positions), CHUNK):
-        rows = slice(start, start + CHUNK)
-        table = torch.from_numpy(np.concatenate([references.positions, positions[rows]])).float().to(device)
-        log_spectrogram = backbone.forward_room(
-            panorama,
-            measured,
-            table,
-            torch.arange(count, len(table), device=device),
-            torch.from_numpy(chosen[rows]).to(device),
-        )
-        magnitudes = magnitude_from_log(log_spectrogram).clamp_min(0)
-        phases = random_phases(seeds[rows], (N_BINS, N_FRAMES)).to(device)
-        parts.append(griffin_lim(magnitudes, phases).cpu().numpy())
-    return np.concatenate(parts)
+    return np.concatenate(list(stream_rirs(backbone, references.prepare(backbone), positions, k, seed)))

@@ -2,41 +2,84 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
-from haa_peft.acoustics.spectrogram import SAMPLE_RATE
-from haa_peft.adaptation.methods import Adapter, attach_stored
+from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
+from haa_peft.adaptation.methods import Adapter, attach_stored, check_free
+from haa_peft.adaptation.weights import RoomWeights
 from haa_peft.backbone.checkpoint import fingerprint, load_backbone
+from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import render_panorama
-from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.inference.network import RoomNetwork
+from haa_peft.inference.predict import References, choose_targets, positions_at_once, waveforms
 from haa_peft.rooms.load import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
-from haa_peft.store.pack import RoomPack
+from haa_peft.store.pack import CARD, PREPARED, RoomPack
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+
+def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
+    """Raise ``InputError`` unless a pack was made for the backbone with this fingerprint."""
+    made_for = pack.card["backbone"]
+    if made_for.get("fingerprint") != base_fingerprint:
+        raise InputError(
+            f"{pack.name} was made for the backbone {made_for.get('origin')!r} "
+            f"(fingerprint {str(made_for.get('fingerprint'))[:16]}), not for {origin!r} "
+            f"({base_fingerprint[:16]}); load that backbone, or train the adapter again on this one"
+        )
 
 
 def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
     """Put a pack's adapter on the backbone that it was made for; raises ``InputError`` for any other."""
-    made_for, base_fingerprint = pack.card["backbone"], fingerprint(backbone)
-    if made_for.get("fingerprint") != base_fingerprint:
-        raise InputError(
-            f"{pack.name} was made for the backbone {made_for.get('origin')!r} "
-            f"(fingerprint {str(made_for.get('fingerprint'))[:16]}), not for {backbone.origin!r} "
-            f"({base_fingerprint[:16]}); load that backbone, or train the adapter again on this one"
-        )
+    check_backbone(pack, fingerprint(backbone), backbone.origin)
     try:
         return attach_stored(backbone, pack.config, pack.tensors)
     except InputError as error:
         raise InputError(f"{pack.name}: {error}") from None
 
 
+def prepare_pack(backbone: XRIR, pack: RoomPack) -> RoomPack:
+    """The pack with its references and its panorama encoded by the backbone that it was made for."""
+    adapter = attach_pack(backbone, pack)
+    try:
+        panorama = render_panorama(pack.surfaces, pack.receiver)
+        prepared = References(panorama, pack.rirs, pack.positions - pack.receiver).prepare(backbone)._asdict()
+    finally:
+        adapter.detach()
+    return dataclasses.replace(
+        pack, prepared={name: prepared[name].cpu() for name in ("panorama", "receiver", "views", "audio")}
+    )
+
+
+@dataclass(frozen=True)
+class LoadedRoom:
+    """A room in memory: its pack, its weights, its references as they see them, and which file state it is."""
+
+    pack: RoomPack
+    weights: RoomWeights
+    prepared: PreparedRoom
+    state: tuple[int, int, int]
+
+
 class RoomPredictor:
     """RIRs anywhere in a room, from a pack loaded by name; needs no data set.
+
+    The backbone is copied, so it can be trained on meanwhile. Rooms that were used stay in memory, up to
+    ``max_loaded`` of them, the least recently used one leaving first; switching among them only changes which
+    weights are meant. A room that was stored anew in the meantime is loaded again. One thread may use a predictor.
 
     Attributes
     ----------
@@ -47,11 +90,29 @@ class RoomPredictor:
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(self, backbone: XRIR, store: Path) -> None:
-        self._backbone, self._store = backbone, store
-        self._adapter: Adapter | None = None
-        self._pack: RoomPack | None = None
-        self._references: References | None = None
+    def __init__(
+        self,
+        backbone: XRIR,
+        store: Path,
+        *,
+        max_loaded: int = 32,
+        merged: bool = False,
+        precision: str = "float32",
+        compiled: bool = False,
+    ) -> None:
+        if max_loaded < 1:
+            raise InputError(f"max_loaded is {max_loaded} but must be at least 1")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r} but must be one of {', '.join(PRECISIONS)}")
+        check_free(backbone)
+        self._store, self._max_loaded = store, max_loaded
+        self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
+        self._merged, self._compiled, self._precision = merged, compiled, PRECISIONS[precision]
+        self._networks = RoomNetwork(backbone)
+        if compiled:
+            self._networks.compile()
+        self._rooms: OrderedDict[str, LoadedRoom] = OrderedDict()
+        self._room: LoadedRoom | None = None
 
     @classmethod
     def load(
@@ -61,6 +122,10 @@ class RoomPredictor:
         store: str | Path | None = None,
         backbone: XRIR | str | Path = "small",
         device: str | None = None,
+        max_loaded: int = 32,
+        merged: bool = False,
+        precision: str = "float32",
+        compiled: bool = False,
     ) -> RoomPredictor:
         """Load an adapter by name, such as ``hallway/panel1``.
 
@@ -70,6 +135,12 @@ class RoomPredictor:
         store : folder of adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
         backbone : the backbone that the adapter was made for, or what :func:`load_backbone` takes.
         device : such as ``"cuda"``; the backbone's unless given.
+        max_loaded : rooms kept in memory.
+        merged : add LoRA's products to a copy of the layers' weights when a room is loaded: fewer operations a
+            query, at the memory of those layers for every loaded room.
+        precision : of the encoders, ``float32`` or ``bfloat16``.
+        compiled : compile the transformer's blocks with ``torch.compile``; rooms are then merged, and the first
+            query takes long.
 
         Raises
         ------
@@ -77,51 +148,100 @@ class RoomPredictor:
             When there is no such adapter, it is damaged, or it was made for another backbone.
         """
         loaded = backbone if isinstance(backbone, XRIR) else load_backbone(backbone)
-        predictor = cls(loaded if device is None else loaded.to(device), store_folder(store))
+        predictor = cls(
+            loaded if device is None else loaded.to(device),
+            store_folder(store),
+            max_loaded=max_loaded,
+            merged=merged,
+            precision=precision,
+            compiled=compiled,
+        )
         predictor.switch(name)
         return predictor
 
     @property
     def name(self) -> str:
         """Name of the adapter in use."""
-        return str(self._in_use.name)
+        return str(self._in_use.pack.name)
 
     @property
     def card(self) -> dict:
         """What the adapter in use says about itself."""
-        return self._in_use.card
+        return self._in_use.pack.card
 
     @property
     def scale(self) -> float:
         """Largest magnitude of the references as measured; predictions are in units of it."""
-        return self._in_use.scale
+        return self._in_use.pack.scale
 
     @property
-    def _in_use(self) -> RoomPack:
-        if self._pack is None:
+    def loaded(self) -> list[str]:
+        """Names of the rooms in memory, the most recently used one last."""
+        return list(self._rooms)
+
+    @property
+    def _in_use(self) -> LoadedRoom:
+        if self._room is None:
             raise InputError("no adapter is loaded; call switch(name)")
-        return self._pack
+        return self._room
 
     def switch(self, name: str) -> None:
         """Use another adapter of the same backbone; if that fails, the former one stays in use."""
-        pack = read_pack(self._store, AdapterName.parse(name))
-        panorama = render_panorama(pack.surfaces, pack.receiver)
-        if self._adapter is not None:
-            self._adapter.detach()
+        self._room = self._load(name)
+
+    def _load(self, name: str) -> LoadedRoom:
+        parsed = AdapterName.parse(name)
+        state = self._state(parsed)
+        room = self._rooms.get(name)
+        if room is None or room.state != state or state is None:
+            room = self._read(parsed, state)
+            self._rooms[name] = room
+        self._rooms.move_to_end(name)
+        while len(self._rooms) > self._max_loaded:
+            self._rooms.popitem(last=False)
+        return room
+
+    def _state(self, name: AdapterName) -> tuple[int, int, int] | None:
+        """Tells one state of an entry from another without reading it: a pack is replaced as a whole."""
         try:
-            adapter = attach_pack(self._backbone, pack)
-        except BaseException:
-            if self._pack is not None:
-                self._adapter = attach_pack(self._backbone, self._pack)
-            raise
-        references = References(panorama, pack.rirs, pack.positions - pack.receiver)
-        self._adapter, self._pack, self._references = adapter, pack, references
+            card = (name.folder(self._store) / CARD).stat()
+        except OSError:
+            return None
+        return card.st_ino, card.st_mtime_ns, card.st_size
+
+    def _read(self, name: AdapterName, state: tuple[int, int, int] | None) -> LoadedRoom:
+        pack = read_pack(self._store, name)
+        check_backbone(pack, self._fingerprint, self._origin)
+        base = self._networks.base
+        try:
+            weights = RoomWeights.of_adapter(base, pack.config, pack.tensors)
+        except InputError as error:
+            raise InputError(f"{pack.name}: {error}") from None
+        if self._compiled:
+            weights = weights.complete(base)
+        elif self._merged:
+            weights = weights.merged(base)
+        return LoadedRoom(pack, weights, self._prepare(pack, weights), state or (0, 0, 0))
+
+    def _prepare(self, pack: RoomPack, weights: RoomWeights) -> PreparedRoom:
+        base = self._networks.base
+        if pack.prepared is None:
+            panorama = render_panorama(pack.surfaces, pack.receiver)
+            references = References(panorama, pack.rirs, pack.positions - pack.receiver)
+            with self._networks.using([(weights, 1)]):
+                return references.prepare(self._networks.network)
+        prepared = PreparedRoom(
+            rirs=torch.from_numpy(pack.rirs).to(base.device),
+            positions=torch.from_numpy(pack.positions - pack.receiver).float().to(base.device),
+            **{key: tensor.to(base.device) for key, tensor in pack.prepared.items()},
+        )
+        check_prepared(pack, prepared, base)
+        return prepared
 
     def close(self) -> None:
-        """Take the adapter off the backbone, which can then serve another predictor."""
-        if self._adapter is not None:
-            self._adapter.detach()
-        self._adapter = self._pack = self._references = None
+        """Forget all rooms."""
+        self._rooms.clear()
+        self._room = None
 
     def predict(self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0) -> np.ndarray:
         """RIRs between the room's receiver and positions.
@@ -141,28 +261,117 @@ class RoomPredictor:
         InputError
             For positions that are not finite, outside the room or at the receiver.
         """
-        pack = self._in_use
-        assert self._references is not None
-        positions = self._check_positions(positions_xyz)
-        k = int(pack.card["training"].get("k", 8)) if k is None else k
-        if not 1 <= k <= len(pack.rirs):
-            raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
-        return predict_rirs(self._backbone, self._references, positions - pack.receiver, k, seed)
+        parts = list(self.stream(positions_xyz, k=k, seed=seed))
+        return np.concatenate(parts) if parts else np.zeros((0, RIR_LENGTH), dtype=np.float32)
 
-    def _check_positions(self, positions_xyz: ArrayLike) -> np.ndarray:
-        pack = self._in_use
-        positions = np.atleast_2d(np.asarray(positions_xyz, dtype=np.float64))
-        if positions.ndim != 2 or positions.shape[1] != 3:
-            raise InputError(f"positions are {positions.shape} but must be (N, 3) metres in room coordinates")
-        if not np.isfinite(positions).all():
-            raise InputError("positions hold NaN or infinity but must be finite metres in room coordinates")
-        low, high = pack.surfaces.bounds()
-        for position in positions:
-            if (position < low - NEAREST).any() or (position > high + NEAREST).any():
-                raise InputError(
-                    f"position {position.tolist()} lies outside {pack.name}, which spans "
-                    f"{low.round(3).tolist()} to {high.round(3).tolist()} m"
-                )
-            if np.linalg.norm(position - pack.receiver) < NEAREST:
-                raise InputError(f"position {position.tolist()} lies at the receiver of {pack.name}; keep 1 cm away")
-        return positions
+    def stream(self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0) -> Iterator[np.ndarray]:
+        """As :meth:`predict`, some positions after the other: (n, 9600) arrays whose memory can be let go."""
+        room = self._in_use
+        positions = check_positions(room.pack, positions_xyz)
+        k = check_references(room.pack, k)
+        return self._stream([(room, positions, k)], seed)
+
+    def predict_many(
+        self, requests: Sequence[tuple[str, ArrayLike]], *, k: int | None = None, seed: int = 0
+    ) -> list[np.ndarray]:
+        """RIRs in several rooms, computed in common batches.
+
+        Parameters
+        ----------
+        requests : (name, positions) pairs, positions as for :meth:`predict`; names may repeat. The room in use stays.
+        k, seed : as for :meth:`predict`.
+
+        Returns
+        -------
+        For each request (N, 9600) float32, each in units of its room's ``scale``.
+        """
+        asked, answers = [], []
+        for name, positions_xyz in requests:
+            room = self._load(name)
+            positions = check_positions(room.pack, positions_xyz)
+            asked.append((name, positions, check_references(room.pack, k)))
+            answers.append(np.empty((len(positions), RIR_LENGTH), dtype=np.float32))
+        flat = [(i, row) for i, (_, positions, _) in enumerate(asked) for row in range(len(positions))]
+        at_once = positions_at_once(self._networks.base.device)
+        for start in range(0, len(flat), at_once):
+            part = flat[start : start + at_once]
+            wanted = list(dict.fromkeys(i for i, _ in part))
+            rows = [[row for j, row in part if j == i] for i in wanted]
+            batch = [(self._load(asked[i][0]), asked[i][1][r], asked[i][2]) for i, r in zip(wanted, rows, strict=True)]
+            found = np.split(self._predict_batch(batch, seed), np.cumsum([len(r) for r in rows])[:-1])
+            for i, r, rirs in zip(wanted, rows, found, strict=True):
+                answers[i][r] = rirs
+        return answers
+
+    def _stream(self, requests: list[tuple[LoadedRoom, np.ndarray, int]], seed: int) -> Iterator[np.ndarray]:
+        at_once = positions_at_once(self._networks.base.device)
+        for room, positions, k in requests:
+            for start in range(0, len(positions), at_once):
+                yield self._predict_batch([(room, positions[start : start + at_once], k)], seed)
+
+    def _predict_batch(self, batch: Sequence[tuple[LoadedRoom, np.ndarray, int]], seed: int) -> np.ndarray:
+        """RIRs (N, 9600) of all rooms' positions (n, 3) m in room coordinates, one after the other."""
+        relative = [positions - room.pack.receiver for room, positions, _ in batch]
+        rooms: list[tuple[PreparedRoom, Targets]] = [
+            (room.prepared, choose_targets(room.prepared, where, k))
+            for (room, _, k), where in zip(batch, relative, strict=True)
+        ]
+
+        def using(parts: Sequence[tuple[int, int]]) -> AbstractContextManager:
+            return self._networks.using([(batch[i][0].weights, rows) for i, rows in parts])
+
+        device = self._networks.base.device.type
+        lower = nullcontext() if self._precision is None else torch.autocast(device, self._precision)
+        with lower:
+            predicted = predict_prepared(self._networks.network, rooms, using)
+        return waveforms(predicted, np.concatenate(relative), seed)
+
+
+def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
+    """Positions (N, 3) m in room coordinates; raises ``InputError`` for those that the room does not have."""
+    positions = np.atleast_2d(np.asarray(positions_xyz, dtype=np.float64))
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise InputError(f"positions are {positions.shape} but must be (N, 3) metres in room coordinates")
+    if not np.isfinite(positions).all():
+        raise InputError("positions hold NaN or infinity but must be finite metres in room coordinates")
+    low, high = pack.surfaces.bounds()
+    outside = ((positions < low - NEAREST) | (positions > high + NEAREST)).any(axis=1)
+    if outside.any():
+        raise InputError(
+            f"position {positions[outside][0].tolist()} lies outside {pack.name}, which spans "
+            f"{low.round(3).tolist()} to {high.round(3).tolist()} m"
+        )
+    near = np.linalg.norm(positions - pack.receiver, axis=1) < NEAREST
+    if near.any():
+        raise InputError(
+            f"position {positions[near][0].tolist()} lies at the receiver of {pack.name}; keep 1 cm away"
+        )
+    return positions
+
+
+def check_references(pack: RoomPack, k: int | None) -> int:
+    """K as given or as in training, which must not be more than the pack's references."""
+    k = int(pack.card["training"].get("k", 8)) if k is None else k
+    if not 1 <= k <= len(pack.rirs):
+        raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
+    return k
+
+
+def check_prepared(pack: RoomPack, prepared: PreparedRoom, backbone: XRIR) -> None:
+    """Raise ``InputError`` unless what a pack keeps of its prepared room fits the backbone and is finite."""
+    config, count = backbone.config, len(pack.rirs)
+    rows, columns = config.token_grid
+    audio = 0 if config.align_before_encoding else 8 * config.resnet_width
+    expected = {
+        "panorama": (3, rows * config.patch_height, columns * config.patch_width),
+        "receiver": (config.channels,),
+        "views": (count, config.channels),
+        "audio": (count, audio),
+    }
+    for field, shape in expected.items():
+        tensor = getattr(prepared, field)
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+            raise InputError(
+                f"{pack.name}: {PREPARED} has {field} of {tuple(tensor.shape)} but it must be {shape} and finite; "
+                "restore or retrain the adapter"
+            )

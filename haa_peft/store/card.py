@@ -36,6 +36,7 @@ def make_card(adaptation: Adaptation, room: Room, origin: str, evaluation: dict 
         "method": method,
         "training": {
             **asdict(adaptation.training),
+            "precision": adaptation.precision,
             "steps": adaptation.steps,
             "best_step": adaptation.best_step,
             "validation": adaptation.validation,

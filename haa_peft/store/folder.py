@@ -10,7 +10,7 @@ from pathlib import Path
 
 from haa_peft.errors import InputError
 from haa_peft.store.names import PREVIOUS, AdapterName, list_names
-from haa_peft.store.pack import CARD, HASHED, RoomPack, parse_card, sha256
+from haa_peft.store.pack import CARD, HASHED, OPTIONAL, RoomPack, parse_card, sha256
 
 ATTEMPTS = 20
 PAUSE = 0.02
@@ -79,7 +79,10 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
     for _ in range(ATTEMPTS):
         try:
             folder = target if target.exists() else next(iter(_previous(target)))
-            files = {file_name: (folder / file_name).read_bytes() for file_name in (*HASHED, CARD)}
+            files = {CARD: (folder / CARD).read_bytes()}
+            described = parse_card(name, files[CARD])["files"]
+            wanted = [*HASHED, *(file_name for file_name in OPTIONAL if file_name in described)]
+            files |= {file_name: (folder / file_name).read_bytes() for file_name in wanted}
         except (FileNotFoundError, NotADirectoryError, StopIteration) as error:
             absent += not target.parent.is_dir() or (not target.exists() and not _previous(target))
             if absent > 2:  # not only in the instant between a writer's two renames
@@ -89,8 +92,7 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
         except OSError as error:
             raise InputError(f"{name}: cannot be read ({error.strerror})") from None
         else:
-            described = parse_card(name, files[CARD])["files"]
-            changed = [file_name for file_name in HASHED if described.get(file_name) != sha256(files[file_name])]
+            changed = [file_name for file_name in wanted if described.get(file_name) != sha256(files[file_name])]
             if not changed:
                 return files
             last_error = f"{changed[0]} is not the file that its card describes"

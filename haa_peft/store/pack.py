@@ -23,8 +23,9 @@ from haa_peft.store.names import AdapterName
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 REFERENCES, ROOM, CARD, README = "references.safetensors", "room.json", "card.json", "README.md"
+PREPARED = "prepared.safetensors"
 HASHED = (ADAPTER, CONFIG, REFERENCES, ROOM)
-FILES = (*HASHED, CARD, README)
+OPTIONAL = (PREPARED,)
 
 CARD_FIELDS: tuple[tuple[str, str, type], ...] = (
     ("backbone", "origin", str),
@@ -54,6 +55,9 @@ class RoomPack:
     surfaces : the room's planes.
     scale : the largest magnitude of the references as measured.
     card : what ``card.json`` says.
+    prepared : the references and the panorama as the adapted backbone encodes them (the fields of
+        :class:`~haa_peft.backbone.prepared.PreparedRoom` that are not stored anyway), so that loading encodes nothing;
+        packs without it are prepared when they are loaded.
     """
 
     name: AdapterName
@@ -65,9 +69,18 @@ class RoomPack:
     surfaces: Surfaces
     scale: float
     card: dict
+    prepared: dict[str, Tensor] | None = None
 
     @classmethod
-    def of_room(cls, name: AdapterName, room: Room, config: dict, tensors: dict[str, Tensor], card: dict) -> RoomPack:
+    def of_room(
+        cls,
+        name: AdapterName,
+        room: Room,
+        config: dict,
+        tensors: dict[str, Tensor],
+        card: dict,
+        prepared: dict[str, Tensor] | None = None,
+    ) -> RoomPack:
         """Pack an adapter with its room's training measurements as references."""
         train = room.splits["train"]
         return cls(
@@ -80,6 +93,7 @@ class RoomPack:
             room.surfaces,
             room.scale,
             {"schema": SCHEMA, "name": str(name), **card},
+            prepared,
         )
 
     def to_files(self) -> dict[str, bytes]:
@@ -104,7 +118,9 @@ class RoomPack:
             REFERENCES: safetensors.torch.save({key: tensor.contiguous() for key, tensor in references.items()}),
             ROOM: _json_bytes(room),
         }
-        card = nan_to_null({**self.card, "files": {name: sha256(files[name]) for name in HASHED}})
+        if self.prepared is not None:
+            files[PREPARED] = safetensors.torch.save({key: t.contiguous() for key, t in self.prepared.items()})
+        card = nan_to_null({**self.card, "files": {name: sha256(content) for name, content in files.items()}})
         return {**files, CARD: _json_bytes(card), README: readme(card).encode()}
 
     @classmethod
@@ -122,6 +138,11 @@ class RoomPack:
         config = _parsed(name, CONFIG, lambda: json.loads(files[CONFIG]))
         tensors = _parsed(name, ADAPTER, lambda: safetensors.torch.load(files[ADAPTER]))
         references = _parsed(name, REFERENCES, lambda: safetensors.torch.load(files[REFERENCES]))
+        prepared = None
+        if PREPARED in files:
+            prepared = _parsed(name, PREPARED, lambda: safetensors.torch.load(files[PREPARED]))
+            if set(prepared) != {"panorama", "receiver", "views", "audio"}:
+                raise InputError(f"{name}: {PREPARED} holds {sorted(prepared)}; restore or retrain the adapter")
         pack = _parsed(
             name,
             ROOM,
@@ -135,6 +156,7 @@ class RoomPack:
                 Surfaces.from_json(room["surfaces"], f"{name}: {ROOM}"),
                 float(room["scale"]),
                 card,
+                prepared,
             ),
         )
         pack._check_references()

@@ -82,6 +82,7 @@ class Adaptation:
     steps: int
     validation: list[tuple[int, float]]
     seconds: float
+    precision: str = "no"
 
     @property
     def adapter_bytes(self) -> int:
@@ -131,6 +132,7 @@ def adapt(
             "backbone": base_fingerprint,
             **dataclasses.asdict(method),
             **dataclasses.asdict(training),
+            "precision": accelerator.mixed_precision,
         }
         checkpoint = run_folder / "checkpoint.pt"
         run = _Progress(adapter, optimizer, scheduler)
@@ -183,6 +185,7 @@ def adapt(
             run.step,
             run.validation,
             run.seconds(),
+            accelerator.mixed_precision,
         )
     finally:
         adapter.detach()

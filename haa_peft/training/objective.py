@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
 from haa_peft.rooms.room import Room
+from haa_peft.training.frozen import AT_ONCE, FrozenParts
 
 
 def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> np.ndarray:
@@ -36,14 +37,18 @@ def draw_references(shots: int, k: int, seed: int, step: int) -> np.ndarray:
 
 
 class RoomObjective(nn.Module):
-    """Loss of the backbone over measurements of a room; a module, so that DDP sees the forward pass."""
+    """Loss of the backbone over measurements of a room; a module, so that DDP sees the forward pass.
+
+    Frozen parts are computed once (:class:`FrozenParts`), so this is made after the adapter is attached; with
+    ``reuse=False`` every step computes everything anew.
+    """
 
     panorama: Tensor
     positions: Tensor
     rirs: Tensor
     magnitudes: Tensor
 
-    def __init__(self, backbone: XRIR, room: Room) -> None:
+    def __init__(self, backbone: XRIR, room: Room, *, reuse: bool = True) -> None:
         super().__init__()
         self.backbone = backbone
         used = np.concatenate([room.splits["train"], room.splits["valid"]])
@@ -56,11 +61,42 @@ class RoomObjective(nn.Module):
             ("magnitudes", magnitude(rirs)),
         ):
             self.register_buffer(name, tensor, persistent=False)
+        self._reuse = reuse
+        self._frozen: FrozenParts | None = None
+
+    @property
+    def frozen(self) -> FrozenParts:
+        """What does not change during the run; made when first used, on the device that the run is on."""
+        if self._frozen is None:
+            self._frozen = FrozenParts(self.backbone, self.panorama, self.rirs, self.positions)
+        return self._frozen
 
     def forward(self, targets: Tensor, references: Tensor) -> Tensor:
         """Loss of each target, (B,): indices (B,) into training then validation, (B, K) into training."""
-        predicted = self.backbone.forward_room(self.panorama, self.rirs, self.positions, targets, references)
-        return training_loss(predicted, self.magnitudes[targets])
+        if not self._reuse:
+            room = RoomQueries(self.panorama, self.rirs, self.positions, targets, references)
+            return training_loss(self.backbone.forward_rooms([room])[0], self.magnitudes[targets])
+        used, places = torch.unique(torch.cat([targets[:, None], references], dim=1), return_inverse=True)
+        return self._losses(targets, references, self._look(torch.cat([used.new_tensor([-1]), used])), 1 + places)
+
+    def _look(self, rows: Tensor) -> Tensor:
+        """Vectors (N, C) of what is seen from positions, -1 the receiver."""
+        return self.backbone.encode_views(self.frozen.views(1 + rows), first=self.frozen.stages)
+
+    def _losses(self, targets: Tensor, references: Tensor, vectors: Tensor, places: Tensor) -> Tensor:
+        """Losses from ``vectors``: row 0 the receiver's, ``places`` (B, 1 + K) those of target and references."""
+        aligned, audio = self.frozen.pairs(targets, references)
+        with torch.autocast(targets.device.type, enabled=False):
+            predicted = self.backbone.combine(
+                vectors[:1].expand(len(targets), -1),
+                vectors[places[:, 0]],
+                vectors[places[:, 1:]],
+                audio,
+                aligned,
+                self.positions[targets],
+                self.positions[references],
+            )
+            return training_loss(predicted, self.magnitudes[targets])
 
     @torch.no_grad()
     def validation_loss(self, k: int) -> float:
@@ -74,5 +110,11 @@ class RoomObjective(nn.Module):
         nearest = nearest_references(positions[rows], positions[: self.shots], self.shots)
         references = np.stack([order[order != row][:k] for row, order in zip(rows, nearest, strict=True)])
         device = self.positions.device
-        losses = self(torch.from_numpy(rows).to(device), torch.from_numpy(references).to(device))
-        return float(losses.mean())
+        everywhere = torch.arange(-1, len(positions), device=device)
+        vectors = torch.cat([self._look(part) for part in everywhere.split(AT_ONCE)])
+        losses = []
+        for part in np.array_split(np.arange(len(rows)), -(-len(rows) // AT_ONCE)):
+            targets = torch.from_numpy(rows[part]).to(device)
+            chosen = torch.from_numpy(references[part]).to(device)
+            losses.append(self._losses(targets, chosen, vectors, 1 + torch.cat([targets[:, None], chosen], dim=1)))
+        return float(torch.cat(losses).mean())

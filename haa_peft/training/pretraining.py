@@ -11,7 +11,7 @@ from torch.nn.functional import avg_pool2d
 
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.corpus import Corpus
@@ -74,15 +74,15 @@ class PretrainingObjective(nn.Module):
 
     def forward(self, rooms: list[tuple[RoomTensors, Tensor, Tensor]]) -> Tensor:
         """Mean loss over ``(room, targets (T,), references (T, K))`` tuples."""
-        device = self.backbone.time_embedder.freqs.device
-        losses = []
-        for room, targets, references in rooms:
-            rirs = room.rirs.to(device)
-            targets, references = targets.to(device), references.to(device)
-            predicted = self.backbone.forward_room(
-                room.panorama.to(device), rirs, room.positions.to(device), targets, references
-            )
-            losses.append(training_loss(predicted, magnitude(rirs[targets])).mean())
+        device = self.backbone.device
+        queries = [
+            RoomQueries(*(t.to(device) for t in (room.panorama, room.rirs, room.positions, targets, references)))
+            for room, targets, references in rooms
+        ]
+        losses = [
+            training_loss(predicted, magnitude(room.rirs[room.targets])).mean()
+            for predicted, room in zip(self.backbone.forward_rooms(queries), queries, strict=True)
+        ]
         return torch.stack(losses).mean()
 
 

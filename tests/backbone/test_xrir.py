@@ -7,7 +7,8 @@ import torch
 
 from haa_peft.acoustics.losses import energy_decay_loss, stft_l1_loss
 from haa_peft.backbone.config import XRIRConfig
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.backbone.plain import plain_forward
+from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
 from tests.conftest import PARITY, TINY
@@ -67,26 +68,107 @@ def test_reproduces_the_published_network(published):
     assert float(energy_decay_loss(output, true)) == pytest.approx(float(CASE["expected_decay_loss"]), rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"align_before_encoding": True}, {"weighting": "published", "frame_gain": False}]
-)
-def test_a_rooms_targets_together_are_as_one_by_one(changes):
+VARIANTS = [{}, {"align_before_encoding": True}, {"weighting": "published", "frame_gain": False}]
+
+
+def random_network(**changes):
     import dataclasses
 
     torch.manual_seed(1)
     network = XRIR(dataclasses.replace(TINY, **changes)).eval()
     for parameter in network.parameters():  # also the weights that start at zero
         torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+def gradients(network, loss):
+    network.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(ours, plain, tolerance=1e-5):
+    assert ours.keys() == plain.keys()
+    for name, gradient in plain.items():
+        assert float((ours[name] - gradient).norm()) <= tolerance * float(gradient.norm()), name
+
+
+def plain_rooms(network, rooms):
+    return [
+        plain_forward(
+            network,
+            room.panorama.expand(len(room.targets), -1, -1, -1),
+            room.rirs[room.references],
+            room.positions[room.targets],
+            room.positions[room.references],
+        )
+        for room in rooms
+    ]
+
+
+@pytest.fixture
+def mixed_rooms():
+    """Queries in three configurations, two of which share their geometry, with other numbers of references."""
     panorama = panorama_of(CASE["depth"])[0]
     rirs, positions = CASE["reference_rirs"][0], CASE["reference_positions"][0]
     table = torch.cat([positions, CASE["target_position"]])
-    targets, references = torch.tensor([0, 9, 8]), torch.tensor([[1, 2, 3], [0, 1, 7], [5, 4, 0]])
-    together = network.forward_room(panorama, rirs, table, targets, references)
-    for i in range(3):
-        alone = network(
-            panorama[None], rirs[references[i]][None], table[targets[i]][None], positions[references[i]][None]
-        )
-        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-5, atol=1e-5)
+    return [
+        RoomQueries(panorama, rirs, table, torch.tensor([0, 8, 7]), torch.tensor([[1, 2, 3], [0, 1, 7], [5, 4, 0]])),
+        RoomQueries(panorama.clone(), rirs.flip(0) * 0.5, table, torch.tensor([8]), torch.tensor([[1, 2]])),
+        RoomQueries(0.7 * panorama, rirs * 2, 0.7 * table, torch.tensor([3, 8]), torch.tensor([[1], [0]])),
+    ]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_mixed_rooms_have_the_values_and_gradients_of_the_plain_computation(changes, mixed_rooms):
+    network = random_network(**changes).double()
+    rooms = [RoomQueries(*(t.double() if t.is_floating_point() else t for t in room)) for room in mixed_rooms]
+    together, plain = network.forward_rooms(rooms), plain_rooms(network, rooms)
+    for ours, theirs in zip(together, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    assert_same_gradients(
+        gradients(network, sum(part.square().sum() for part in together)),
+        gradients(network, sum(part.square().sum() for part in plain)),
+    )
+
+
+def test_distinct_inputs_are_encoded_once(mixed_rooms, monkeypatch):
+    network = random_network(align_before_encoding=True)
+    seen = {}
+    for encoder in ("encode_views", "encode_audio"):
+        real = getattr(network, encoder)
+
+        def counted(x, encoder=encoder, real=real):
+            seen[encoder] = len(x)
+            return real(x)
+
+        monkeypatch.setattr(network, encoder, counted)
+    network.forward_rooms(mixed_rooms)
+    # receiver and eight positions in the shared geometry, receiver and four in the other; one spectrogram a pair
+    assert seen == {"encode_views": 9 + 5, "encode_audio": 9 + 2 + 2}
+    everyone = torch.arange(8)
+    others = torch.stack([everyone[everyone != i] for i in everyone])
+    network.forward_rooms([mixed_rooms[0]._replace(targets=everyone, references=others)])
+    assert seen["encode_views"] == 9
+
+
+def test_published_network_in_one_batch_has_the_plain_gradients(published_state):
+    """In single precision, at the published size: a batch of four targets of one configuration."""
+    network = XRIR().eval()
+    network.load_state_dict(published_state)
+    panorama = panorama_of(CASE["depth"])[0]
+    rirs, positions = CASE["reference_rirs"][0], CASE["reference_positions"][0]
+    targets, references = torch.tensor([0, 1]), torch.tensor([[1, 2], [2, 0]])
+    room = RoomQueries(panorama, rirs, positions, targets, references)
+    ours = network.forward_rooms([room])[0]
+    plain = plain_rooms(network, [room])[0]
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-4)
+    true = CASE["expected_target_spectrogram"].expand(2, -1, -1)
+    assert_same_gradients(
+        gradients(network, stft_l1_loss(ours, true) + energy_decay_loss(ours, true)),
+        gradients(network, stft_l1_loss(plain, true) + energy_decay_loss(plain, true)),
+        tolerance=1e-3,
+    )
 
 
 def test_bounded_weighting_starts_as_distance_weighting():

@@ -1,0 +1,87 @@
+"""Stored adapters as plain tensors, for serving many rooms from one backbone without touching it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from haa_peft.adaptation.keys import check_finite, check_keys
+from haa_peft.adaptation.lora import check_targets, read_lora_config
+from haa_peft.adaptation.methods import delta_method, parameter_names
+from haa_peft.backbone.xrir import XRIR
+
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class RoomWeights:
+    """What makes a backbone the predictor of one room.
+
+    Attributes
+    ----------
+    replaced : per layer the parameters that take the place of the backbone's, by name.
+    low_rank : per Linear the factors down (r, inputs) and up (outputs, r) of what is added to its weight.
+    """
+
+    replaced: dict[str, dict[str, Tensor]]
+    low_rank: dict[str, tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of_adapter(cls, backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> RoomWeights:
+        """Read a stored adapter; raises ``InputError`` unless it fits the backbone exactly and is finite."""
+        check_finite(tensors)
+        parameters = dict(backbone.named_parameters())
+        device = backbone.device
+        if config.get("peft_type") == "LORA":
+            rank, alpha, targets = read_lora_config(config)
+            check_targets(backbone, targets)
+            names = {target: [f"{PEFT_PREFIX}{target}.lora_{side}.weight" for side in "AB"] for target in targets}
+            expected: dict[str, torch.Size] = {}
+            for target, (down, up) in names.items():
+                outputs, inputs = parameters[f"{target}.weight"].shape
+                expected |= {down: torch.Size((rank, inputs)), up: torch.Size((outputs, rank))}
+            check_keys(expected, tensors)
+            moved = {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
+            return cls({}, {target: (moved[d], alpha / rank * moved[u]) for target, (d, u) in names.items()})
+        trained = parameter_names(backbone, delta_method(config))
+        check_keys({name: parameters[name].shape for name in trained}, tensors)
+        replaced: dict[str, dict[str, Tensor]] = {}
+        for name in trained:
+            layer, _, kind = name.rpartition(".")
+            base = parameters[name].detach()
+            replaced.setdefault(layer, {})[kind] = base + tensors[name].to(device, base.dtype)
+        return cls(replaced, {})
+
+    def merged(self, backbone: XRIR) -> RoomWeights:
+        """The same with every product of factors added to its weight: as large as the layers, and as fast."""
+        replaced = {layer: dict(values) for layer, values in self.replaced.items()}
+        for layer, (down, up) in self.low_rank.items():
+            base = backbone.get_parameter(f"{layer}.weight").detach()
+            replaced.setdefault(layer, {})["weight"] = torch.addmm(base, up, down)
+        return RoomWeights(replaced, {})
+
+    def complete(self, backbone: XRIR) -> RoomWeights:
+        """Merged, and the backbone's own parameters everywhere else: every room then has the same structure."""
+        merged = self.merged(backbone).replaced
+        replaced: dict[str, dict[str, Tensor]] = {}
+        for name, parameter in backbone.named_parameters():
+            layer, _, kind = name.rpartition(".")
+            replaced.setdefault(layer, {})[kind] = merged.get(layer, {}).get(kind, parameter.detach())
+        return RoomWeights(replaced, {})
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the room's own tensors."""
+        values = [value for layer in self.replaced.values() for value in layer.values()]
+        return sum(v.nbytes for v in values) + sum(d.nbytes + u.nbytes for d, u in self.low_rank.values())
+
+
+BASE = RoomWeights({}, {})
+"""The backbone as it is."""
+
+
+def own_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """Modules that hold parameters themselves, by full name."""
+    return {name: part for name, part in module.named_modules() if part._parameters}
