@@ -41,7 +41,7 @@ def transform_matrices(device: torch.device, dtype: torch.dtype) -> tuple[Tensor
     sign = inside * (-1) ** bins  # the middle of the window lies half a transform behind its start
     phase = 2 * math.pi / N_FFT * distance[:, None] * bins
     cosine, sine = (part * sign * window[:, None] for part in (phase.cos(), phase.sin()))
-    weight = torch.where((bins == 0) | (bins == N_BINS - 1), 1.0, 2.0) / N_FFT
+    weight = (2 - ((bins == 0) | (bins == N_BINS - 1)).double()) / N_FFT
     back = (phase.cos() * sign * weight * window[:, None]).T
     back_sine = (-phase.sin() * sign * weight * window[:, None]).T
     matrices = (cosine, -sine, back, back_sine)

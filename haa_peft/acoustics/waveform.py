@@ -27,7 +27,7 @@ ITERATIONS = 32
 MOMENTUM = 0.99
 TINY = 1e-30
 """Keeps the phase of a bin of magnitude zero finite."""
-ROWS_AT_ONCE = 16
+ROWS_AT_ONCE = 8
 """RIRs reconstructed together on a CPU: what fits its caches."""
 
 
@@ -64,44 +64,53 @@ def griffin_lim(magnitudes: Tensor, phases: Tensor) -> Tensor:
 
 def _griffin_lim(magnitudes: Tensor, phases: Tensor) -> Tensor:
     momentum = MOMENTUM / (1 + MOMENTUM)
-    frames_first = pad(magnitudes, (0, 0, 0, BINS - N_BINS)).transpose(1, 2).contiguous()
+    magnitudes = pad(magnitudes, (0, 0, 0, BINS - N_BINS)).transpose(1, 2).contiguous()
     phases = pad(phases, (0, 0, 0, BINS - N_BINS)).transpose(1, 2)
-    real, imaginary = frames_first * phases.cos(), frames_first * phases.sin()
-    previous = (torch.zeros_like(real), torch.zeros_like(real))
+    real, imaginary = magnitudes * phases.cos(), magnitudes * phases.sin()
+    previous: Tensor | None = None
     for _ in range(ITERATIONS):
         blocks = synthesise(real, imaginary)
         reflect_ends(blocks)
-        rebuilt = analyse(blocks)
-        torch.sub(rebuilt[0], previous[0], alpha=momentum, out=real)
-        torch.sub(rebuilt[1], previous[1], alpha=momentum, out=imaginary)
-        previous = rebuilt
+        # momentum belongs on the spectra; they are linear in the signal, which is a quarter as large
+        real, imaginary = analyse(blocks if previous is None else torch.sub(blocks, previous, alpha=momentum))
+        previous = blocks
         scale = torch.mul(real, real).addcmul_(imaginary, imaginary)
-        scale.clamp_min_(TINY).rsqrt_().mul_(frames_first)
+        scale.clamp_min_(TINY).rsqrt_().mul_(magnitudes)
         real.mul_(scale)
         imaginary.mul_(scale)
     return synthesise(real, imaginary)[..., :HOP].flatten(1)[:, HOP : HOP + RIR_LENGTH]
 
 
 @lru_cache(maxsize=8)
-def overlap_correction(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """One over the sum of the squared windows at every sample of the signal, zero outside it, (311, 32)."""
-    squared = torch.hann_window(WINDOW, dtype=torch.float64).square()
-    overlap = torch.zeros(N_BLOCKS, HOP, dtype=torch.float64)
-    overlap[:-1] += squared[:HOP]
-    overlap[1:] += squared[HOP:]
-    flat = overlap.flatten()
-    correction = torch.zeros_like(flat)
-    correction[HOP : HOP + RIR_LENGTH] = 1 / flat[HOP : HOP + RIR_LENGTH]
-    return pad(correction.view(N_BLOCKS, HOP), (0, BLOCK - HOP)).to(device, dtype)
+def synthesis_matrices(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosine and sine matrices (64, 32) with the overlap of windows taken out, and what the last block needs more.
+
+    Two windows overlap everywhere but in the last block, which has one; the factor (32,) is for that.
+    """
+    *_, cosine, sine = transform_matrices(device, torch.float64)
+    squared = pad(torch.hann_window(WINDOW, dtype=torch.float64).square()[HOP:], (0, 1))  # by distance from the middle
+    overlap = squared + squared.flip(0)
+    overlap[HOP] = 1  # there is no such sample
+    inside = torch.arange(BLOCK) < RIR_LENGTH - HOP * (N_BLOCKS - 2)
+    last = torch.where(inside, overlap / squared.clamp_min(1e-12), 0)
+    overlap, last = overlap.to(device), last.to(device)
+    # a distance is a place in the frame's right block, and mirrored in its left one, where the overlap is the same
+    return (cosine / overlap).to(dtype), (sine / overlap).to(dtype), last.to(dtype)
 
 
 def synthesise(real: Tensor, imaginary: Tensor) -> Tensor:
-    """Least-squares signal of spectra, two of (N, 310, 64) -> (N, 311, 32) blocks; the inverse of ``analyse``."""
-    *_, cosine, sine = transform_matrices(real.device, real.dtype)
+    """Least-squares signal of spectra, two of (N, 310, 64) -> (N, 311, 32) blocks; the inverse of ``analyse``.
+
+    The first block, before the signal, holds what its one window leaves there.
+    """
+    cosine, sine, last = synthesis_matrices(real.device, real.dtype)
     even, odd = real @ cosine, imaginary @ sine
-    blocks = pad(even + odd, (0, 0, 1, 0))
-    blocks[:, :-1] += (even - odd).flip(-1)
-    return blocks.mul_(overlap_correction(real.device, real.dtype))
+    blocks = real.new_empty(len(real), N_BLOCKS, BLOCK)
+    blocks[:, 0] = 0
+    torch.add(even, odd, out=blocks[:, 1:])
+    blocks[:, :-1, :HOP] += even.sub_(odd).flip(-1)[..., :HOP]
+    blocks[:, -1] *= last
+    return blocks
 
 
 def reflect_ends(blocks: Tensor) -> None:

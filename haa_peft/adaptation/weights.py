@@ -68,7 +68,8 @@ class RoomWeights:
         replaced: dict[str, dict[str, Tensor]] = {}
         for name, parameter in backbone.named_parameters():
             layer, _, kind = name.rpartition(".")
-            replaced.setdefault(layer, {})[kind] = merged.get(layer, {}).get(kind, parameter.detach())
+            value = merged.get(layer, {}).get(kind, parameter.detach())
+            replaced.setdefault(layer, {})[kind] = nn.Parameter(value, requires_grad=False)
         return RoomWeights(replaced, {})
 
     @property

@@ -76,9 +76,7 @@ class PatchEmbedding(nn.Sequential):
     def __init__(self, config: XRIRConfig) -> None:
         values = 3 * config.patch_height * config.patch_width
         # numbered as in the published checkpoint, where entry 0 cuts the patches
-        super().__init__(
-            nn.Identity(), nn.LayerNorm(values), Linear(values, config.width), nn.LayerNorm(config.width)
-        )
+        super().__init__(nn.Identity(), nn.LayerNorm(values), Linear(values, config.width), nn.LayerNorm(config.width))
         self.patch = (config.patch_height, config.patch_width)
 
     def forward(self, image: Tensor) -> Tensor:

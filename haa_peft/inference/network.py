@@ -14,7 +14,6 @@ from haa_peft.adaptation.weights import BASE, RoomWeights, own_layers
 from haa_peft.backbone.linear import product
 from haa_peft.backbone.xrir import XRIR
 
-
 OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
 """Layers whose channels are the second dimension."""
 
@@ -76,39 +75,41 @@ def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
 class RoomNetwork:
     """A backbone's copy that serves any number of rooms.
 
-    ``network`` is an :class:`XRIR`; what it computes depends on :meth:`using`.
+    ``base`` holds the backbone's own weights; what ``network`` computes depends on :meth:`using`. With ``compiled`` the
+    transformer's blocks go through ``torch.compile``: batches are then of one room, whose weights must be complete.
     """
 
-    def __init__(self, backbone: XRIR) -> None:
+    def __init__(self, backbone: XRIR, *, compiled: bool = False) -> None:
         self.base = copy.deepcopy(backbone).eval().requires_grad_(False)
         for module in self.base.modules():
             if isinstance(module, nn.Conv2d) and self.base.device.type == "cpu":
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  what oneDNN wants
+        # the same tensors in other modules
+        self.network = copy.deepcopy(self.base, {id(t): t for t in (*self.base.parameters(), *self.base.buffers())})
+        self.compiled = compiled
+        self._layers = own_layers(self.network)
         self._rows = Rows()
-        self.network = _wrapped(self.base, self._rows)
-
-    def compile(self) -> None:
-        """Compile the transformer's blocks; all of them, in all rooms, share what is compiled."""
-        for layer in self.network.source_network.transformer.layers:
-            for block in layer.children():
-                block.compile(dynamic=True)
+        if compiled:
+            for layer in self.network.source_network.transformer.layers:
+                for block in layer.children():
+                    block.compile(dynamic=True)
+        else:
+            for name, layer in reversed(self._layers.items()):  # inner ones first
+                parent, _, child = name.rpartition(".")
+                setattr(self.network.get_submodule(parent), child, PerRoom(layer, name, self._rows))
 
     @contextmanager
     def using(self, parts: Sequence[tuple[RoomWeights, int]]) -> Iterator[None]:
         """Inside the block, batches are made of these rooms' rows, in order."""
+        if self.compiled:
+            ((weights, _),) = parts
+            for name, values in weights.replaced.items():
+                self._layers[name]._parameters.update(values)  # type: ignore[arg-type]
+            yield
+            return
         before = self._rows.parts
         self._rows.parts = list(parts)
         try:
             yield
         finally:
             self._rows.parts = before
-
-
-def _wrapped(base: XRIR, rows: Rows) -> XRIR:
-    """The same modules around the same tensors, with every layer that has weights under :class:`PerRoom`."""
-    tensors = [*base.parameters(), *base.buffers()]
-    network = copy.deepcopy(base, {id(tensor): tensor for tensor in tensors})
-    for name, layer in reversed(own_layers(network).items()):  # inner ones first
-        parent, _, child = name.rpartition(".")
-        setattr(network.get_submodule(parent), child, PerRoom(layer, name, rows))
-    return network

@@ -73,9 +73,7 @@ def waveforms(log_spectrograms: Sequence[Tensor], positions: np.ndarray, seed: i
     return griffin_lim(magnitudes, phases).cpu().numpy()
 
 
-def stream_rirs(
-    backbone: XRIR, room: PreparedRoom, positions: np.ndarray, k: int, seed: int
-) -> Iterator[np.ndarray]:
+def stream_rirs(backbone: XRIR, room: PreparedRoom, positions: np.ndarray, k: int, seed: int) -> Iterator[np.ndarray]:
     """RIRs at positions (N, 3) m from the receiver in parts of a few, (n, 9600) float32 each."""
     for start in range(0, len(positions), positions_at_once(backbone.device)):
         part = positions[start : start + positions_at_once(backbone.device)]

@@ -107,10 +107,8 @@ class RoomPredictor:
         check_free(backbone)
         self._store, self._max_loaded = store, max_loaded
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
-        self._merged, self._compiled, self._precision = merged, compiled, PRECISIONS[precision]
-        self._networks = RoomNetwork(backbone)
-        if compiled:
-            self._networks.compile()
+        self._merged, self._precision = merged, PRECISIONS[precision]
+        self._networks = RoomNetwork(backbone, compiled=compiled)
         self._rooms: OrderedDict[str, LoadedRoom] = OrderedDict()
         self._room: LoadedRoom | None = None
 
@@ -217,7 +215,7 @@ class RoomPredictor:
             weights = RoomWeights.of_adapter(base, pack.config, pack.tensors)
         except InputError as error:
             raise InputError(f"{pack.name}: {error}") from None
-        if self._compiled:
+        if self._networks.compiled:
             weights = weights.complete(base)
         elif self._merged:
             weights = weights.merged(base)
@@ -323,7 +321,13 @@ class RoomPredictor:
         device = self._networks.base.device.type
         lower = nullcontext() if self._precision is None else torch.autocast(device, self._precision)
         with lower:
-            predicted = predict_prepared(self._networks.network, rooms, using)
+            if self._networks.compiled:
+                predicted = []
+                for (room, _, _), asked in zip(batch, rooms, strict=True):
+                    with self._networks.using([(room.weights, 1)]):
+                        predicted += predict_prepared(self._networks.network, [asked])
+            else:
+                predicted = predict_prepared(self._networks.network, rooms, using)
         return waveforms(predicted, np.concatenate(relative), seed)
 
 
@@ -343,9 +347,7 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
         )
     near = np.linalg.norm(positions - pack.receiver, axis=1) < NEAREST
     if near.any():
-        raise InputError(
-            f"position {positions[near][0].tolist()} lies at the receiver of {pack.name}; keep 1 cm away"
-        )
+        raise InputError(f"position {positions[near][0].tolist()} lies at the receiver of {pack.name}; keep 1 cm away")
     return positions
 
 

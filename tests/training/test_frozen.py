@@ -32,7 +32,10 @@ TRAINED = {
     "bias of heads": (lambda b: DeltaAdapter(b, "bias", heads(b, ".bias")), STAGES, True),
     "lora on the last layer and the heads": (
         lambda b: LoraAdapter.fresh(
-            b, [t for t in lora_targets(b) if t.startswith(HEADS) or ".layers.1." in t or t.startswith("src_proj")], 2, 4.0
+            b,
+            [t for t in lora_targets(b) if t.startswith(HEADS) or ".layers.1." in t or t.startswith("src_proj")],
+            2,
+            4.0,
         ),
         3,
         True,

@@ -1,0 +1,507 @@
+"""How fast training steps, predictions and swaps are, against the plain computation, and against what a machine can do.
+
+    python recipes/benchmark.py --json benchmark.json
+
+Everything is timed in rounds, each case once in every round, and given as ratios: timings of a shared machine drift. The
+plain computation is `haa_peft.backbone.plain`: 2 + K passes of the ViT and K of the ResNet per target, as published.
+Sizes are the bundled backbone and the published one (random weights: time does not depend on them). Rooms are made up from
+the embedded twin's. A floor is what the counted operations, or the bytes that must move, take at the rates measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import gc
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from haa_peft import RoomPredictor, load_backbone, load_room
+from haa_peft.acoustics.losses import training_loss
+from haa_peft.acoustics.spectrogram import magnitude_from_log
+from haa_peft.adaptation.methods import METHODS, MethodSettings, attach
+from haa_peft.backbone.checkpoint import fingerprint
+from haa_peft.backbone.linear import product
+from haa_peft.backbone.plain import plain_forward, use_plain_products
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.evaluation.report import markdown
+from haa_peft.files import check_writable, write_json
+from haa_peft.inference.predict import References
+from haa_peft.inference.predictor import prepare_pack
+from haa_peft.rooms.room import Room
+from haa_peft.store.folder import write_pack
+from haa_peft.store.names import AdapterName
+from haa_peft.store.pack import RoomPack
+from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
+
+K = 8
+PLAIN_TARGETS = 4
+"""Targets of a plain training step: twelve do not fit in 24 GiB at the published size."""
+CARD = {
+    "method": {"method": "lora"},
+    "training": {"k": K, "lr": None, "seed": 0, "steps": 0, "best_step": 0, "seconds": 0.0, "trainable_parameters": 0,
+                 "adapter_bytes": 0},
+}  # fmt: skip
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    parser.add_argument("--sizes", nargs="+", choices=("small", "published"), default=["small", "published"])
+    parser.add_argument("--devices", nargs="+", default=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
+    parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
+    parser.add_argument("--memory-of", nargs=3, metavar=("CASE", "SIZE", "DEVICE"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def make_backbone(size: str, device: str) -> XRIR:
+    if size == "small":
+        return load_backbone("small").to(device)
+    torch.manual_seed(0)
+    return XRIR().eval().requires_grad_(False).to(device)
+
+
+def make_room(shots: int, others: int = 0) -> Room:
+    """A room of as many measurements as asked for: the twin's box, RIRs of it at drawn positions."""
+    room = load_room("classroom-twin/base")
+    rng = np.random.default_rng(0)
+    low, high = room.surfaces.bounds()
+    positions = rng.uniform(low + 0.5, high - 0.5, (shots + others, 3))
+    rirs = room.rirs[rng.integers(len(room.rirs), size=len(positions))]
+    splits = {"train": np.arange(shots), "valid": np.arange(shots, shots + others), "test": np.arange(0)}
+    return dataclasses.replace(room, rirs=rirs, positions=positions, splits=splits)
+
+
+class Step:
+    """A training step of an adapter, by the package or plainly."""
+
+    def __init__(self, backbone: XRIR, room: Room, method: str, k: int = K, *, plain: bool = False, **options: bool):
+        self.backbone = copy.deepcopy(backbone)
+        self.plain, self.bfloat16 = plain, options.get("bfloat16", False)
+        self.backbone.checkpointing = options.get("checkpointing", False)
+        if plain:
+            use_plain_products(self.backbone)
+        self.adapter = attach(self.backbone, MethodSettings(method), 0)
+        self.objective = RoomObjective(self.backbone, room).to(backbone.device).eval()
+        self.optimizer = torch.optim.AdamW(self.adapter.parameters(), lr=1e-4)
+        self.k, self.step = k, 0
+        self.shots = len(room.splits["train"])
+
+    def __call__(self) -> None:
+        objective, device = self.objective, self.backbone.device
+        drawn = torch.from_numpy(draw_references(self.shots, self.k, 0, self.step)).to(device)
+        self.step += 1
+        if self.plain:
+            rows = torch.arange(PLAIN_TARGETS, device=device)
+            references = drawn[rows]
+            predicted = plain_forward(
+                self.backbone,
+                objective.panorama.expand(PLAIN_TARGETS, -1, -1, -1),
+                objective.rirs[references],
+                objective.positions[rows],
+                objective.positions[references],
+            )
+            loss = training_loss(predicted, objective.magnitudes[rows]).mean()
+        else:
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16):
+                loss = objective(torch.arange(self.shots, device=device), drawn).mean()
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def plain_prediction(backbone: XRIR, room: Room, position: np.ndarray) -> np.ndarray:
+    """One RIR as published: the whole network for one target, then torchaudio's Griffin-Lim."""
+    import torchaudio
+
+    references, device = References.of_room(room), backbone.device
+    chosen = nearest_references(position[None], references.positions, K)[0]
+    inputs = (references.panorama, references.rirs[chosen], position, references.positions[chosen])
+    with torch.no_grad():
+        log_spectrogram = plain_forward(backbone, *(torch.from_numpy(v).float().to(device)[None] for v in inputs))
+        window = torch.hann_window(62, device=device)
+        magnitudes = magnitude_from_log(log_spectrogram).clamp_min(0)
+        return torchaudio.functional.griffinlim(
+            magnitudes, window, 124, 31, 62, 1.0, 32, 0.99, 9600, rand_init=True
+        )[0].cpu().numpy()  # fmt: skip
+
+
+def wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def race(cases: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of every case in every round; one round before does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for turn in tqdm(range(rounds + 1), desc=", ".join(cases)[:60], leave=False):
+        for name, case in cases.items():
+            wait(device)
+            start = time.perf_counter()
+            case()
+            wait(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def operations(case: Callable[[], object]) -> int:
+    """Multiplications and additions of a case."""
+    with FlopCounterMode(display=False) as counter:
+        case()
+    return counter.get_total_flops()
+
+
+def rates(device: str) -> dict[str, float]:
+    """What the machine does at best here: operations a second in large products, bytes a second in large copies."""
+    a, b = torch.randn(4096, 1024, device=device), torch.randn(1024, 1024, device=device)
+    block = torch.zeros(2**26, device=device)
+    other = torch.empty_like(block)
+    found = race({"product": lambda: product(a, b), "copy": lambda: other.copy_(block)}, 10, device)
+    return {
+        "operations_per_s": 2 * 4096 * 1024 * 1024 / min(found["product"]),
+        "bytes_per_s": 2 * block.nbytes / min(found["copy"]),
+    }
+
+
+def tensor_bytes(backbone: XRIR) -> int:
+    return sum(t.nbytes for t in backbone.state_dict().values())
+
+
+def training(size: str, device: str, rounds: int) -> dict:
+    """Steps of 12 targets against plain full fine-tuning, per target."""
+    backbone, room = make_backbone(size, device), make_room(12)
+    steps = {"plain full": Step(backbone, room, "full", plain=True)}
+    steps |= {method: Step(backbone, room, method) for method in METHODS}
+    steps["lora bfloat16"] = Step(backbone, room, "lora", bfloat16=True)
+    steps["full bfloat16"] = Step(backbone, room, "full", bfloat16=True)
+    first = {}
+    for name in ("lora",):  # the step that fills what later ones reuse
+        start = time.perf_counter()
+        steps[name]()
+        wait(device)
+        first[name] = time.perf_counter() - start
+    seconds = race(dict(steps), rounds, device)
+    best = rates(device)
+    rows = {}
+    for name, step in steps.items():
+        targets = PLAIN_TARGETS if step.plain else 12
+        per_target = [s / targets for s in seconds[name]]
+        ratios = [p / PLAIN_TARGETS / s for p, s in zip(seconds["plain full"], per_target, strict=True)]
+        count = operations(step)
+        rows[name] = {
+            "seconds_per_step": statistics.median(seconds[name]),
+            "targets": targets,
+            "times_faster_per_target": statistics.median(ratios),
+            "operations": count,
+            "bytes": 3 * tensor_bytes(backbone),
+            "times_floor": statistics.median(seconds[name]) / (count / best["operations_per_s"]),
+        }
+    return {"rows": rows, "first_step_seconds": first, "rates": best}
+
+
+def predictions(size: str, device: str, rounds: int) -> dict:
+    """Positions in one prepared room against plain predictions, with their waveforms."""
+    backbone, room = make_backbone(size, device), make_room(12, 100)
+    plain = copy.deepcopy(backbone)
+    use_plain_products(plain)
+    targets = room.positions[room.splits["valid"]]
+    with tempfile.TemporaryDirectory() as folder:
+        store = make_store(Path(folder), backbone, room, 1)
+        options: dict[str, dict] = {"": {}, " merged": {"merged": True}, " bfloat16": {"precision": "bfloat16"}}
+        if shutil.which("c++") or shutil.which("g++"):
+            options[" compiled"] = {"compiled": True}
+        predictors = {
+            name: RoomPredictor.load("room/0", store=store, backbone=backbone, **given)
+            for name, given in options.items()
+        }
+        cases: dict[str, Callable[[], object]] = {
+            "plain, one": lambda: plain_prediction(plain, room, targets[0] - room.receiver)
+        }
+        for name, predictor in predictors.items():
+            cases[f"100 at once{name}"] = lambda predictor=predictor: predictor.predict(targets)
+        cases["ten, one by one"] = lambda: [predictors[""].predict(target) for target in targets[:10]]
+        seconds = race(cases, rounds, device)
+        best = rates(device)
+        rows = {}
+        for name, case in cases.items():
+            count = {"100": 100, "ten": 10}.get(name[:3], 1)
+            ratios = [p / (s / count) for p, s in zip(seconds["plain, one"], seconds[name], strict=True)]
+            operated = operations(case) if "compiled" not in name else operations(cases["100 at once merged"])
+            rows[name] = {
+                "milliseconds_per_position": 1000 * statistics.median(seconds[name]) / count,
+                "at_best": 1000 * min(seconds[name]) / count,
+                "positions_per_second": count / statistics.median(seconds[name]),
+                "times_faster": statistics.median(ratios),
+                "operations_per_position": operated / count,
+                "bytes": tensor_bytes(backbone),
+                "times_floor": statistics.median(seconds[name]) / (operated / best["operations_per_s"]),
+            }
+    return {"rows": rows, "rates": best}
+
+
+def make_store(folder: Path, backbone: XRIR, room: Room, rooms: int, method: str = "lora") -> Path:
+    """A store of as many rooms, all with the same adapter; their files are links to the first one's."""
+    base = copy.deepcopy(backbone)
+    adapter = attach(base, MethodSettings(method), 0)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.add_(1e-4 * torch.randn_like(parameter))
+    config, tensors = adapter.config(), adapter.tensors()
+    adapter.detach()
+    card = {
+        **CARD,
+        "backbone": {"origin": backbone.origin, "fingerprint": fingerprint(backbone)},
+        "room": {"name": room.name, "fingerprint": room.fingerprint, "source": "", "licence": "", "shots": 12},
+    }
+    pack = RoomPack.of_room(AdapterName("room", "0"), room, config, tensors, card)
+    first = write_pack(folder, prepare_pack(base, pack))
+    for i in range(1, rooms):
+        other = folder / "room" / str(i)
+        other.mkdir()
+        for path in first.iterdir():
+            if path.name != "card.json":
+                os.link(path, other / path.name)
+        content = json.loads((first / "card.json").read_text(encoding="utf-8"))
+        (other / "card.json").write_text(json.dumps({**content, "name": f"room/{i}"}), encoding="utf-8")
+    return folder
+
+
+def swaps(size: str, device: str, rounds: int) -> dict:
+    """Changing the room, against loading a full checkpoint into the network."""
+    backbone, room = make_backbone(size, device), make_room(12)
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = Path(folder) / "full.pth"
+        torch.save(backbone.state_dict(), checkpoint)
+        network = copy.deepcopy(backbone)
+
+        def reload() -> None:
+            network.load_state_dict(torch.load(checkpoint, map_location=device, weights_only=True))
+
+        cases: dict[str, Callable[[], object]] = {"full checkpoint": reload}
+        sizes = {"full checkpoint": checkpoint.stat().st_size}
+        for method in METHODS:
+            store = make_store(Path(folder) / method, backbone, room, 2, method)
+            predictor = RoomPredictor.load("room/0", store=store, backbone=backbone)
+            forgetful = RoomPredictor.load("room/0", store=store, backbone=backbone)
+
+            def from_disk(predictor: RoomPredictor = forgetful) -> None:
+                predictor.close()
+                predictor.switch("room/1")
+
+            def loaded(predictor: RoomPredictor = predictor) -> None:
+                predictor.switch("room/0")
+                predictor.switch("room/1")
+
+            cases[f"{method} loaded, two swaps"] = loaded
+            loaded()
+            cases[f"{method} from disk"] = from_disk
+            entry = store / "room" / "1"
+            sizes[f"{method} from disk"] = sum(path.stat().st_size for path in entry.iterdir())
+        seconds = race(cases, 3 * rounds, device)
+        bandwidth = rates(device)["bytes_per_s"]
+        for name, values in seconds.items():
+            count = 2 if "two swaps" in name else 1
+            label = name.replace(", two swaps", "")
+            moved = sizes.get(name, 0)
+            rows[label] = {
+                "milliseconds": 1000 * statistics.median(values) / count,
+                "bytes": moved,
+                "times_faster": statistics.median(
+                    [f / (s / count) for f, s in zip(seconds["full checkpoint"], values, strict=True)]
+                ),
+                "times_floor": statistics.median(values) / (moved / bandwidth) if moved else None,
+            }
+    return {"rows": rows}
+
+
+def several_rooms(size: str, device: str, rounds: int) -> dict:
+    """Rows of four rooms in common batches, against as many rows of one room."""
+    backbone, room = make_backbone(size, device), make_room(12, 32)
+    positions = room.positions[room.splits["valid"]]
+    rows = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for method in METHODS:
+            store = make_store(Path(folder) / method, backbone, room, 4, method)
+            predictor = RoomPredictor.load("room/0", store=store, backbone=backbone)
+            requests = [(f"room/{i}", positions[i::4]) for i in range(4)]
+            cases: dict[str, Callable[[], object]] = {
+                "one": lambda predictor=predictor: predictor.predict(positions),
+                "four": lambda predictor=predictor, requests=requests: predictor.predict_many(requests),
+            }
+            seconds = race(cases, rounds, device)
+            rows[method] = {
+                "milliseconds_per_position": 1000 * statistics.median(seconds["four"]) / 32,
+                "times_one_room": statistics.median([f / o for o, f in zip(*seconds.values(), strict=True)]),
+            }
+    return {"rows": rows}
+
+
+def memory(size: str, device: str, rounds: int) -> dict:
+    """Peak memory of a training step beyond what the process held before it, each in a process of its own."""
+    rows = {}
+    for case in ("plain full", "full", "full checkpointing", "lora", "lora checkpointing", "bias"):
+        command = [sys.executable, __file__, "--memory-of", case, size, device]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        if found.returncode:
+            raise InputError(f"measuring memory of {case} at size {size} failed: {found.stderr.strip()[-200:]}")
+        rows[case] = json.loads(found.stdout.splitlines()[-1])
+    plain = rows["plain full"]["bytes"]
+    for row in rows.values():
+        row["of_plain_full"] = row["bytes"] / plain
+    return {"rows": rows}
+
+
+def memory_of(case: str, size: str, device: str) -> None:
+    """Print the peak memory of two training steps as JSON."""
+    backbone, room = make_backbone(size, device), make_room(12)
+    method = case.split()[-1] if case.startswith("plain") else case.split()[0]
+    gc.collect()
+    before = start_peak()
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    step = Step(backbone, room, method, plain=case.startswith("plain"), checkpointing="checkpointing" in case)
+    for _ in range(2):
+        step()
+    peak = torch.cuda.max_memory_allocated() if device != "cpu" else resident("VmHWM") - before
+    print(json.dumps({"bytes": peak, "targets": PLAIN_TARGETS if step.plain else 12}))
+
+
+def start_peak() -> int:
+    """Bytes in memory now; the peak counts from here on."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        raise InputError("peak memory on the CPU can be measured on Linux alone; leave memory out of --parts") from None
+    return resident("VmRSS")
+
+
+def resident(field: str) -> int:
+    """Bytes of a field of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def growth(size: str, device: str, rounds: int) -> dict:
+    """How time grows with targets, references and rooms."""
+    backbone = make_backbone(size, device)
+    rows: dict[str, dict] = {}
+    large = size == "published" and device == "cpu"
+    for targets in (12, 25) if large else (12, 50, 150, 600):
+        seconds = race({"step": Step(backbone, make_room(targets), "lora")}, min(rounds, 3), device)["step"]
+        rows[f"LoRA step, {targets} targets"] = _grown(seconds, targets)
+    for k in (1, 4, 8, 12):
+        seconds = race({"step": Step(backbone, make_room(13), "lora", k)}, min(rounds, 3), device)["step"]
+        rows[f"LoRA step, 13 targets, K = {k}"] = _grown(seconds, 13)
+    room = make_room(12, 600)
+    asked = room.positions[room.splits["valid"]]
+    with tempfile.TemporaryDirectory() as folder:
+        counts = (1, 10) if large else (1, 10, 100, 1000)
+        store = make_store(Path(folder), backbone, room, counts[-1])
+        predictor = RoomPredictor.load("room/0", store=store, backbone=backbone, max_loaded=100)
+        for number in (12, 50) if large else (12, 150, 600):
+            seconds = race({"predict": lambda n=number: predictor.predict(asked[:n])}, min(rounds, 3), device)[
+                "predict"
+            ]
+            rows[f"prediction, {number} positions"] = _grown(seconds, number)
+        for k in (1, 4, 8, 12):
+            seconds = race({"predict": lambda k=k: predictor.predict(asked[:12], k=k)}, min(rounds, 3), device)[
+                "predict"
+            ]
+            rows[f"prediction, 12 positions, K = {k}"] = _grown(seconds, 12)
+        for number in counts:
+            requests = [(f"room/{i}", asked[i % 600]) for i in range(number)]
+            seconds = race({"many": lambda r=requests: predictor.predict_many(r)}, 1 if number > 100 else 2, device)[
+                "many"
+            ]
+            rows[f"prediction, 1 position in each of {number} rooms"] = _grown(seconds, number)
+    return {"rows": rows}
+
+
+def _grown(seconds: list[float], items: int) -> dict:
+    return {
+        "milliseconds": 1000 * statistics.median(seconds),
+        "milliseconds_each": 1000 * statistics.median(seconds) / items,
+    }
+
+
+PARTS = {
+    "training": training,
+    "predictions": predictions,
+    "swaps": swaps,
+    "rooms": several_rooms,
+    "memory": memory,
+    "growth": growth,
+}
+
+
+def cell(name: str, value: float | None) -> str:
+    """A figure with the digits that its size deserves."""
+    if value is None:
+        return "-"
+    if name in ("operations", "operations_per_position"):
+        return f"{value / 1e9:.2f} G"
+    if name == "bytes":
+        return f"{value / 1e6:.2f} M"
+    return f"{value:.0f}" if abs(value) >= 100 or isinstance(value, int) else f"{value:.3g}"
+
+
+def main() -> None:
+    args = parse_arguments()
+    if args.memory_of:
+        memory_of(*args.memory_of)
+        return
+    if args.rounds < 1:
+        raise InputError(f"--rounds is {args.rounds} but must be at least 1")
+    if args.json is not None:
+        check_writable(args.json)
+    threads = torch.get_num_threads()
+    report: dict = {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": threads,
+        "k": K,
+        "rounds": args.rounds,
+        "results": [],
+    }
+    for device in args.devices:
+        for size in args.sizes:
+            for part in args.parts:
+                print(f"\n{size} on {device}, {threads} threads: {part}. {PARTS[part].__doc__}\n", flush=True)
+                found = PARTS[part](size, device, args.rounds)
+                names = list(next(iter(found["rows"].values())))
+                table = [["case", *(name.replace("_", " ") for name in names)]]
+                table += [[case, *(cell(n, row.get(n)) for n in names)] for case, row in found["rows"].items()]
+                print(markdown(table), flush=True)
+                report["results"].append({"size": size, "device": device, "part": part, **found})
+                if args.json is not None:
+                    write_json(args.json, report)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted: finished parts are in the JSON file, if one was asked for", file=sys.stderr)
+        sys.exit(130)
