@@ -16,7 +16,7 @@ from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.report import markdown, report_table
 from haa_peft.files import check_writable, write_atomically, write_json
-from haa_peft.inference.predictor import RoomPredictor, attach_pack
+from haa_peft.inference.predictor import RoomPredictor, attach_pack, verify_pack
 from haa_peft.rooms.corpus import simulate_corpus
 from haa_peft.rooms.load import load_room
 from haa_peft.store.folder import read_pack
@@ -139,7 +139,7 @@ def _adapters(args: argparse.Namespace) -> None:
         try:
             pack = read_pack(store, name)
             if backbone is not None:
-                attach_pack(backbone, pack).detach()
+                verify_pack(backbone, pack)
                 print(f"{name}: ok")
             made, training = pack.card["backbone"], pack.card["training"]
             weights, size = training["trainable_parameters"], training["adapter_bytes"]

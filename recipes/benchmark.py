@@ -1,11 +1,12 @@
-"""How fast training steps, predictions and swaps are, against the plain computation, and against what a machine can do.
+"""How fast training steps, predictions and swaps are: against the plain computation, and against the machine's floor.
 
     python recipes/benchmark.py --json benchmark.json
 
-Everything is timed in rounds, each case once in every round, and given as ratios: timings of a shared machine drift. The
-plain computation is `haa_peft.backbone.plain`: 2 + K passes of the ViT and K of the ResNet per target, as published.
-Sizes are the bundled backbone and the published one (random weights: time does not depend on them). Rooms are made up from
-the embedded twin's. A floor is what the counted operations, or the bytes that must move, take at the rates measured here.
+Everything is timed in rounds, each case once a round, and given as ratios within rounds, since timings of a shared
+machine drift. The plain computation is `haa_peft.backbone.plain`: 2 + K passes of the ViT and K of the ResNet per
+target, as published. Sizes are the bundled backbone and the published one (random weights: time does not depend on
+them). Rooms are made up from the embedded twin's. `times floor` is the time over what the counted operations would
+take at the rate of a large matrix product, or for swaps the bytes at that of a large copy, both timed here.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class Step:
         self.shots = len(room.splits["train"])
 
     def __call__(self) -> None:
+        """Do it."""
         objective, device = self.objective, self.backbone.device
         drawn = torch.from_numpy(draw_references(self.shots, self.k, 0, self.step)).to(device)
         self.step += 1

@@ -21,11 +21,12 @@ class LowRankProduct(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
-        """(..., inputs) -> (..., outputs)."""
-        whole = torch.addmm(weight, up, down, alpha=scale)
-        ctx.save_for_backward(x, whole, down, up)
-        ctx.scale = scale
-        return product(x, whole, bias)
+        """(..., inputs) -> (..., outputs), of the type of x."""
+        with torch.autocast(x.device.type, enabled=False):
+            whole = torch.addmm(weight, up, down, alpha=scale).to(x.dtype)
+            ctx.save_for_backward(x, whole, down, up)
+            ctx.scale = scale
+            return product(x, whole, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -34,16 +35,21 @@ class LowRankProduct(torch.autograd.Function):
         x, whole, down, up = ctx.saved_tensors
         of_x = product(gradient, whole.T) if ctx.needs_input_grad[0] else None
         rows, outputs = x.flatten(0, -2), gradient.flatten(0, -2)
-        of_down = (outputs @ up).mul_(ctx.scale).T @ rows if ctx.needs_input_grad[3] else None
-        # the thin factor first: many times faster than outputs.T @ ...
-        of_up = ((rows @ down.T).mul_(ctx.scale).T @ outputs).T if ctx.needs_input_grad[4] else None
+        of_down = of_up = None
+        # the thin factor comes first: many times faster than the other way round
+        if ctx.needs_input_grad[3]:
+            of_down = ((outputs @ up.to(x.dtype)).mul_(ctx.scale).T @ rows).to(down.dtype)
+        if ctx.needs_input_grad[4]:
+            of_up = ((rows @ down.T.to(x.dtype)).mul_(ctx.scale).T @ outputs).T.to(up.dtype)
         return of_x, None, None, of_down, of_up, None
 
 
 def fast_forward(layer: Any, x: Tensor) -> Tensor:
     """Forward of a peft ``lora.Linear`` that holds one plain LoRA called ``default``."""
-    if layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):
+    if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x)
     base = layer.base_layer
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
     return LowRankProduct.apply(x, base.weight, base.bias, down, up, layer.scaling["default"])

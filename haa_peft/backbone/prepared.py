@@ -17,9 +17,9 @@ from haa_peft.backbone.xrir import XRIR
 class PreparedRoom(NamedTuple):
     """References of a room as a backbone, adapted or not, sees them.
 
-    ``panorama`` (3, h, w) m at the network's resolution; ``rirs`` (R, 9600) and ``positions`` (R, 3) m from the receiver
-    as measured; ``receiver`` (C,) and ``views`` (R, C) what is seen from receiver and references; ``audio`` (R, F) what
-    the references sound like, with F = 0 where references are encoded as aligned to each target.
+    ``panorama`` (3, h, w) m at the network's resolution; ``rirs`` (R, 9600) and ``positions`` (R, 3) m from the
+    receiver, as measured; ``receiver`` (C,) and ``views`` (R, C) what is seen from receiver and references; ``audio``
+    (R, F) what the references sound like, with F = 0 where they are encoded as aligned to each target.
     """
 
     panorama: Tensor

@@ -64,6 +64,19 @@ def prepare_pack(backbone: XRIR, pack: RoomPack) -> RoomPack:
     )
 
 
+def verify_pack(backbone: XRIR, pack: RoomPack) -> None:
+    """Raise ``InputError`` unless a pack's adapter fits, and what it keeps prepared is what the backbone gives."""
+    expected = prepare_pack(backbone, pack).prepared or {}
+    for name, tensor in (pack.prepared or {}).items():
+        if name not in expected or tensor.shape != expected[name].shape:
+            raise InputError(f"{pack.name}: {PREPARED} does not fit; restore or retrain the adapter")
+        if float((tensor - expected[name]).norm()) > 1e-3 * float(expected[name].norm()):
+            raise InputError(
+                f"{pack.name}: {name} in {PREPARED} is not what backbone and adapter give; "
+                "restore or retrain the adapter"
+            )
+
+
 @dataclass(frozen=True)
 class LoadedRoom:
     """A room in memory: its pack, its weights, its references as they see them, and which file state it is."""
