@@ -80,9 +80,9 @@ class LoraAdapter:
             extra = sorted(set(self._peft.targeted_module_names) ^ targets)
             self.detach()
             raise InputError(f"LoRA targets match other modules than they name: {extra[:3]}")
-        for name in targets:
+        for name in targets:  # peft's values in fewer passes
             layer = backbone.get_submodule(name)
-            layer.forward = partial(fast_forward, layer)  # type: ignore[method-assign]  peft's values, in fewer passes
+            layer.forward = partial(fast_forward, layer)
 
     @classmethod
     def fresh(cls, backbone: XRIR, targets: list[str], rank: int, alpha: float) -> LoraAdapter:

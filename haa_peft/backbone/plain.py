@@ -20,6 +20,7 @@ from haa_peft.acoustics.spectrogram import (
     SAMPLE_RATE,
     WINDOW,
 )
+from haa_peft.backbone.resnet import BasicBlock, ResNet18
 from haa_peft.backbone.vit import Attention, FeedForward
 from haa_peft.backbone.xrir import LENGTH_SCALE, XRIR
 
@@ -72,10 +73,11 @@ def _feed(block: nn.Module, tokens: Tensor) -> Tensor:
     return block.net(tokens)
 
 
-def _resnet(cnn: nn.Module, x: Tensor) -> Tensor:
+def _resnet(cnn: ResNet18, x: Tensor) -> Tensor:
     x = functional.max_pool2d(functional.relu(cnn.bn1(cnn.conv1(x[:, None]))), 3, 2, 1)
     for stage in (cnn.layer1, cnn.layer2, cnn.layer3, cnn.layer4):
         for block in stage.children():
+            assert isinstance(block, BasicBlock)
             y = block.bn2(block.conv2(functional.relu(block.bn1(block.conv1(x)))))
             x = functional.relu(y + block.downsample(x))
     return x.mean(dim=(2, 3))
@@ -112,4 +114,4 @@ def use_plain_products(network: nn.Module) -> None:
 
     for module in network.modules():
         if type(module) is Linear:
-            module.__class__ = nn.Linear
+            module.__class__ = nn.Linear  # type: ignore[assignment]

@@ -82,8 +82,8 @@ class RoomNetwork:
     def __init__(self, backbone: XRIR, *, compiled: bool = False) -> None:
         self.base = copy.deepcopy(backbone).eval().requires_grad_(False)
         for module in self.base.modules():
-            if isinstance(module, nn.Conv2d) and self.base.device.type == "cpu":
-                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  what oneDNN wants
+            if isinstance(module, nn.Conv2d) and self.base.device.type == "cpu":  # as oneDNN wants it
+                module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         # the same tensors in other modules
         self.network = copy.deepcopy(self.base, {id(t): t for t in (*self.base.parameters(), *self.base.buffers())})
         self.compiled = compiled
