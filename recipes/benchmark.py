@@ -164,23 +164,53 @@ def race(cases: dict[str, Callable[[], object]], rounds: int, device: str) -> di
     return seconds
 
 
+def attention_operations(query: tuple, key: tuple, *_: object, **__: object) -> int:
+    """Of attention (B, heads, tokens, width), which torch does not count on a CPU."""
+    batch, heads, tokens, width = query
+    return 4 * batch * heads * tokens * key[2] * width
+
+
+def attention_gradient_operations(_: tuple, query: tuple, key: tuple, *__: object, **___: object) -> int:
+    """Of its gradient: five products where forward has two."""
+    return 5 * attention_operations(query, key) // 2
+
+
 def operations(case: Callable[[], object]) -> int:
-    """Multiplications and additions of a case."""
-    with FlopCounterMode(display=False) as counter:
+    """Multiplications and additions of a case in products, convolutions and attention."""
+    aten = torch.ops.aten
+    counted = {
+        aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_gradient_operations,
+    }
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
         case()
     return counter.get_total_flops()
 
 
 def rates(device: str) -> dict[str, float]:
     """What the machine does at best here: operations a second in large products, bytes a second in large copies."""
-    a, b = torch.randn(4096, 1024, device=device), torch.randn(1024, 1024, device=device)
+    size = 2048 if device == "cpu" else 8192
+    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
     block = torch.zeros(2**26, device=device)
     other = torch.empty_like(block)
-    found = race({"product": lambda: product(a, b), "copy": lambda: other.copy_(block)}, 10, device)
-    return {
-        "operations_per_s": 2 * 4096 * 1024 * 1024 / min(found["product"]),
-        "bytes_per_s": 2 * block.nbytes / min(found["copy"]),
+    lower = a.bfloat16(), b.bfloat16()
+    cases = {
+        "float32": lambda: product(a, b),
+        "bfloat16": lambda: product(*lower),
+        "copy": lambda: other.copy_(block),
     }
+    found = {name: min(seconds) for name, seconds in race(dict(cases), 6, device).items()}
+    return {
+        "operations_per_s": 2 * size**3 / found["float32"],
+        "bfloat16_operations_per_s": 2 * size**3 / found["bfloat16"],
+        "bytes_per_s": 2 * block.nbytes / found["copy"],
+    }
+
+
+def floor(case: str, operated: float, moved: float, best: dict[str, float]) -> float:
+    """Least seconds for these operations and bytes at the measured rates."""
+    rate = best["bfloat16_operations_per_s" if "bfloat16" in case else "operations_per_s"]
+    return max(operated / rate, moved / best["bytes_per_s"])
 
 
 def tensor_bytes(backbone: XRIR) -> int:
@@ -208,13 +238,16 @@ def training(size: str, device: str, rounds: int) -> dict:
         per_target = [s / targets for s in seconds[name]]
         ratios = [p / PLAIN_TARGETS / s for p, s in zip(seconds["plain full"], per_target, strict=True)]
         count = operations(step)
+        trained = sum(4 * parameter.numel() for parameter in step.adapter.parameters())
+        # weights are read forward and back; AdamW reads and writes weights and two moments, and gradients come and go
+        moved = 2 * tensor_bytes(backbone) + 9 * trained
         rows[name] = {
             "seconds_per_step": statistics.median(seconds[name]),
             "targets": targets,
             "times_faster_per_target": statistics.median(ratios),
             "operations": count,
-            "bytes": 3 * tensor_bytes(backbone),
-            "times_floor": statistics.median(seconds[name]) / (count / best["operations_per_s"]),
+            "bytes": moved,
+            "times_floor": statistics.median(seconds[name]) / floor(name, count, moved, best),
         }
     return {"rows": rows, "first_step_seconds": first, "rates": best}
 
@@ -254,7 +287,7 @@ def predictions(size: str, device: str, rounds: int) -> dict:
                 "times_faster": statistics.median(ratios),
                 "operations_per_position": operated / count,
                 "bytes": tensor_bytes(backbone),
-                "times_floor": statistics.median(seconds[name]) / (operated / best["operations_per_s"]),
+                "times_floor": statistics.median(seconds[name]) / floor(name, operated, tensor_bytes(backbone), best),
             }
     return {"rows": rows, "rates": best}
 
@@ -336,24 +369,31 @@ def swaps(size: str, device: str, rounds: int) -> dict:
 
 
 def several_rooms(size: str, device: str, rounds: int) -> dict:
-    """Rows of four rooms in common batches, against as many rows of one room."""
-    backbone, room = make_backbone(size, device), make_room(12, 32)
+    """Sixteen rows of sixteen rooms, or of four, in one batch, against sixteen rows of one room."""
+    backbone, room = make_backbone(size, device), make_room(12, 16)
     positions = room.positions[room.splits["valid"]]
     rows = {}
     with tempfile.TemporaryDirectory() as folder:
-        for method in METHODS:
-            store = make_store(Path(folder) / method, backbone, room, 4, method)
-            predictor = RoomPredictor.load("room/0", store=store, backbone=backbone)
-            requests = [(f"room/{i}", positions[i::4]) for i in range(4)]
-            cases: dict[str, Callable[[], object]] = {
-                "one": lambda predictor=predictor: predictor.predict(positions),
-                "four": lambda predictor=predictor, requests=requests: predictor.predict_many(requests),
-            }
+        for case in (*METHODS, "lora merged"):
+            method = case.split()[0]
+            store = make_store(Path(folder) / case.replace(" ", "-"), backbone, room, 16, method)
+            predictor = RoomPredictor.load("room/0", store=store, backbone=backbone, merged="merged" in case)
+            asked = {n: [(f"room/{i}", positions[i::n]) for i in range(n)] for n in (4, 16)}
+            cases: dict[str, Callable[[], object]] = {"one": lambda predictor=predictor: predictor.predict(positions)}
+            for n, requests in asked.items():
+                cases[str(n)] = lambda predictor=predictor, requests=requests: predictor.predict_many(requests)
             seconds = race(cases, rounds, device)
-            rows[method] = {
-                "milliseconds_per_position": 1000 * statistics.median(seconds["four"]) / 32,
-                "times_one_room": statistics.median([f / o for o, f in zip(*seconds.values(), strict=True)]),
+            ratio = {
+                n: statistics.median([s / one for s, one in zip(seconds[n], seconds["one"], strict=True)])
+                for n in ("4", "16")
             }
+            rows[case] = {
+                "milliseconds_per_position_of_16_rooms": 1000 * statistics.median(seconds["16"]) / 16,
+                "4_rooms_times_one": ratio["4"],
+                "16_rooms_times_one": ratio["16"],
+            }
+            del predictor, cases
+            shutil.rmtree(store)
     return {"rows": rows}
 
 
@@ -377,13 +417,16 @@ def memory_of(case: str, size: str, device: str) -> None:
     backbone, room = make_backbone(size, device), make_room(12)
     method = case.split()[-1] if case.startswith("plain") else case.split()[0]
     gc.collect()
-    before = start_peak()
-    if device != "cpu":
+    before = held = 0
+    if device == "cpu":
+        before = start_peak()
+    else:
         torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
     step = Step(backbone, room, method, plain=case.startswith("plain"), checkpointing="checkpointing" in case)
     for _ in range(2):
         step()
-    peak = torch.cuda.max_memory_allocated() if device != "cpu" else resident("VmHWM") - before
+    peak = (torch.cuda.max_memory_allocated() - held) if device != "cpu" else resident("VmHWM") - before
     print(json.dumps({"bytes": peak, "targets": PLAIN_TARGETS if step.plain else 12}))
 
 
@@ -406,39 +449,37 @@ def growth(size: str, device: str, rounds: int) -> dict:
     """How time grows with targets, references and rooms."""
     backbone = make_backbone(size, device)
     rows: dict[str, dict] = {}
-    large = size == "published" and device == "cpu"
-    for targets in (12, 25) if large else (12, 50, 150, 600):
-        seconds = race({"step": Step(backbone, make_room(targets), "lora")}, min(rounds, 3), device)["step"]
-        rows[f"LoRA step, {targets} targets"] = _grown(seconds, targets)
+    slow = size == "published" and device == "cpu"  # one step of 600 targets would take minutes and 40 GB
+
+    def add(name: str, items: int, make: Callable[[], Callable[[], object]], times: int = min(rounds, 3)) -> None:
+        try:
+            rows[name] = _grown(race({name: make()}, times, device)[name], items)
+        except torch.OutOfMemoryError:
+            rows[name] = {"milliseconds": None, "milliseconds_each": None}
+
+    for targets in (12, 50) if slow else (12, 50, 150, 600):
+        add(f"LoRA step, {targets} targets", targets, lambda n=targets: Step(backbone, make_room(n), "lora"))
     for k in (1, 4, 8, 12):
-        seconds = race({"step": Step(backbone, make_room(13), "lora", k)}, min(rounds, 3), device)["step"]
-        rows[f"LoRA step, 13 targets, K = {k}"] = _grown(seconds, 13)
+        add(f"LoRA step, 13 targets, K = {k}", 13, lambda k=k: Step(backbone, make_room(13), "lora", k))
     room = make_room(12, 600)
     asked = room.positions[room.splits["valid"]]
     with tempfile.TemporaryDirectory() as folder:
-        counts = (1, 10) if large else (1, 10, 100, 1000)
+        counts = (1, 10, 100) if slow else (1, 10, 100, 1000)
         store = make_store(Path(folder), backbone, room, counts[-1])
         predictor = RoomPredictor.load("room/0", store=store, backbone=backbone, max_loaded=100)
-        for number in (12, 50) if large else (12, 150, 600):
-            seconds = race({"predict": lambda n=number: predictor.predict(asked[:n])}, min(rounds, 3), device)[
-                "predict"
-            ]
-            rows[f"prediction, {number} positions"] = _grown(seconds, number)
+        for n in (12, 50) if slow else (12, 150, 600):
+            add(f"prediction, {n} positions", n, lambda n=n: lambda: predictor.predict(asked[:n]))
         for k in (1, 4, 8, 12):
-            seconds = race({"predict": lambda k=k: predictor.predict(asked[:12], k=k)}, min(rounds, 3), device)[
-                "predict"
-            ]
-            rows[f"prediction, 12 positions, K = {k}"] = _grown(seconds, 12)
-        for number in counts:
-            requests = [(f"room/{i}", asked[i % 600]) for i in range(number)]
-            seconds = race({"many": lambda r=requests: predictor.predict_many(r)}, 1 if number > 100 else 2, device)[
-                "many"
-            ]
-            rows[f"prediction, 1 position in each of {number} rooms"] = _grown(seconds, number)
+            add(f"prediction, 12 positions, K = {k}", 12, lambda k=k: lambda: predictor.predict(asked[:12], k=k))
+        for n in counts:
+            requests = [(f"room/{i}", asked[i % 600]) for i in range(n)]
+            name = f"prediction, 1 position in each of {n} rooms"
+            add(name, n, lambda r=requests: lambda: predictor.predict_many(r), 1)
     return {"rows": rows}
 
 
 def _grown(seconds: list[float], items: int) -> dict:
+    """Time of all and of each."""
     return {
         "milliseconds": 1000 * statistics.median(seconds),
         "milliseconds_each": 1000 * statistics.median(seconds) / items,
@@ -466,6 +507,23 @@ def cell(name: str, value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 100 or isinstance(value, int) else f"{value:.3g}"
 
 
+def processor() -> str:
+    """Name of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """Commit that the benchmark is of, with a + if files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+    return found.stdout.strip() + "+" * (changed == 1) if found.returncode == 0 else None
+
+
 def main() -> None:
     args = parse_arguments()
     if args.memory_of:
@@ -478,7 +536,9 @@ def main() -> None:
     threads = torch.get_num_threads()
     report: dict = {
         "torch": torch.__version__,
-        "machine": platform.machine(),
+        "processor": processor(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "commit": commit(),
         "threads": threads,
         "k": K,
         "rounds": args.rounds,

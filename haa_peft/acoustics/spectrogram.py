@@ -1,6 +1,10 @@
 """The magnitude spectrogram that xRIR reads and writes, and the transform behind it."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import torch
@@ -45,7 +49,22 @@ def transform_matrices(device: torch.device, dtype: torch.dtype) -> tuple[Tensor
     back = (phase.cos() * sign * weight * window[:, None]).T
     back_sine = (-phase.sin() * sign * weight * window[:, None]).T
     matrices = (cosine, -sine, back, back_sine)
-    return tuple(matrix.contiguous().to(device, dtype) for matrix in matrices)  # type: ignore[return-value]
+    return tuple(matrix.to(dtype).contiguous().to(device) for matrix in matrices)  # type: ignore[return-value]
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No autocast inside the block, and no TF32 in products."""
+    before = torch.get_float32_matmul_precision()
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda" or before == "highest":
+            yield
+            return
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
 
 
 def to_blocks(rirs: Tensor, mode: str = "constant") -> Tensor:
@@ -73,7 +92,7 @@ def magnitude(rirs: Tensor) -> Tensor:
     """
     rows = rirs.reshape(-1, RIR_LENGTH)
     parts = rows.split(ROWS_AT_ONCE) if rows.device.type == "cpu" else (rows,)
-    with torch.autocast(rirs.device.type, enabled=False):
+    with full_precision(rirs.device):
         magnitudes = torch.cat([_magnitude(part) for part in parts])
     return magnitudes.reshape(*rirs.shape[:-1], N_BINS, N_FRAMES)
 

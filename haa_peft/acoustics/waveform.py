@@ -20,6 +20,7 @@ from haa_peft.acoustics.spectrogram import (
     RIR_LENGTH,
     WINDOW,
     analyse,
+    full_precision,
     transform_matrices,
 )
 
@@ -57,7 +58,7 @@ def griffin_lim(magnitudes: Tensor, phases: Tensor) -> Tensor:
     (N, 9600) at 22 050 Hz.
     """
     at_once = ROWS_AT_ONCE if magnitudes.device.type == "cpu" else max(1, len(magnitudes))
-    with torch.autocast(magnitudes.device.type, enabled=False):
+    with full_precision(magnitudes.device):
         parts = [_griffin_lim(*part) for part in zip(magnitudes.split(at_once), phases.split(at_once), strict=True)]
     return torch.cat(parts)
 
@@ -87,15 +88,15 @@ def synthesis_matrices(device: torch.device, dtype: torch.dtype) -> tuple[Tensor
 
     Two windows overlap everywhere but in the last block, which has one; the factor (32,) is for that.
     """
-    *_, cosine, sine = transform_matrices(device, torch.float64)
+    *_, cosine, sine = transform_matrices(torch.device("cpu"), torch.float64)
     squared = pad(torch.hann_window(WINDOW, dtype=torch.float64).square()[HOP:], (0, 1))  # by distance from the middle
     overlap = squared + squared.flip(0)
     overlap[HOP] = 1  # there is no such sample
     inside = torch.arange(BLOCK) < RIR_LENGTH - HOP * (N_BLOCKS - 2)
     last = torch.where(inside, overlap / squared.clamp_min(1e-12), 0)
-    overlap, last = overlap.to(device), last.to(device)
     # a distance is a place in the frame's right block, and mirrored in its left one, where the overlap is the same
-    return (cosine / overlap).to(dtype), (sine / overlap).to(dtype), last.to(dtype)
+    matrices = (cosine / overlap, sine / overlap, last)
+    return tuple(matrix.to(dtype).to(device) for matrix in matrices)  # type: ignore[return-value]
 
 
 def synthesise(real: Tensor, imaginary: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,12 @@ class RoomWeights:
     ----------
     replaced : per layer the parameters that take the place of the backbone's, by name.
     low_rank : per Linear the factors down (r, inputs) and up (outputs, r) of what is added to its weight.
+    merged : of these Linear layers, the weights with that added, for batches of this room alone; may be empty.
     """
 
     replaced: dict[str, dict[str, Tensor]]
     low_rank: dict[str, tuple[Tensor, Tensor]]
+    merged: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of_adapter(cls, backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> RoomWeights:
@@ -54,29 +56,25 @@ class RoomWeights:
             replaced.setdefault(layer, {})[kind] = base + tensors[name].to(device, base.dtype)
         return cls(replaced, {})
 
-    def merged(self, backbone: XRIR) -> RoomWeights:
-        """The same with every product of factors added to its weight: as large as the layers, and as fast."""
-        replaced = {layer: dict(values) for layer, values in self.replaced.items()}
-        for layer, (down, up) in self.low_rank.items():
-            base = backbone.get_parameter(f"{layer}.weight").detach()
-            replaced.setdefault(layer, {})["weight"] = torch.addmm(base, up, down)
-        return RoomWeights(replaced, {})
+    def with_merged(self, backbone: XRIR) -> RoomWeights:
+        """The same with merged weights: as large as the layers, and as fast as the backbone."""
+        merged = {
+            layer: torch.addmm(backbone.get_parameter(f"{layer}.weight").detach(), up, down)
+            for layer, (down, up) in self.low_rank.items()
+        }
+        return RoomWeights(self.replaced, self.low_rank, merged)
 
     def complete(self, backbone: XRIR) -> RoomWeights:
-        """Merged, and the backbone's own parameters everywhere else: every room then has the same structure."""
-        merged = self.merged(backbone).replaced
+        """All parameters, merged or the backbone's own: every room then has the same structure."""
+        merged = self.with_merged(backbone).merged
         replaced: dict[str, dict[str, Tensor]] = {}
         for name, parameter in backbone.named_parameters():
             layer, _, kind = name.rpartition(".")
-            value = merged.get(layer, {}).get(kind, parameter.detach())
+            value = self.replaced.get(layer, {}).get(kind, parameter.detach())
+            if kind == "weight":
+                value = merged.get(layer, value)
             replaced.setdefault(layer, {})[kind] = nn.Parameter(value, requires_grad=False)
         return RoomWeights(replaced, {})
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of the room's own tensors."""
-        values = [value for layer in self.replaced.values() for value in layer.values()]
-        return sum(v.nbytes for v in values) + sum(d.nbytes + u.nbytes for d, u in self.low_rank.values())
 
 
 BASE = RoomWeights({}, {})

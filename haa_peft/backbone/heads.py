@@ -51,11 +51,11 @@ class BoundedWeighting(nn.Module):
         nn.init.zeros_(self.departure.bias)
 
     def forward(self, query: Tensor, keys: Tensor, distance: Tensor, time_code: Tensor) -> Tensor:
-        """Query (B, C), keys (B, K, C), distance (B, K) m, time code (T, C) -> weights (B, K, T)."""
+        """Query (B, C), keys (B, K, C), distance (B, K) m, time code (T, C) or (B, T, C) -> weights (B, K, T)."""
         scores = (keys @ query[..., None])[..., 0] / math.sqrt(query.shape[-1])
         weights = torch.softmax(scores - self.distance_rate * distance, dim=-1)
         departure = self.departure(torch.cat([keys, query[:, None].expand_as(keys)], dim=-1))
-        delta = departure @ time_code.T / math.sqrt(query.shape[-1])
+        delta = departure @ time_code.mT / math.sqrt(query.shape[-1])
         return weights[..., None] * (1 + DEPARTURE * torch.tanh(delta))
 
 
@@ -73,7 +73,7 @@ class FrameGain(nn.Module):
         nn.init.zeros_(self.proj.bias)
 
     def forward(self, query: Tensor, keys: Tensor, weights: Tensor, time_code: Tensor) -> Tensor:
-        """Query (B, C), keys (B, K, C), weights (B, K, T), time code (T, C) -> nepers (B, T)."""
+        """Query (B, C), keys (B, K, C), weights (B, K, T), time code (T, C) or (B, T, C) -> nepers (B, T)."""
         heard = (weights.mean(dim=-1, keepdim=True) * keys).sum(dim=1)
         state = self.proj(torch.cat([query, heard], dim=-1))
-        return torch.tanh(state @ time_code.T / math.sqrt(query.shape[-1]))
+        return torch.tanh((state[:, None] @ time_code.mT)[:, 0] / math.sqrt(query.shape[-1]))

@@ -18,8 +18,8 @@ class PreparedRoom(NamedTuple):
     """References of a room as a backbone, adapted or not, sees them.
 
     ``panorama`` (3, h, w) m at the network's resolution; ``rirs`` (R, 9600) and ``positions`` (R, 3) m from the
-    receiver, as measured; ``receiver`` (C,) and ``views`` (R, C) what is seen from receiver and references; ``audio``
-    (R, F) what the references sound like, with F = 0 where they are encoded as aligned to each target.
+    receiver, as measured; ``receiver`` (C,) and ``views`` (R, C) what is seen from receiver and references; ``keys``
+    (R, C) the references' vectors, or (R, 0) where references are encoded as aligned to each target.
     """
 
     panorama: Tensor
@@ -27,7 +27,7 @@ class PreparedRoom(NamedTuple):
     positions: Tensor
     receiver: Tensor
     views: Tensor
-    audio: Tensor
+    keys: Tensor
 
 
 class Targets(NamedTuple):
@@ -43,10 +43,12 @@ def prepare_room(backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tens
     pooled = backbone.pool(panorama)
     seen_from = torch.cat([torch.zeros_like(positions[:1]), positions])
     vectors = torch.cat([backbone.encode_views(backbone.views(pooled, part)) for part in seen_from.split(16)])
-    audio = vectors.new_zeros(len(rirs), 0)
+    keys = vectors.new_zeros(len(rirs), 0)
     if not backbone.config.align_before_encoding:
-        audio = backbone.encode_audio(log_magnitude(rirs))
-    return PreparedRoom(pooled, rirs, positions, vectors[0], vectors[1:], audio)
+        audio = torch.cat([backbone.encode_audio(log_magnitude(part)) for part in rirs.split(16)])
+        with torch.autocast(backbone.device.type, enabled=False):
+            keys = backbone.keys(positions, vectors[:1], vectors[1:], audio)
+    return PreparedRoom(pooled, rirs, positions, vectors[0], vectors[1:], keys)
 
 
 @torch.no_grad()
@@ -54,41 +56,35 @@ def predict_prepared(
     backbone: XRIR,
     rooms: Sequence[tuple[PreparedRoom, Targets]],
     using: Callable[[Sequence[tuple[int, int]]], AbstractContextManager] = lambda _: nullcontext(),
-) -> list[Tensor]:
-    """Log-spectrograms (B, 63, 310) of each room's targets, encoded in one batch.
+) -> Tensor:
+    """Log-spectrograms (B, 63, 310) of all rooms' targets, one room after the other, computed in one batch.
 
-    ``using`` is told, as (room, rows) pairs in order, whose rows come next, for a backbone whose weights depend on
-    the room.
+    All have the same K. ``using`` is told, as (room, rows) pairs in order, whose rows come next, for a backbone whose
+    weights depend on the room.
     """
     counts = [len(targets.positions) for _, targets in rooms]
+    rows = list(enumerate(counts))
+    positions = torch.cat([targets.positions for _, targets in rooms])
+    places = torch.cat([room.positions[targets.references] for room, targets in rooms])
+    receiver = torch.cat([room.receiver.expand(count, -1) for (room, _), count in zip(rooms, counts, strict=True)])
+    rirs = torch.cat([room.rirs[targets.references] for room, targets in rooms])
+    aligned = log_magnitude(align(rirs, places, positions))
     images = torch.cat([backbone.views(room.panorama, targets.positions) for room, targets in rooms])
-    with using(list(enumerate(counts))):
-        seen = backbone.encode_views(images).split(counts)
-    aligned = [
-        log_magnitude(align(room.rirs[targets.references], room.positions[targets.references], targets.positions))
-        for room, targets in rooms
-    ]
-    sounds: list[Tensor] = []
+    with using(rows):
+        seen = backbone.encode_views(images)
     if backbone.config.align_before_encoding:
-        pairs = [targets.references.numel() for _, targets in rooms]
-        with using(list(enumerate(pairs))):
-            flat = backbone.encode_audio(torch.cat([part.flatten(0, 1) for part in aligned]))
-        shapes = [targets.references.shape for _, targets in rooms]
-        sounds = [part.unflatten(0, shape) for part, shape in zip(flat.split(pairs), shapes, strict=True)]
-    else:
-        sounds = [room.audio[targets.references] for room, targets in rooms]
-    predicted = []
-    for i, (room, targets) in enumerate(rooms):
-        with using([(i, 1)]):
-            predicted.append(
-                backbone.combine(
-                    room.receiver.expand(len(seen[i]), -1),
-                    seen[i],
-                    room.views[targets.references],
-                    sounds[i],
-                    aligned[i],
-                    targets.positions,
-                    room.positions[targets.references],
-                )
-            )
-    return predicted
+        with using([(i, count * places.shape[1]) for i, count in rows]):
+            audio = backbone.encode_audio(aligned)
+    codes = []
+    for i, _ in rows:
+        with using([(i, 1)]), torch.autocast(backbone.device.type, enabled=False):
+            codes.append(backbone.time_code())
+    code = codes[0] if len(rooms) == 1 else torch.cat([c.expand(n, -1, -1) for c, n in zip(codes, counts, strict=True)])
+    with using(rows), torch.autocast(backbone.device.type, enabled=False):
+        query = backbone.query(positions, receiver, seen)
+        if backbone.config.align_before_encoding:
+            views = torch.cat([room.views[targets.references] for room, targets in rooms])
+            keys = backbone.keys(places, receiver[:, None], views, audio)
+        else:
+            keys = torch.cat([room.keys[targets.references] for room, targets in rooms])
+        return backbone.blend(query, keys, aligned, positions, places, code)

@@ -45,8 +45,7 @@ class ResNet18(nn.Module):
     def __init__(self, config: XRIRConfig) -> None:
         super().__init__()
         width = config.resnet_width
-        # faster with oneDNN; but torch 2.11's GroupNorm writes past its memory in this format's backward pass
-        self._channels_last = config.normalisation == "batch"
+        self._batch_norm = config.normalisation == "batch"
         self.conv1 = nn.Conv2d(1, width, 7, 2, 3, bias=False)
         self.bn1 = normalisation(config, width)
         self.layer1 = self._stage(config, width, width, 1)
@@ -68,8 +67,15 @@ class ResNet18(nn.Module):
         blocks = [block for stage in stages for block in stage.children()]
         return [self._stem, *blocks, lambda x: x.mean(dim=(2, 3))]
 
+    def channels_last(self, device: torch.device) -> bool:
+        """Whether to compute with channels last: oneDNN is faster so.
+
+        Not with GroupNorm, which in torch 2.11 writes past its memory in this format's backward pass.
+        """
+        return device.type == "cpu" and self._batch_norm
+
     def _stem(self, log_spectrogram: Tensor) -> Tensor:
         x = self.conv1(log_spectrogram[:, None])
-        if x.device.type == "cpu" and self._channels_last:
+        if self.channels_last(x.device):
             x = x.contiguous(memory_format=torch.channels_last)
         return functional.max_pool2d(functional.relu(self.bn1(x), inplace=True), 3, 2, 1)

@@ -129,20 +129,21 @@ class XRIR(nn.Module):
         time = 2 * torch.arange(N_FRAMES, device=self.device) / N_FRAMES - 1
         return self.time_proj(self.time_embedder(time[:, None]))
 
-    def weigh(self, query: Tensor, keys: Tensor, target: Tensor, references: Tensor) -> Tensor:
+    def weigh(self, query: Tensor, keys: Tensor, target: Tensor, references: Tensor, time_code: Tensor) -> Tensor:
         """Weight of every reference in every frame, (B, K, 310).
 
         Parameters
         ----------
         query : (B, C) the target's vector. keys : (B, K, C) the references' vectors.
         target, references : (B, 3) and (B, K, 3) metres from the receiver.
+        time_code : (310, C), or (B, 310, C).
         """
         if self.config.weighting == "bounded":
             distance = (references - target[:, None]).norm(dim=-1)
-            return self.bounded_weighting(query, keys, distance, self.time_code())
+            return self.bounded_weighting(query, keys, distance, time_code)
         channels = query.shape[-1]
         scores = torch.softmax((keys @ query[..., None])[..., 0] / channels, dim=-1)
-        return (scores[..., None] * keys) @ self.time_code().T / channels
+        return (scores[..., None] * keys) @ time_code.mT / channels
 
     def query(self, target: Tensor, at_receiver: Tensor, at_target: Tensor) -> Tensor:
         """A target's vector (B, C) from its position (B, 3) m and what is seen from receiver and target, (B, C)."""
@@ -153,12 +154,14 @@ class XRIR(nn.Module):
         receiver = at_receiver.expand_as(at_references)
         return self.lin_proj_2(torch.cat([self.encode_position(references), receiver, at_references, audio], dim=-1))
 
-    def blend(self, query: Tensor, keys: Tensor, aligned: Tensor, target: Tensor, references: Tensor) -> Tensor:
+    def blend(
+        self, query: Tensor, keys: Tensor, aligned: Tensor, target: Tensor, references: Tensor, time_code: Tensor
+    ) -> Tensor:
         """Weighted sum of the aligned log-spectrograms, (B, K, 63, 310) -> (B, 63, 310)."""
-        weights = self.weigh(query, keys, target, references)
+        weights = self.weigh(query, keys, target, references, time_code)
         output = (weights[:, :, None] * aligned).sum(dim=1)
         if self.config.frame_gain:
-            output = output + self.frame_gain(query, keys, weights, self.time_code())[:, None]
+            output = output + self.frame_gain(query, keys, weights, time_code)[:, None]
         return output
 
     def combine(
@@ -175,7 +178,7 @@ class XRIR(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             query = self.query(target, at_receiver, at_target)
             keys = self.keys(references, at_receiver[:, None], at_references, audio)
-            return self.blend(query, keys, aligned, target, references)
+            return self.blend(query, keys, aligned, target, references, self.time_code())
 
     def forward(
         self, panorama: Tensor, reference_rirs: Tensor, target_position: Tensor, reference_positions: Tensor
@@ -189,12 +192,14 @@ class XRIR(nn.Module):
         target_position : (B, 3) metres from the receiver.
         reference_positions : (B, K, 3) metres from the receiver.
         """
-        count = reference_rirs.shape[1]
-        here = torch.tensor([0], device=self.device)
-        others = torch.arange(count, device=self.device)[None]
-        positions = torch.cat([reference_positions, target_position[:, None]], dim=1)
-        rooms = zip(panorama, reference_rirs, positions, strict=True)
-        return torch.cat(self.forward_rooms([RoomQueries(*room, here + count, others) for room in rooms]))
+        origin = torch.zeros_like(target_position)[:, None]
+        seen_from = torch.cat([origin, target_position[:, None], reference_positions], dim=1)
+        images = (seen_from[..., None, None] - self.pool(panorama)[:, None]) / LENGTH_SCALE
+        geometry = self.encode_views(images.flatten(0, 1)).unflatten(0, seen_from.shape[:2])
+        aligned = log_magnitude(align(reference_rirs, reference_positions, target_position))
+        audio = self.encode_audio(aligned if self.config.align_before_encoding else log_magnitude(reference_rirs))
+        places = target_position, reference_positions
+        return self.combine(geometry[:, 0], geometry[:, 1], geometry[:, 2:], audio, aligned, *places)
 
     def forward_rooms(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
         """Log-spectrograms (B, 63, 310) for each room's targets.
@@ -226,7 +231,7 @@ class XRIR(nn.Module):
         panoramas: list[Tensor] = []
         members: list[list[int]] = []
         for i, room in enumerate(rooms):
-            same = [j for j, known in enumerate(panoramas) if torch.equal(known, room.panorama)]
+            same = [j for j, p in enumerate(panoramas) if p is room.panorama or torch.equal(p, room.panorama)]
             if same:
                 members[same[0]].append(i)
             else:

@@ -24,6 +24,15 @@ class Rows:
     def __init__(self) -> None:
         self.parts: list[tuple[RoomWeights, int]] = [(BASE, 1)]
 
+    @contextmanager
+    def of(self, parts: Sequence[tuple[RoomWeights, int]]) -> Iterator[None]:
+        """Inside the block, batches are made of these."""
+        before, self.parts = self.parts, list(parts)
+        try:
+            yield
+        finally:
+            self.parts = before
+
 
 class PerRoom(nn.Module):
     """A layer whose weights depend on the room of each row."""
@@ -33,17 +42,22 @@ class PerRoom(nn.Module):
         self.layer, self._name, self._rows = layer, name, rows
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """As the layer; the first dimension of the first input is the batch."""
+        """As the layer; the first dimension of every input is the batch."""
         parts = self._rows.parts
         if len(parts) == 1:
             return self._run(parts[0][0], *inputs)
         low_rank = [weights.low_rank.get(self._name) for weights, _ in parts]
         replaced = [weights.replaced.get(self._name) for weights, _ in parts]
-        (x,) = inputs  # layers of more inputs are small and run room by room
+        if not any(low_rank) and not any(replaced):
+            return self.layer(*inputs)
         counts = [count for _, count in parts]
         if any(values is not None and set(values) != {"bias"} for values in replaced):
-            pieces = zip(parts, x.split(counts), strict=True)
-            return torch.cat([self._run(weights, piece) for (weights, _), piece in pieces])
+            found = []
+            for part, *piece in zip(parts, *(x.split(counts) for x in inputs), strict=True):
+                with self._rows.of([part]):  # for layers inside this one
+                    found.append(self._run(part[0], *piece))
+            return torch.cat(found)
+        (x,) = inputs
         y = self.layer(x)
         pieces_of = zip(low_rank, replaced, x.split(counts), y.split(counts), strict=True)
         for factors, values, piece, out in pieces_of:
@@ -55,14 +69,13 @@ class PerRoom(nn.Module):
         return y
 
     def _run(self, weights: RoomWeights, *inputs: Tensor) -> Tensor:
-        values = weights.replaced.get(self._name)
-        if isinstance(self.layer, nn.Linear):
-            own = values or {}
-            y = product(inputs[0], own.get("weight", self.layer.weight), own.get("bias", self.layer.bias))
-        else:
-            y = self.layer(*inputs) if values is None else functional_call(self.layer, values, inputs)
-        factors = weights.low_rank.get(self._name)
-        return y if factors is None else add_low_rank(y, inputs[0], *factors)
+        values, factors = weights.replaced.get(self._name), weights.low_rank.get(self._name)
+        if not isinstance(self.layer, nn.Linear):
+            return self.layer(*inputs) if values is None else functional_call(self.layer, values, inputs)
+        own, merged = values or {}, weights.merged.get(self._name)
+        weight = own.get("weight", self.layer.weight) if merged is None else merged
+        y = product(inputs[0], weight, own.get("bias", self.layer.bias))
+        return y if factors is None or merged is not None else add_low_rank(y, inputs[0], *factors)
 
 
 def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -79,10 +92,10 @@ class RoomNetwork:
     transformer's blocks go through ``torch.compile``: batches are then of one room, whose weights must be complete.
     """
 
-    def __init__(self, backbone: XRIR, *, compiled: bool = False) -> None:
-        self.base = copy.deepcopy(backbone).eval().requires_grad_(False)
+    def __init__(self, backbone: XRIR, device: str | None = None, *, compiled: bool = False) -> None:
+        self.base = copy.deepcopy(backbone).to(device or backbone.device).eval().requires_grad_(False)
         for module in self.base.modules():
-            if isinstance(module, nn.Conv2d) and self.base.device.type == "cpu":  # as oneDNN wants it
+            if isinstance(module, nn.Conv2d) and self.base.audio_enc.cnn.channels_last(self.base.device):
                 module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
         # the same tensors in other modules
         self.network = copy.deepcopy(self.base, {id(t): t for t in (*self.base.parameters(), *self.base.buffers())})
@@ -107,9 +120,5 @@ class RoomNetwork:
                 self._layers[name]._parameters.update(values)  # type: ignore[arg-type]
             yield
             return
-        before = self._rows.parts
-        self._rows.parts = list(parts)
-        try:
+        with self._rows.of(parts):
             yield
-        finally:
-            self._rows.parts = before

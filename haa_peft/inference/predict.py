@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from haa_peft.rooms.room import Room
 from haa_peft.training.objective import nearest_references
 
 AT_ONCE = {"cpu": 16}
-"""Positions predicted together: bounds memory, and on a CPU fits its caches."""
+"""Positions predicted together, with up to eight references each: bounds memory, and on a CPU fits its caches."""
 AT_ONCE_ELSEWHERE = 128
 
 
@@ -49,9 +49,9 @@ class References:
         )
 
 
-def positions_at_once(device: torch.device) -> int:
-    """How many positions to predict together on a device."""
-    return AT_ONCE.get(device.type, AT_ONCE_ELSEWHERE)
+def positions_at_once(device: torch.device, k: int) -> int:
+    """How many positions of K references to predict together on a device."""
+    return max(1, AT_ONCE.get(device.type, AT_ONCE_ELSEWHERE) * 8 // max(8, k))
 
 
 def choose_targets(room: PreparedRoom, positions: np.ndarray, k: int) -> Targets:
@@ -62,21 +62,22 @@ def choose_targets(room: PreparedRoom, positions: np.ndarray, k: int) -> Targets
 
 
 @torch.no_grad()
-def waveforms(log_spectrograms: Sequence[Tensor], positions: np.ndarray, seed: int) -> np.ndarray:
+def waveforms(log_spectrograms: Tensor, positions: np.ndarray, seed: int) -> np.ndarray:
     """RIRs (N, 9600) float32 of predicted log-spectrograms at positions (N, 3) m from the receiver.
 
     Griffin-Lim starts from a phase that ``seed`` and the position decide, so a position's RIR does not depend on
     what else is asked.
     """
-    magnitudes = magnitude_from_log(torch.cat(list(log_spectrograms))).clamp_min_(0)
+    magnitudes = magnitude_from_log(log_spectrograms).clamp_min_(0)
     phases = random_phases(query_seeds(positions, seed)).to(magnitudes.device)
     return griffin_lim(magnitudes, phases).cpu().numpy()
 
 
 def stream_rirs(backbone: XRIR, room: PreparedRoom, positions: np.ndarray, k: int, seed: int) -> Iterator[np.ndarray]:
     """RIRs at positions (N, 3) m from the receiver in parts of a few, (n, 9600) float32 each."""
-    for start in range(0, len(positions), positions_at_once(backbone.device)):
-        part = positions[start : start + positions_at_once(backbone.device)]
+    at_once = positions_at_once(backbone.device, k)
+    for start in range(0, len(positions), at_once):
+        part = positions[start : start + at_once]
         yield waveforms(predict_prepared(backbone, [(room, choose_targets(room, part, k))]), part, seed)
 
 

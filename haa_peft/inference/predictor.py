@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.adaptation.methods import Adapter, attach_stored, check_free
@@ -26,7 +28,7 @@ from haa_peft.inference.predict import References, choose_targets, positions_at_
 from haa_peft.rooms.load import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
-from haa_peft.store.pack import CARD, PREPARED, RoomPack
+from haa_peft.store.pack import CARD, PREPARED, PREPARED_FIELDS, RoomPack
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -59,18 +61,17 @@ def prepare_pack(backbone: XRIR, pack: RoomPack) -> RoomPack:
         prepared = References(panorama, pack.rirs, pack.positions - pack.receiver).prepare(backbone)._asdict()
     finally:
         adapter.detach()
-    return dataclasses.replace(
-        pack, prepared={name: prepared[name].cpu() for name in ("panorama", "receiver", "views", "audio")}
-    )
+    kept = {name: prepared[name].cpu() for name in PREPARED_FIELDS}
+    return dataclasses.replace(pack, prepared=kept, prepared_from=pack.digest())
 
 
 def verify_pack(backbone: XRIR, pack: RoomPack) -> None:
     """Raise ``InputError`` unless a pack's adapter fits, and what it keeps prepared is what the backbone gives."""
     expected = prepare_pack(backbone, pack).prepared or {}
     for name, tensor in (pack.prepared or {}).items():
-        if name not in expected or tensor.shape != expected[name].shape:
-            raise InputError(f"{pack.name}: {PREPARED} does not fit; restore or retrain the adapter")
-        if float((tensor - expected[name]).norm()) > 1e-3 * float(expected[name].norm()):
+        fits = tensor.shape == expected[name].shape
+        # a GPU's convolutions may have computed it with TF32
+        if not fits or not float((tensor - expected[name]).norm()) <= 1e-2 * float(expected[name].norm()):
             raise InputError(
                 f"{pack.name}: {name} in {PREPARED} is not what backbone and adapter give; "
                 "restore or retrain the adapter"
@@ -79,12 +80,12 @@ def verify_pack(backbone: XRIR, pack: RoomPack) -> None:
 
 @dataclass(frozen=True)
 class LoadedRoom:
-    """A room in memory: its pack, its weights, its references as they see them, and which file state it is."""
+    """A room in memory: its pack but for the tensors, its weights, its references, and which state of the entry."""
 
     pack: RoomPack
     weights: RoomWeights
     prepared: PreparedRoom
-    state: tuple[int, int, int]
+    state: tuple[int, int, int] | None
 
 
 class RoomPredictor:
@@ -108,6 +109,7 @@ class RoomPredictor:
         backbone: XRIR,
         store: Path,
         *,
+        device: str | None = None,
         max_loaded: int = 32,
         merged: bool = False,
         precision: str = "float32",
@@ -121,7 +123,9 @@ class RoomPredictor:
         self._store, self._max_loaded = store, max_loaded
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
         self._merged, self._precision = merged, PRECISIONS[precision]
-        self._networks = RoomNetwork(backbone, compiled=compiled)
+        self._networks = RoomNetwork(backbone, device, compiled=compiled)
+        if compiled and self._networks.base.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "cl"))):
+            raise InputError("compiled=True needs a C++ compiler on a CPU; install one or leave it out")
         self._rooms: OrderedDict[str, LoadedRoom] = OrderedDict()
         self._room: LoadedRoom | None = None
 
@@ -160,8 +164,9 @@ class RoomPredictor:
         """
         loaded = backbone if isinstance(backbone, XRIR) else load_backbone(backbone)
         predictor = cls(
-            loaded if device is None else loaded.to(device),
+            loaded,
             store_folder(store),
+            device=device,
             max_loaded=max_loaded,
             merged=merged,
             precision=precision,
@@ -199,6 +204,7 @@ class RoomPredictor:
     def switch(self, name: str) -> None:
         """Use another adapter of the same backbone; if that fails, the former one stays in use."""
         self._room = self._load(name)
+        self._forget()
 
     def _load(self, name: str) -> LoadedRoom:
         parsed = AdapterName.parse(name)
@@ -208,9 +214,13 @@ class RoomPredictor:
             room = self._read(parsed, state)
             self._rooms[name] = room
         self._rooms.move_to_end(name)
-        while len(self._rooms) > self._max_loaded:
-            self._rooms.popitem(last=False)
         return room
+
+    def _forget(self) -> None:
+        """Let the least recently used rooms go; the one in use stays."""
+        while len(self._rooms) > self._max_loaded:
+            oldest = next(name for name, room in self._rooms.items() if room is not self._room)
+            del self._rooms[oldest]
 
     def _state(self, name: AdapterName) -> tuple[int, int, int] | None:
         """Tells one state of an entry from another without reading it: a pack is replaced as a whole."""
@@ -231,8 +241,9 @@ class RoomPredictor:
         if self._networks.compiled:
             weights = weights.complete(base)
         elif self._merged:
-            weights = weights.merged(base)
-        return LoadedRoom(pack, weights, self._prepare(pack, weights), state or (0, 0, 0))
+            weights = weights.with_merged(base)
+        prepared = self._prepare(pack, weights)
+        return LoadedRoom(dataclasses.replace(pack, tensors={}, prepared=None), weights, prepared, state)
 
     def _prepare(self, pack: RoomPack, weights: RoomWeights) -> PreparedRoom:
         base = self._networks.base
@@ -280,7 +291,7 @@ class RoomPredictor:
         room = self._in_use
         positions = check_positions(room.pack, positions_xyz)
         k = check_references(room.pack, k)
-        return self._stream([(room, positions, k)], seed)
+        return self._stream(room, positions, k, seed)
 
     def predict_many(
         self, requests: Sequence[tuple[str, ArrayLike]], *, k: int | None = None, seed: int = 0
@@ -296,29 +307,47 @@ class RoomPredictor:
         -------
         For each request (N, 9600) float32, each in units of its room's ``scale``.
         """
-        asked, answers = [], []
-        for name, positions_xyz in requests:
+        answers: list[np.ndarray] = [np.empty(0)] * len(requests)
+        batch: list[tuple[LoadedRoom, np.ndarray, int]] = []
+        places: list[tuple[int, slice]] = []
+
+        def flush() -> None:
+            if batch:
+                parts = np.split(self._predict_batch(batch, seed), np.cumsum([len(p) for _, p, _ in batch])[:-1])
+                for (i, rows), rirs in zip(places, parts, strict=True):
+                    answers[i][rows] = rirs
+            batch.clear()
+            places.clear()
+            self._forget()
+
+        # one room after the other, so that each is loaded once however many there are
+        first = {name: i for i, (name, _) in reversed(list(enumerate(requests)))}
+        for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):
+            name, positions_xyz = requests[i]
             room = self._load(name)
-            positions = check_positions(room.pack, positions_xyz)
-            asked.append((name, positions, check_references(room.pack, k)))
-            answers.append(np.empty((len(positions), RIR_LENGTH), dtype=np.float32))
-        flat = [(i, row) for i, (_, positions, _) in enumerate(asked) for row in range(len(positions))]
-        at_once = positions_at_once(self._networks.base.device)
-        for start in range(0, len(flat), at_once):
-            part = flat[start : start + at_once]
-            wanted = list(dict.fromkeys(i for i, _ in part))
-            rows = [[row for j, row in part if j == i] for i in wanted]
-            batch = [(self._load(asked[i][0]), asked[i][1][r], asked[i][2]) for i, r in zip(wanted, rows, strict=True)]
-            found = np.split(self._predict_batch(batch, seed), np.cumsum([len(r) for r in rows])[:-1])
-            for i, r, rirs in zip(wanted, rows, found, strict=True):
-                answers[i][r] = rirs
+            positions, references = check_positions(room.pack, positions_xyz), check_references(room.pack, k)
+            rooms = {id(other) for other, *_ in batch} | {id(room)}
+            if batch and (len(rooms) > self._max_loaded or batch[0][2] != references):
+                flush()
+            answers[i] = np.empty((len(positions), RIR_LENGTH), dtype=np.float32)
+            at_once = positions_at_once(self._networks.base.device, references)
+            start = 0
+            while start < len(positions):
+                free = at_once - sum(len(p) for _, p, _ in batch)
+                if free <= 0:
+                    flush()
+                    continue
+                rows = slice(start, min(len(positions), start + free))
+                batch.append((room, positions[rows], references))
+                places.append((i, rows))
+                start = rows.stop
+        flush()
         return answers
 
-    def _stream(self, requests: list[tuple[LoadedRoom, np.ndarray, int]], seed: int) -> Iterator[np.ndarray]:
-        at_once = positions_at_once(self._networks.base.device)
-        for room, positions, k in requests:
-            for start in range(0, len(positions), at_once):
-                yield self._predict_batch([(room, positions[start : start + at_once], k)], seed)
+    def _stream(self, room: LoadedRoom, positions: np.ndarray, k: int, seed: int) -> Iterator[np.ndarray]:
+        at_once = positions_at_once(self._networks.base.device, k)
+        for start in range(0, len(positions), at_once):
+            yield self._predict_batch([(room, positions[start : start + at_once], k)], seed)
 
     def _predict_batch(self, batch: Sequence[tuple[LoadedRoom, np.ndarray, int]], seed: int) -> np.ndarray:
         """RIRs (N, 9600) of all rooms' positions (n, 3) m in room coordinates, one after the other."""
@@ -335,13 +364,20 @@ class RoomPredictor:
         lower = nullcontext() if self._precision is None else torch.autocast(device, self._precision)
         with lower:
             if self._networks.compiled:
-                predicted = []
-                for (room, _, _), asked in zip(batch, rooms, strict=True):
-                    with self._networks.using([(room.weights, 1)]):
-                        predicted += predict_prepared(self._networks.network, [asked])
+                predicted = torch.cat([self._predict_compiled(*one) for one in zip(batch, rooms, strict=True)])
             else:
                 predicted = predict_prepared(self._networks.network, rooms, using)
         return waveforms(predicted, np.concatenate(relative), seed)
+
+    def _predict_compiled(
+        self, given: tuple[LoadedRoom, np.ndarray, int], asked: tuple[PreparedRoom, Targets]
+    ) -> Tensor:
+        prepared, targets = asked
+        count = len(targets.positions)
+        if count == 1:  # torch would compile a batch of one again
+            targets = Targets(*(tensor.expand(2, -1) for tensor in targets))
+        with self._networks.using([(given[0].weights, 1)]):
+            return predict_prepared(self._networks.network, [(prepared, targets)])[:count]
 
 
 def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
@@ -376,12 +412,11 @@ def check_prepared(pack: RoomPack, prepared: PreparedRoom, backbone: XRIR) -> No
     """Raise ``InputError`` unless what a pack keeps of its prepared room fits the backbone and is finite."""
     config, count = backbone.config, len(pack.rirs)
     rows, columns = config.token_grid
-    audio = 0 if config.align_before_encoding else 8 * config.resnet_width
     expected = {
         "panorama": (3, rows * config.patch_height, columns * config.patch_width),
         "receiver": (config.channels,),
         "views": (count, config.channels),
-        "audio": (count, audio),
+        "keys": (count, 0 if config.align_before_encoding else config.channels),
     }
     for field, shape in expected.items():
         tensor = getattr(prepared, field)

@@ -26,6 +26,9 @@ REFERENCES, ROOM, CARD, README = "references.safetensors", "room.json", "card.js
 PREPARED = "prepared.safetensors"
 HASHED = (ADAPTER, CONFIG, REFERENCES, ROOM)
 OPTIONAL = (PREPARED,)
+PREPARED_FIELDS = ("panorama", "receiver", "views", "keys")
+PREPARATION = 1
+"""Counts up when what a prepared room holds, or how it is computed, changes; older ones are then prepared again."""
 
 CARD_FIELDS: tuple[tuple[str, str, type], ...] = (
     ("backbone", "origin", str),
@@ -58,6 +61,7 @@ class RoomPack:
     prepared : the references and the panorama as the adapted backbone encodes them (the fields of
         :class:`~haa_peft.backbone.prepared.PreparedRoom` that are not stored anyway), so that loading encodes nothing;
         packs without it are prepared when they are loaded.
+    prepared_from : the :meth:`digest` of what it was prepared from; with any other it is not stored.
     """
 
     name: AdapterName
@@ -70,17 +74,10 @@ class RoomPack:
     scale: float
     card: dict
     prepared: dict[str, Tensor] | None = None
+    prepared_from: str = ""
 
     @classmethod
-    def of_room(
-        cls,
-        name: AdapterName,
-        room: Room,
-        config: dict,
-        tensors: dict[str, Tensor],
-        card: dict,
-        prepared: dict[str, Tensor] | None = None,
-    ) -> RoomPack:
+    def of_room(cls, name: AdapterName, room: Room, config: dict, tensors: dict[str, Tensor], card: dict) -> RoomPack:
         """Pack an adapter with its room's training measurements as references."""
         train = room.splits["train"]
         return cls(
@@ -93,8 +90,19 @@ class RoomPack:
             room.surfaces,
             room.scale,
             {"schema": SCHEMA, "name": str(name), **card},
-            prepared,
         )
+
+    def digest(self) -> str:
+        """SHA-256 of all that a prepared room follows from: backbone, adapter, references and geometry."""
+        made_for = self.card["backbone"]["fingerprint"]
+        digest = hashlib.sha256(f"{PREPARATION}|{made_for}|{json.dumps(self.config, sort_keys=True)}".encode())
+        arrays = {"rirs": self.rirs, "positions": self.positions, "receiver": self.receiver}
+        arrays |= {name: tensor.float().numpy() for name, tensor in self.tensors.items()}
+        for name, values in sorted(arrays.items()):
+            digest.update(f"|{name}|{values.shape}|".encode())
+            digest.update(np.ascontiguousarray(values).tobytes())
+        digest.update(json.dumps(self.surfaces.to_json()).encode())
+        return digest.hexdigest()
 
     def to_files(self) -> dict[str, bytes]:
         """Content of every file of the pack; the card holds the others' SHA-256."""
@@ -118,8 +126,10 @@ class RoomPack:
             REFERENCES: safetensors.torch.save({key: tensor.contiguous() for key, tensor in references.items()}),
             ROOM: _json_bytes(room),
         }
-        if self.prepared is not None:
-            files[PREPARED] = safetensors.torch.save({key: t.contiguous() for key, t in self.prepared.items()})
+        if self.prepared is not None and self.prepared_from == self.digest():
+            prepared = {key: tensor.contiguous() for key, tensor in self.prepared.items()}
+            about = {"prepared_from": self.prepared_from, "preparation": str(PREPARATION)}
+            files[PREPARED] = safetensors.torch.save(prepared, metadata=about)
         card = nan_to_null({**self.card, "files": {name: sha256(content) for name, content in files.items()}})
         return {**files, CARD: _json_bytes(card), README: readme(card).encode()}
 
@@ -138,11 +148,14 @@ class RoomPack:
         config = _parsed(name, CONFIG, lambda: json.loads(files[CONFIG]))
         tensors = _parsed(name, ADAPTER, lambda: safetensors.torch.load(files[ADAPTER]))
         references = _parsed(name, REFERENCES, lambda: safetensors.torch.load(files[REFERENCES]))
-        prepared = None
+        prepared, prepared_from = None, ""
         if PREPARED in files:
-            prepared = _parsed(name, PREPARED, lambda: safetensors.torch.load(files[PREPARED]))
-            if set(prepared) != {"panorama", "receiver", "views", "audio"}:
-                raise InputError(f"{name}: {PREPARED} holds {sorted(prepared)}; restore or retrain the adapter")
+            about = _parsed(name, PREPARED, lambda: _header(files[PREPARED]))
+            if about.get("preparation") == str(PREPARATION):
+                prepared = _parsed(name, PREPARED, lambda: safetensors.torch.load(files[PREPARED]))
+                prepared_from = about.get("prepared_from", "")
+                if set(prepared) != set(PREPARED_FIELDS):
+                    raise InputError(f"{name}: {PREPARED} holds {sorted(prepared)}; restore or retrain the adapter")
         pack = _parsed(
             name,
             ROOM,
@@ -157,6 +170,7 @@ class RoomPack:
                 float(room["scale"]),
                 card,
                 prepared,
+                prepared_from,
             ),
         )
         pack._check_references()
@@ -195,6 +209,12 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _header(content: bytes) -> dict:
+    """Metadata of a safetensors file."""
+    size = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
 
 
 def _json_bytes(value: object) -> bytes:

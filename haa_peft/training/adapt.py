@@ -13,6 +13,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -139,7 +140,7 @@ def adapt(
         if resume:
             run.restore(load_checkpoint(checkpoint, settings, run.state()))
         else:
-            run.consider(objective.validation_loss(training.k), training.patience)
+            run.consider(_agreed(objective.validation_loss(training.k), accelerator), training.patience)
             if accelerator.is_main_process:
                 save_checkpoint(checkpoint, {"settings": settings, **run.state()})
         log = _Log(run_folder, accelerator, run.step)
@@ -166,7 +167,7 @@ def adapt(
                 )
             entry: dict[str, Any] = {"step": run.step, "loss": mean_loss, "lr": scheduler.get_last_lr()[0]}
             if run.step % training.validate_every == 0 or run.step == training.max_steps:
-                entry["validation"] = objective.validation_loss(training.k)
+                entry["validation"] = _agreed(objective.validation_loss(training.k), accelerator)
                 run.consider(entry["validation"], training.patience)
                 if accelerator.is_main_process:
                     save_checkpoint(checkpoint, {"settings": settings, **run.state()})
@@ -189,6 +190,13 @@ def adapt(
         )
     finally:
         adapter.detach()
+
+
+def _agreed(loss: float, accelerator: Accelerator) -> float:
+    """The main process' loss: all stop at the same step, whatever the last bits of theirs."""
+    if accelerator.num_processes == 1:
+        return loss
+    return float(broadcast(torch.tensor([loss], dtype=torch.float64, device=accelerator.device))[0])
 
 
 class _Progress:

@@ -10,7 +10,7 @@ from haa_peft.acoustics.spectrogram import N_BINS, N_FRAMES, log_magnitude
 from haa_peft.backbone.xrir import XRIR
 
 KEPT_BYTES = 2**30
-"""Most memory for what is kept of aligned pairs, and of views; beyond it they are computed as they are needed."""
+"""Most memory for what is kept of views, and of aligned pairs; larger ones are computed as they are needed."""
 AT_ONCE = 32
 """Inputs encoded together while filling."""
 
@@ -28,7 +28,7 @@ class FrozenParts:
 
     Which parts are frozen is read from the parameters when this is made: the leading stages of the geometry chain
     without a trainable weight, and the audio encoder as a whole. Alignment never changes. Everything is computed in
-    single precision, when first asked for.
+    single precision when first asked for, always in the same order, so that a resumed run has the same bits.
 
     Parameters
     ----------
@@ -46,10 +46,9 @@ class FrozenParts:
         """Whether the audio encoder is."""
         self._views: Tensor | None = None
         self._as_measured: Tensor | None = None
-        self._places = torch.full((len(positions), len(rirs)), -1, dtype=torch.long, device=rirs.device)
-        self._aligned = rirs.new_zeros(0, N_BINS, N_FRAMES)
-        keeps_features = self.audio and backbone.config.align_before_encoding
-        self._heard = rirs.new_zeros(0, 8 * backbone.config.resnet_width if keeps_features else 0)
+        self._pairs: tuple[Tensor, Tensor] | None = None
+        self.keeps_pairs = len(positions) * len(rirs) * N_BINS * N_FRAMES * 4 <= KEPT_BYTES
+        """Whether all pairs of position and reference fit in the memory that may be kept."""
 
     def views(self, rows: Tensor) -> Tensor:
         """Output of the frozen stages for rows: 0 is the receiver, 1 + i position i. Runs on from :attr:`stages`."""
@@ -57,11 +56,17 @@ class FrozenParts:
             return self._look(rows)
         if self._views is None:
             everywhere = torch.arange(1 + len(self._positions), device=rows.device)
-            first = self._look(everywhere[:1])
-            if first.nbytes * len(everywhere) > KEPT_BYTES:
-                return self._look(rows)
-            self._views = torch.cat([first, *(self._look(part) for part in everywhere[1:].split(AT_ONCE))])
+            if self._width() * len(everywhere) > KEPT_BYTES:
+                return torch.cat([self._look(part) for part in rows.split(AT_ONCE)])
+            self._views = torch.cat([self._look(part) for part in everywhere.split(AT_ONCE)])
         return self._views[rows]
+
+    def _width(self) -> int:
+        """Bytes of one position's output of the frozen stages, at most."""
+        config = self._backbone.config
+        rows, columns = config.token_grid
+        is_whole = self.stages == len(self._backbone.geometry_stages())
+        return 4 * (config.channels if is_whole else rows * columns * max(config.width, config.channels))
 
     def _look(self, rows: Tensor) -> Tensor:
         seen_from = torch.cat([torch.zeros_like(self._positions[:1]), self._positions])[rows]
@@ -69,36 +74,38 @@ class FrozenParts:
             return self._backbone.encode_views(self._backbone.views(self._panorama, seen_from), 0, self.stages)
 
     def pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Aligned log-spectrograms (B, K, 63, 310) and, where the audio encoder is frozen, their features.
+        """Aligned log-spectrograms (B, K, 63, 310) of targets (B,) and references (B, K), and audio features (B, K, F).
 
-        Otherwise the features come from the encoder as it is now, with gradients.
+        The features come with gradients where the audio encoder trains.
         """
-        pairs = (targets[:, None].expand_as(references), references)
-        missing = torch.zeros_like(self._places, dtype=torch.bool)
-        missing[pairs] = self._places[pairs] < 0
-        rows, columns = missing.nonzero(as_tuple=True)
-        if len(rows) and (len(self._aligned) + len(rows)) * N_BINS * N_FRAMES * 4 > KEPT_BYTES:
-            flat = [index.flatten() for index in pairs]
-            aligned, heard = (part.unflatten(0, references.shape) for part in self._compute_pairs(*flat))
+        places = (targets[:, None].expand_as(references), references)
+        if self.keeps_pairs:
+            if self._pairs is None:
+                every = torch.cartesian_prod(*(torch.arange(n, device=targets.device) for n in self._counts()))
+                kept = self._compute_pairs(every[:, 0], every[:, 1])
+                self._pairs = (kept[0].unflatten(0, self._counts()), kept[1].unflatten(0, self._counts()))
+            aligned, heard = self._pairs[0][places], self._pairs[1][places]
         else:
-            if len(rows):
-                self._places[rows, columns] = len(self._aligned) + torch.arange(len(rows), device=rows.device)
-                found = self._compute_pairs(rows, columns)
-                self._aligned = torch.cat([self._aligned, found[0]])
-                self._heard = torch.cat([self._heard, found[1]])
-            aligned, heard = self._aligned[self._places[pairs]], self._heard[self._places[pairs]]
-        if self._backbone.config.align_before_encoding:
-            return aligned, heard if self.audio else self._backbone.encode_audio(aligned)
-        return aligned, self._measured(references)
+            found = self._compute_pairs(places[0].flatten(), places[1].flatten())
+            aligned, heard = found[0].unflatten(0, references.shape), found[1].unflatten(0, references.shape)
+        if not self._backbone.config.align_before_encoding:
+            return aligned, self._measured(references)
+        return aligned, heard if self.audio else self._backbone.encode_audio(aligned)
+
+    def _counts(self) -> tuple[int, int]:
+        return len(self._positions), len(self._rirs)
 
     def _compute_pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Aligned log-spectrograms (N, 63, 310) and features (N, F) of pairs; no features where they train."""
+        """Aligned log-spectrograms (N, 63, 310) of pairs, and features (N, F): none unless kept ones are of use."""
+        spectra, features = [], []
+        encoded = self.audio and self._backbone.config.align_before_encoding
         with torch.no_grad(), torch.autocast(targets.device.type, enabled=False):
-            places = self._positions[references][:, None], self._positions[targets]
-            aligned = log_magnitude(align(self._rirs[references][:, None], *places)[:, 0])
-            if not self._heard.shape[1]:
-                return aligned, aligned.new_zeros(len(aligned), 0)
-            return aligned, torch.cat([self._backbone.encode_audio(part) for part in aligned.split(AT_ONCE)])
+            for target, reference in zip(targets.split(AT_ONCE), references.split(AT_ONCE), strict=True):
+                places = self._positions[reference][:, None], self._positions[target]
+                aligned = log_magnitude(align(self._rirs[reference][:, None], *places)[:, 0])
+                spectra.append(aligned)
+                features.append(self._backbone.encode_audio(aligned) if encoded else aligned.new_zeros(len(aligned), 0))
+        return torch.cat(spectra), torch.cat(features)
 
     def _measured(self, references: Tensor) -> Tensor:
         """Features of references as measured, (B, K, F)."""
@@ -108,5 +115,5 @@ class FrozenParts:
         if self._as_measured is None:
             with torch.no_grad(), torch.autocast(references.device.type, enabled=False):
                 parts = [self._backbone.encode_audio(log_magnitude(part)) for part in self._rirs.split(AT_ONCE)]
-                self._as_measured = torch.cat(parts)
+            self._as_measured = torch.cat(parts)
         return self._as_measured[references]

@@ -3,6 +3,7 @@ import math
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import save
 
 from haa_peft import load_backbone
@@ -161,3 +162,27 @@ def test_bad_lora_configuration(changes, message, tiny_backbone):
     adapter.detach()
     with pytest.raises(InputError, match=message):
         attach_stored(tiny_backbone, {**config, **changes}, tensors)
+
+
+@pytest.mark.parametrize(("inputs", "rows", "lower"), [(60, 9, False), (300, 500, False), (60, 9, True)])
+def test_the_fast_product_has_pefts_values_and_gradients(inputs, rows, lower):
+    from peft.tuners.lora import Linear as PeftLinear
+
+    from haa_peft.adaptation.low_rank import fast_forward
+
+    torch.manual_seed(0)
+    base = torch.nn.Linear(inputs, 90).requires_grad_(False)
+    layer = PeftLinear(base, "default", LoraConfig(r=3, lora_alpha=6.0), r=3, lora_alpha=6.0)
+    torch.nn.init.normal_(layer.lora_B["default"].weight)
+    x, values = torch.randn(2, rows, inputs), []
+    for forward in (lambda x: type(layer).forward(layer, x), lambda x: fast_forward(layer, x)):
+        given = x.clone().requires_grad_()
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            y = forward(given)
+        y.float().square().sum().backward()
+        factors = [side["default"].weight for side in (layer.lora_A, layer.lora_B)]
+        assert all(factor.grad.dtype == torch.float32 for factor in factors)
+        values.append([y.detach().float(), given.grad, *(factor.grad.clone() for factor in factors)])
+    for theirs, ours in zip(*values, strict=True):
+        assert float((ours - theirs).norm()) <= (0.02 if lower else 1e-5) * float(theirs.norm())

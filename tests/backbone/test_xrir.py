@@ -1,18 +1,22 @@
+import copy
 import json
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from haa_peft.acoustics.losses import energy_decay_loss, stft_l1_loss
 from haa_peft.backbone.config import XRIRConfig
-from haa_peft.backbone.plain import plain_forward
+from haa_peft.backbone.linear import FEWEST, product
+from haa_peft.backbone.plain import plain_forward, use_plain_products
 from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
 from tests.conftest import PARITY, TINY
 
+NAMES = ("reference_rirs", "target_position", "reference_positions")
 SHAPES = json.loads((PARITY / "xrir_state_shapes.json").read_text())
 CASE = {name: torch.from_numpy(value) for name, value in np.load(PARITY / "xrir_case_a.npz").items()}
 
@@ -153,22 +157,43 @@ def test_distinct_inputs_are_encoded_once(mixed_rooms, monkeypatch):
 
 
 def test_published_network_in_one_batch_has_the_plain_gradients(published_state):
-    """In single precision, at the published size: a batch of four targets of one configuration."""
+    """At the published size, two targets of one configuration; in double precision, to tell rounding from errors."""
     network = XRIR().eval()
     network.load_state_dict(published_state)
-    panorama = panorama_of(CASE["depth"])[0]
-    rirs, positions = CASE["reference_rirs"][0], CASE["reference_positions"][0]
-    targets, references = torch.tensor([0, 1]), torch.tensor([[1, 2], [2, 0]])
-    room = RoomQueries(panorama, rirs, positions, targets, references)
-    ours = network.forward_rooms([room])[0]
-    plain = plain_rooms(network, [room])[0]
-    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-4)
-    true = CASE["expected_target_spectrogram"].expand(2, -1, -1)
+    network.double()
+    panorama = panorama_of(CASE["depth"])[0].double()
+    rirs, positions = CASE["reference_rirs"][0].double(), CASE["reference_positions"][0].double()
+    room = RoomQueries(panorama, rirs, positions, torch.tensor([0, 1]), torch.tensor([[1, 2], [2, 0]]))
+    ours, plain = network.forward_rooms([room])[0], plain_rooms(network, [room])[0]
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
+    true = CASE["expected_target_spectrogram"].expand(2, -1, -1).double()
     assert_same_gradients(
         gradients(network, stft_l1_loss(ours, true) + energy_decay_loss(ours, true)),
         gradients(network, stft_l1_loss(plain, true) + energy_decay_loss(plain, true)),
-        tolerance=1e-3,
     )
+
+
+def test_single_precision_is_the_plain_computation_too(published):
+    """With oneDNN's products and channels last against torch's own."""
+    plain = copy.deepcopy(published)
+    use_plain_products(plain)
+    inputs = (panorama_of(CASE["depth"]), *(CASE[name] for name in NAMES))
+    with torch.no_grad():
+        torch.testing.assert_close(published(*inputs), plain_forward(plain, *inputs), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("rows", [7, 3000])
+def test_product_is_torchs_linear(rows):
+    assert (2 * rows * 60 * 70 >= FEWEST) == (rows == 3000)  # below it, it is torch's
+    values = []
+    for function in (product, functional.linear):
+        torch.manual_seed(0)
+        given = [torch.randn(*shape).requires_grad_() for shape in ((2, rows, 60), (70, 60), (70,))]
+        y = function(*given)
+        y.square().sum().backward()
+        values.append([y.detach(), *(tensor.grad for tensor in given)])
+    for ours, theirs in zip(*values, strict=True):
+        assert float((ours - theirs).norm()) <= 1e-5 * float(theirs.norm())
 
 
 def test_bounded_weighting_starts_as_distance_weighting():
@@ -177,7 +202,7 @@ def test_bounded_weighting_starts_as_distance_weighting():
     torch.nn.init.zeros_(network.lin_proj_1.proj.bias)
     references = torch.tensor([[[1.0, 0, 0], [3.0, 0, 0]]])
     keys, query = torch.randn(1, 2, TINY.channels), torch.zeros(1, TINY.channels)
-    weights = network.weigh(query, keys, torch.zeros(1, 3), references)
+    weights = network.weigh(query, keys, torch.zeros(1, 3), references, network.time_code())
     expected = torch.softmax(-1.5 * torch.tensor([1.0, 3.0]), 0)[None, :, None].expand(1, 2, 310)
     torch.testing.assert_close(weights, expected)
 

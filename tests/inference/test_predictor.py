@@ -11,6 +11,7 @@ from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.prepared import predict_prepared
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.inference import predict as predict_module
 from haa_peft.inference import predictor as predictor_module
 from haa_peft.inference.predict import References, choose_targets, predict_rirs
 from haa_peft.inference.predictor import attach_pack, prepare_pack
@@ -163,9 +164,7 @@ def test_every_method_in_one_batch(options, changes, room, tmp_path):
     seen = []
     real = predictor_module.waveforms
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            predictor_module, "waveforms", lambda logs, *given: (seen.append(torch.cat(logs)), real(logs, *given))[1]
-        )
+        patch.setattr(predictor_module, "waveforms", lambda logs, *given: (seen.append(logs), real(logs, *given))[1])
         answers = predictor.predict_many([(str(name), QUERIES[i:]) for i, name in enumerate(names.values())])
     assert len(seen) == 1
     assert [len(answer) for answer in answers] == [3, 2, 1]
@@ -175,7 +174,7 @@ def test_every_method_in_one_batch(options, changes, room, tmp_path):
         adapter = attach_pack(backbone, read_pack(tmp_path, name))
         prepared = References.of_room(room).prepare(backbone)
         targets = choose_targets(prepared, QUERIES[i:] - room.receiver, 4)
-        (expected,) = predict_prepared(backbone, [(prepared, targets)])
+        expected = predict_prepared(backbone, [(prepared, targets)])
         adapter.detach()
         ours = seen[0].split([3, 2, 1])[i]
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
@@ -196,6 +195,37 @@ def test_many_requests_come_back_in_order(store, tiny_backbone):
         predictor.predict_many([("studio/panel", positions[0]), ("studio/base", [9.0, 1.0, 1.0])])
 
 
+def test_a_query_encodes_its_own_view_alone(room, tmp_path):
+    """And, where references are encoded as aligned, the K spectrograms that are aligned to it."""
+    for changes, pairs in (({}, 0), ({"align_before_encoding": True}, 3 * 4)):
+        torch.manual_seed(0)
+        backbone = XRIR(dataclasses.replace(TINY, **changes)).eval().requires_grad_(False)
+        write_pack(tmp_path, make_pack(room, backbone, AdapterName("studio", "base")))
+        predictor = RoomPredictor.load("studio/base", store=tmp_path, backbone=backbone)
+        seen = {"encode_views": 0, "encode_audio": 0}
+        for encoder in seen:
+            real = getattr(predictor._networks.network, encoder)
+
+            def counted(x, encoder=encoder, real=real, seen=seen):
+                seen[encoder] += x.shape[: -2 if encoder == "encode_audio" else 1].numel()
+                return real(x)
+
+            setattr(predictor._networks.network, encoder, counted)
+        predictor.predict(QUERIES)
+        assert seen == {"encode_views": 3, "encode_audio": pairs}
+
+
+def test_more_rooms_than_stay_loaded(store, tiny_backbone, monkeypatch):
+    predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, max_loaded=1)
+    reads = []
+    real = predictor_module.read_pack
+    monkeypatch.setattr(predictor_module, "read_pack", lambda *given: (reads.append(str(given[1])), real(*given))[1])
+    names = ["studio/panel", "studio/base", "studio/moved", "studio/panel"]
+    predictor.predict_many([(name, QUERIES) for name in names])
+    assert reads == ["studio/panel", "studio/moved"]  # each once, and the one in use not at all
+    assert predictor.loaded == ["studio/base"]
+
+
 def test_thousands_of_positions_stream_in_parts(store, tiny_backbone):
     predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
     positions = np.random.default_rng(0).uniform([0.3, 0.3, 0.5], [5.7, 3.7, 2.0], (10_000, 3))
@@ -213,9 +243,13 @@ def test_a_pack_may_hold_its_prepared_room(room, store, tiny_backbone, monkeypat
     plain = RoomPredictor.load(str(name), store=store, backbone=tiny_backbone).predict(QUERIES)
     pack = prepare_pack(tiny_backbone, read_pack(store, name))
     write_pack(store, pack)
-    monkeypatch.setattr(predictor_module, "render_panorama", None)  # nothing is rendered or encoded
+    for module, function in ((predictor_module, "render_panorama"), (predict_module, "prepare_room")):
+        monkeypatch.setattr(module, function, None)  # nothing is rendered or encoded
     predictor = RoomPredictor.load(str(name), store=store, backbone=tiny_backbone)
     assert_close(predictor.predict(QUERIES), plain)
+    # what it was prepared from counts: with another adapter it is not stored
+    other = dataclasses.replace(pack, tensors={key: 2 * tensor for key, tensor in pack.tensors.items()})
+    assert set(pack.to_files()) - set(other.to_files()) == {"prepared.safetensors"}
     broken = {**pack.prepared, "views": pack.prepared["views"][:5]}
     write_pack(store, dataclasses.replace(pack, prepared=broken))
     with pytest.raises(InputError, match=r"prepared.safetensors has views of \(5, 32\) but it must be \(12, 32\)"):
@@ -225,6 +259,7 @@ def test_a_pack_may_hold_its_prepared_room(room, store, tiny_backbone, monkeypat
 def test_lower_precision(store, tiny_backbone):
     exact = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
     lower = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, precision="bfloat16")
+    assert not np.array_equal(exact.predict(QUERIES), lower.predict(QUERIES))
     true = paper_metrics(exact.predict(QUERIES), 22_050)
     found = paper_metrics(lower.predict(QUERIES), 22_050)
     np.testing.assert_allclose(found["c50_db"], true["c50_db"], atol=0.1)
@@ -235,6 +270,7 @@ def test_lower_precision(store, tiny_backbone):
 
 def test_switching_compiles_nothing_again(store, tiny_backbone, monkeypatch):
     """With what dynamo traces; compiling that to machine code takes half a minute and is the benchmark's business."""
+    from torch._dynamo import config
     from torch._dynamo.utils import counters
 
     compile_module = torch.nn.Module.compile
@@ -245,6 +281,7 @@ def test_switching_compiles_nothing_again(store, tiny_backbone, monkeypatch):
     predictor.predict(QUERIES[:2])
     before = counters["stats"]["unique_graphs"]
     assert before > 0
+    monkeypatch.setattr(config, "error_on_recompile", True)
     names = ("studio/panel", "studio/moved", "studio/base")
     for name in names:
         for each in (plain, predictor):
@@ -253,6 +290,7 @@ def test_switching_compiles_nothing_again(store, tiny_backbone, monkeypatch):
     requests = [(name, QUERIES) for name in names]
     for compiled, eager in zip(predictor.predict_many(requests), plain.predict_many(requests), strict=True):
         assert_close(compiled, eager)
+    predictor.predict(QUERIES[:1])
     assert counters["stats"]["unique_graphs"] == before
 
 

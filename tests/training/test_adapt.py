@@ -9,10 +9,12 @@ from accelerate import Accelerator
 from haa_peft import load_room
 from haa_peft.adaptation.methods import METHODS, MethodSettings
 from haa_peft.backbone.checkpoint import fingerprint
+from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.training import adapt as adapt_module
 from haa_peft.training.adapt import TrainingSettings, adapt
 from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
+from tests.conftest import TINY
 
 SHORT = TrainingSettings(max_steps=6, k=4, validate_every=2, warmup=1, lr=1e-2)
 
@@ -47,8 +49,14 @@ def test_the_same_seed_gives_the_same_adapter(room, tiny_backbone, accelerator, 
     assert all(torch.equal(runs[0].tensors[name], runs[1].tensors[name]) for name in runs[0].tensors)
 
 
+@pytest.mark.parametrize("align_before_encoding", [False, True])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_broken_run_resumes_to_the_same_adapter(method, room, tiny_backbone, accelerator, tmp_path, monkeypatch):
+def test_a_broken_run_resumes_to_the_same_adapter(
+    method, align_before_encoding, room, accelerator, tmp_path, monkeypatch
+):
+    torch.manual_seed(0)
+    tiny_backbone = XRIR(dataclasses.replace(TINY, align_before_encoding=align_before_encoding)).eval()
+    tiny_backbone.requires_grad_(False)
     whole = adapt(tiny_backbone, room, MethodSettings(method), SHORT, accelerator, tmp_path / "whole")
     real, calls = adapt_module.draw_references, []
 

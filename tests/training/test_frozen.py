@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
 from haa_peft import load_room
 from haa_peft.adaptation.delta import DeltaAdapter
@@ -103,18 +104,32 @@ def test_trajectories_with_and_without_what_is_kept(trained, changes, room):
     assert kept[4] == {"encode_views": 13 * (stages < STAGES), "encode_audio": inputs * (not audio_frozen)}
 
 
-def test_memory_is_bounded(room, tiny_backbone, monkeypatch):
-    """Where the features would not fit they are computed anew, to the same values."""
-    adapter = attach(tiny_backbone, MethodSettings("lora"), 0)
+@pytest.mark.parametrize("trained", ["lora", "heads"])
+@pytest.mark.parametrize("changes", [{}, {"align_before_encoding": True}], ids=str)
+def test_what_does_not_fit_is_computed_anew(trained, changes, room, monkeypatch):
+    torch.manual_seed(0)
+    backbone = XRIR(dataclasses.replace(TINY, **changes)).eval().requires_grad_(False)
+    TRAINED[trained][0](backbone)
     references = torch.from_numpy(draw_references(12, 4, 0, 0))
-    expected = RoomObjective(tiny_backbone, room)(torch.arange(12), references)
-    monkeypatch.setattr(frozen_module, "KEPT_BYTES", 63 * 310 * 4 * 20)
-    objective = RoomObjective(tiny_backbone, room)
+    kept = RoomObjective(backbone, room)
+    expected = kept(torch.arange(12), references)
+    monkeypatch.setattr(frozen_module, "KEPT_BYTES", 1000)
+    objective = RoomObjective(backbone, room)
     torch.testing.assert_close(objective(torch.arange(12), references), expected)
-    assert len(objective.frozen._aligned) == 0
-    assert objective(torch.arange(4), references[:4]).shape == (4,)
-    assert len(objective.frozen._aligned) == 16
-    adapter.detach()
+    assert kept.frozen._pairs[0].shape == (16, 12, 63, 310)
+    assert objective.frozen._pairs is None
+    assert objective.frozen._views is None
+
+
+def test_a_failure_while_filling_leaves_nothing_wrong(room, tiny_backbone, monkeypatch):
+    references = torch.from_numpy(draw_references(12, 4, 0, 0))
+    objective = RoomObjective(tiny_backbone, room)
+    expected = RoomObjective(tiny_backbone, room)(torch.arange(12), references)
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen_module, "log_magnitude", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            objective(torch.arange(12), references)
+    torch.testing.assert_close(objective(torch.arange(12), references), expected)
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -136,14 +151,13 @@ def test_checkpointing_changes_no_gradient(method, room, tiny_backbone):
 def test_mixed_precision_keeps_adapters_in_single(room, tiny_backbone, tmp_path):
     settings = TrainingSettings(max_steps=20, k=4, validate_every=5, warmup=2, lr=1e-2)
     runs = {}
-    for precision in ("no", "bf16"):
-        Accelerator._shared_state = {}
-        from accelerate.state import AcceleratorState
-
+    try:
+        for precision in ("no", "bf16"):
+            AcceleratorState._reset_state(reset_partial_state=True)
+            accelerator = Accelerator(cpu=True, mixed_precision=precision)
+            runs[precision] = adapt(tiny_backbone, room, MethodSettings(), settings, accelerator, tmp_path / precision)
+    finally:
         AcceleratorState._reset_state(reset_partial_state=True)
-        accelerator = Accelerator(cpu=True, mixed_precision=precision)
-        runs[precision] = adapt(tiny_backbone, room, MethodSettings(), settings, accelerator, tmp_path / precision)
-    AcceleratorState._reset_state(reset_partial_state=True)
     lower, exact = runs["bf16"], runs["no"]
     assert lower.precision == "bf16"
     assert all(tensor.dtype == torch.float32 for tensor in lower.tensors.values())
