@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--rooms", type=int, required=True)
     simulate.add_argument("--out", type=Path, required=True, help="folder")
     simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--odd", action="store_true", help="rooms unlike any that is trained on, for evaluation")
     simulate.add_argument("--workers", type=int, help="processes (default: all cores)")
     return parser
 
@@ -163,7 +164,7 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    simulate_corpus(args.out, args.rooms, args.seed, args.workers)
+    simulate_corpus(args.out, args.rooms, args.seed, args.workers, odd=args.odd)
 
 
 if __name__ == "__main__":

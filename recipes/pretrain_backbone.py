@@ -35,7 +35,7 @@ from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.rooms.corpus import Corpus, corpus_fingerprint, simulate_corpus
-from haa_peft.rooms.simulation import SOURCES_PER_ROOM
+from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.pretraining import Panoramas, PretrainingObjective, draw_batch
@@ -150,7 +150,7 @@ def main() -> None:
     if accelerator.is_main_process:
         simulate_corpus(args.corpus, args.rooms, args.seed)
     accelerator.wait_for_everyone()
-    corpus = Corpus.load(args.corpus, args.rooms)
+    corpus = Corpus(args.corpus, args.rooms)
     training_rooms = np.arange(len(corpus) - args.validation_rooms)
     validation_rooms = np.arange(len(corpus) - args.validation_rooms, len(corpus))
 

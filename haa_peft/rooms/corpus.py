@@ -1,59 +1,119 @@
-"""A corpus of simulated rooms on disk: shards of safetensors, made in parallel, resumable."""
+"""A corpus of simulated rooms on disk: Arrow shards of `datasets`, made in parallel, resumable, memory-mapped."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import multiprocessing
+import os
 import signal
+import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from haa_peft.acoustics.spectrogram import RIR_LENGTH
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically
-from haa_peft.rooms.simulation import SOURCES_PER_ROOM, draw_room, simulate
+from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms.drawing import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, draw_room
+from haa_peft.rooms.simulation import simulate
 
 ROOMS_PER_SHARD = 25
+FORMAT = 2
+"""Of what is drawn, how it is simulated and stored; a folder holds one format. 1 was shoeboxes in safetensors."""
+
+
+@dataclass(frozen=True)
+class CorpusRoom:
+    """One simulated room: ``rirs`` (P, 9600) at 22 050 Hz, ``positions`` (P, 3) and ``receiver`` (3,) m, surfaces."""
+
+    rirs: np.ndarray
+    positions: np.ndarray
+    receiver: np.ndarray
+    surfaces: Surfaces
 
 
 def shard_path(folder: Path, shard: int) -> Path:
     """Where a shard lies."""
-    return folder / f"rooms-{shard:05d}.safetensors"
+    return folder / f"rooms-{shard:05d}.arrow"
 
 
-def write_shard(folder: Path, seed: int, shard: int) -> Path:
-    """Simulate one shard of rooms and write it beside its target, then rename."""
-    from safetensors.numpy import save
+def features() -> Any:
+    """Columns of a corpus: one row a room, RIRs in half precision relative to the room's largest magnitude."""
+    from datasets import Array2D, Array3D, Features, Sequence, Value
 
-    indices = range(shard * ROOMS_PER_SHARD, (shard + 1) * ROOMS_PER_SHARD)
-    rooms = [draw_room(seed, index) for index in indices]
-    rirs = np.stack([simulate(room, index) for room, index in zip(rooms, indices, strict=True)])
-    path = shard_path(folder, shard)
-    content = save(
+    return Features(
         {
-            "rirs": (rirs / np.abs(rirs).max(axis=(1, 2), keepdims=True)).astype(np.float16),
-            "positions": np.stack([room.positions for room in rooms]).astype(np.float32),
-            "receiver": np.stack([room.receiver for room in rooms]).astype(np.float32),
-            "size": np.stack([room.size for room in rooms]).astype(np.float32),
-        },
-        metadata={"seed": str(seed), "first_room": str(indices[0])},
+            "index": Value("int64"),
+            "rirs": Array2D((SOURCES_PER_ROOM, RIR_LENGTH), "float16"),
+            "positions": Array2D((SOURCES_PER_ROOM, 3), "float32"),
+            "receiver": Sequence(Value("float32"), 3),
+            "surfaces": Array3D((None, 3, 3), "float32"),
+            "is_triangle": Sequence(Value("bool")),
+            "plan": Value("string"),
+            "volume": Value("float32"),
+            "t60": Value("float32"),
+            "absorption": Sequence(Value("float32"), len(OCTAVE_BANDS)),
+            "directional": Value("bool"),
+            "obstacles": Value("int32"),
+        }
     )
-    write_atomically(path, content)
+
+
+def row_of(index: int, room: DrawnRoom, rirs: np.ndarray) -> dict[str, Any]:
+    """A simulated room as a row of the corpus; ``absorption`` is the walls' mean by area."""
+    surfaces = room.surfaces
+    areas = [wall.area for wall in room.walls]
+    return {
+        "index": index,
+        "rirs": (rirs / np.abs(rirs).max()).astype(np.float16),
+        "positions": room.positions.astype(np.float32),
+        "receiver": room.receiver.astype(np.float32),
+        "surfaces": surfaces.points.astype(np.float32),
+        "is_triangle": surfaces.is_triangle,
+        "plan": room.plan,
+        "volume": room.volume,
+        "t60": room.t60,
+        "absorption": np.average([wall.absorption for wall in room.walls], axis=0, weights=areas).astype(np.float32),
+        "directional": room.facing is not None,
+        "obstacles": len(room.obstacles) // 6,
+    }
+
+
+def write_shard(folder: Path, seed: int, odd: bool, shard: int) -> Path:
+    """Simulate one shard of rooms and write it beside its target, then rename."""
+    from datasets.arrow_writer import ArrowWriter
+
+    path = shard_path(folder, shard)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        with ArrowWriter(path=temporary, features=features()) as writer:
+            for index in range(shard * ROOMS_PER_SHARD, (shard + 1) * ROOMS_PER_SHARD):
+                room = draw_room(seed, index, odd=odd)
+                writer.write(row_of(index, room, simulate(room, (seed, index))))
+            writer.finalize()
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
     return path
 
 
-def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None = None) -> None:
+def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None = None, *, odd: bool = False) -> None:
     """Make the shards of a corpus that are missing; deterministic per room, so a killed run goes on.
 
     Parameters
     ----------
-    folder : where ``rooms-*.safetensors`` and ``corpus.json`` go.
+    folder : where ``rooms-*.arrow`` and ``corpus.json`` go.
     n_rooms : at least this many rooms, rounded up to whole shards of 25.
     seed : the corpus' seed; a folder holds one seed only.
     workers : processes, all cores unless given.
+    odd : rooms outside the distribution that is trained on (:func:`~haa_peft.rooms.drawing.draw_room`).
     """
     from tqdm import tqdm
 
@@ -63,7 +123,13 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     check_writable(folder / "corpus.json")
     folder.mkdir(parents=True, exist_ok=True)
     description = folder / "corpus.json"
-    facts = {"seed": seed, "rooms_per_shard": ROOMS_PER_SHARD, "sources_per_room": SOURCES_PER_ROOM}
+    facts = {
+        "format": FORMAT,
+        "seed": seed,
+        "odd": odd,
+        "rooms_per_shard": ROOMS_PER_SHARD,
+        "sources_per_room": SOURCES_PER_ROOM,
+    }
     if description.exists() and description.read_text() != json.dumps(facts):
         raise InputError(f"{folder} holds another corpus ({description.read_text():.80}); give an empty folder")
     write_atomically(description, json.dumps(facts).encode())
@@ -72,10 +138,15 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     # an interruption goes to this process alone, and leaving the block ends the workers at once
     with (
         multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
-        tqdm(total=n_shards, initial=n_shards - len(missing), unit="shard", desc="simulating rooms") as bar,
+        tqdm(
+            total=n_shards * ROOMS_PER_SHARD,
+            initial=(n_shards - len(missing)) * ROOMS_PER_SHARD,
+            unit="room",
+            desc="simulating",
+        ) as bar,
     ):
-        for _ in pool.imap_unordered(partial(write_shard, folder, seed), missing):
-            bar.update()
+        for _ in pool.imap_unordered(partial(write_shard, folder, seed, odd), missing):
+            bar.update(ROOMS_PER_SHARD)
 
 
 def corpus_fingerprint(folder: Path, n_rooms: int) -> str:
@@ -86,30 +157,30 @@ def corpus_fingerprint(folder: Path, n_rooms: int) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True)
 class Corpus:
-    """R rooms in memory: ``rirs`` (R, P, 9600) float16, ``positions`` (R, P, 3), ``receiver`` and ``size`` (R, 3)."""
+    """Simulated rooms, memory-mapped: ``corpus[i]`` is a :class:`CorpusRoom`, ``rows`` the `datasets.Dataset`."""
 
-    rirs: np.ndarray
-    positions: np.ndarray
-    receiver: np.ndarray
-    size: np.ndarray
+    def __init__(self, folder: Path, n_rooms: int | None = None) -> None:
+        """Open the shards that are there, in order, at most ``n_rooms`` rooms."""
+        from datasets import Dataset, concatenate_datasets
 
-    def __len__(self) -> int:
-        return len(self.rirs)
-
-    @classmethod
-    def load(cls, folder: Path, n_rooms: int | None = None) -> Corpus:
-        """Read the shards that are there, in order, at most ``n_rooms`` rooms."""
-        from safetensors.numpy import load_file
-
-        paths = sorted(folder.glob("rooms-*.safetensors"))
+        paths = sorted(folder.glob("rooms-*.arrow"))
         if n_rooms is not None:
             paths = paths[: -(-n_rooms // ROOMS_PER_SHARD)]
         if not paths:
-            raise InputError(
-                f"{folder} holds no rooms-*.safetensors; make some with `haa-peft simulate --out {folder}`"
-            )
-        shards = [load_file(path) for path in paths]
-        fields = {key: np.concatenate([s[key] for s in shards])[:n_rooms] for key in shards[0]}
-        return cls(**fields)
+            raise InputError(f"{folder} holds no rooms-*.arrow; make some with `haa-peft simulate --out {folder}`")
+        try:
+            rows = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
+        except Exception as error:  # whatever a damaged file makes of its reader
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{folder}: cannot be read as a corpus ({reason:.120}); simulate it again") from None
+        self.rows = rows.select(range(min(len(rows), n_rooms or len(rows)))).with_format("numpy")
+        self._parts = self.rows.select_columns(["rirs", "positions", "receiver", "surfaces", "is_triangle"])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> CorpusRoom:
+        row = self._parts[int(index)]
+        surfaces = Surfaces(np.array(row["surfaces"], dtype=np.float64), np.array(row["is_triangle"], dtype=bool))
+        return CorpusRoom(row["rirs"], row["positions"], row["receiver"], surfaces)

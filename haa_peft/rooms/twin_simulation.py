@@ -10,7 +10,8 @@ import numpy as np
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.simulation import OCTAVE_BANDS, eyring_absorption
+from haa_peft.rooms.drawing import OCTAVE_BANDS, eyring_absorption
+from haa_peft.rooms.simulation import Beam
 
 LENGTH = 13_230
 """Samples of a stored RIR at 22 050 Hz (0.6 s)."""
@@ -23,7 +24,7 @@ RESPONSE_HZ = (0, 40, 80, 110, 180, 350, 700, 1200, 2000, 3200, 5000, 8000, SAMP
 RESPONSE_DB = (-50, -30, -8, -1, 2, 0, -1.5, 1, -1, 1.5, 0, -2, -5)
 REAR_LEVEL = (0.85, 0.7, 0.5, 0.32, 0.2, 0.12, 0.08)
 SHARPNESS = (1, 1, 1, 1.2, 1.6, 2.2, 3)
-"""The loudspeaker's amplitude per octave band: rear + (1 - rear) ((1 + cos angle) / 2)^sharpness."""
+"""Of the loudspeaker's beam, per octave band."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +51,13 @@ class Twin:
     facing: np.ndarray
 
 
-@dataclass(frozen=True)
-class Loudspeaker:
-    """A source that pyroomacoustics takes for one of its directivities; ``facing`` (3,) is a unit vector."""
-
-    facing: np.ndarray
-    is_impulse_response = False
-
-    def amplitude(self, directions: np.ndarray) -> np.ndarray:
-        """Amplitude towards directions (N, 3), unit vectors, per octave band: (7, N)."""
-        rear, sharpness = np.array(REAR_LEVEL)[:, None], np.array(SHARPNESS)[:, None]
-        return rear + (1 - rear) * ((1 + directions @ self.facing) / 2).clip(0) ** sharpness
-
-    def get_response(self, azimuth: np.ndarray, colatitude: np.ndarray, degrees: bool) -> np.ndarray:
-        """For image sources; bands come first, against pyroomacoustics' own docstring but as its code needs."""
-        import pyroomacoustics as pra
-
-        return self.amplitude(pra.doa.spher2cart(azimuth, colatitude, degrees=degrees).T)
-
-    def sample_rays(self, n_rays: int) -> tuple[np.ndarray, np.ndarray]:
-        """For ray tracing: directions (n_rays, 3) and their energies per band (n_rays, 7)."""
-        import pyroomacoustics as pra
-
-        rays = pra.doa.fibonacci_spherical_sampling(n_rays).T
-        return rays, self.amplitude(rays).T ** 2
-
-
 def _corners(points: np.ndarray) -> np.ndarray:
     """The four corners (4, 3) of a parallelogram (3 points, 3), in order around it."""
     return np.array([points[0], points[1], points[1] + points[2] - points[0], points[2]])
+
+
+def _loudspeaker(twin: Twin) -> Beam:
+    return Beam(twin.facing, np.array(SHARPNESS), np.array(REAR_LEVEL))
 
 
 def _walls(twin: Twin) -> list:
@@ -90,7 +69,8 @@ def _walls(twin: Twin) -> list:
     normals = [np.cross(quad[1] - quad[0], quad[3] - quad[0]) for quad in quads]
     weights = np.array(twin.finish.walls)
     weights = weights / np.average(weights, weights=np.linalg.norm(normals[:6], axis=1))
-    mean = eyring_absorption(high - low, twin.finish.t60) * twin.finish.correction
+    x, y, z = high - low
+    mean = eyring_absorption(x * y * z, 2 * (x * y + x * z + y * z), twin.finish.t60) * twin.finish.correction
     absorption = np.clip(mean * weights[:, None] * np.array(twin.finish.bands), 0.01, 0.98)
     # face, its absorption, and a vector out of the air
     faces = [(quad, absorption[i], quad.mean(axis=0) - (low + high) / 2) for i, quad in enumerate(quads[:6])]
@@ -118,7 +98,7 @@ def simulate_twin(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np
     room = pra.Room(_walls(twin), fs=SAMPLE_RATE, max_order=IMAGE_ORDER, ray_tracing=True, air_absorption=True)
     room.set_ray_tracing(n_rays=RAYS, receiver_radius=RECEIVER_RADIUS, time_thres=LENGTH / SAMPLE_RATE)
     source = pra.soundsource.SoundSource(twin.loudspeaker)
-    source.directivity = Loudspeaker(twin.facing)
+    source.directivity = _loudspeaker(twin)
     room.add(source)
     room.add_microphone_array(positions.T)
     room.compute_rir()
@@ -154,7 +134,7 @@ def _round_the_edges(twin: Twin, position: np.ndarray) -> np.ndarray:
         onward = position - twin.loudspeaker - ways
         lengths = np.linalg.norm(ways, axis=1) + np.linalg.norm(onward, axis=1)
         length, way = lengths.min(), ways[lengths.argmin()]
-        bands = Loudspeaker(twin.facing).amplitude(way[None] / np.linalg.norm(way))[:, 0]
+        bands = _loudspeaker(twin).amplitude(way[None] / np.linalg.norm(way))[:, 0]
         number = 2 * (length - np.linalg.norm(position - twin.loudspeaker)) * frequencies / SPEED_OF_SOUND
         gain = np.interp(frequencies, OCTAVE_BANDS, bands) / np.sqrt(3 + 20 * number) / length
         spectrum += gain * np.exp(-2j * np.pi * frequencies * length / SPEED_OF_SOUND)

@@ -13,7 +13,6 @@ from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.geometry.panorama import render_panorama
-from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.corpus import Corpus
 
 
@@ -27,8 +26,8 @@ class Panoramas:
     def __getitem__(self, index: int) -> Tensor:
         """(3, 256 / pooling, 512 / pooling) m."""
         if index not in self._kept:
-            surfaces = Surfaces.shoebox(self._corpus.size[index])
-            full = torch.from_numpy(render_panorama(surfaces, self._corpus.receiver[index]))
+            room = self._corpus[index]
+            full = torch.from_numpy(render_panorama(room.surfaces, room.receiver))
             self._kept[index] = avg_pool2d(full, self._pooling)
         return self._kept[index]
 
@@ -37,9 +36,10 @@ class RoomTensors:
     """One simulated room as the network takes it, turned about the vertical and mirrored at will."""
 
     def __init__(self, corpus: Corpus, panoramas: Panoramas, index: int) -> None:
+        room = corpus[index]
         self.panorama = panoramas[index]
-        self.positions = torch.from_numpy(corpus.positions[index] - corpus.receiver[index]).float()
-        self.rirs = torch.from_numpy(corpus.rirs[index].astype(np.float32))
+        self.positions = torch.from_numpy(room.positions - room.receiver).float()
+        self.rirs = torch.from_numpy(room.rirs.astype(np.float32))
 
     def augment(self, rng: np.random.Generator) -> None:
         """Turn by a whole number of panorama columns and mirror y, geometry and positions alike."""

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 
 from haa_peft import load_backbone
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
-from haa_peft.rooms.corpus import ROOMS_PER_SHARD, SOURCES_PER_ROOM, Corpus, corpus_fingerprint, shard_path
-from haa_peft.rooms.simulation import draw_room
+from haa_peft.rooms import corpus as corpus_module
+from haa_peft.rooms.corpus import FORMAT, ROOMS_PER_SHARD, Corpus, corpus_fingerprint, shard_path, write_shard
+from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 from haa_peft.training.pretraining import Panoramas, RoomTensors, draw_queries
 from haa_peft.training.schedule import warmup_cosine
 from tests.conftest import TINY, decaying_noise
@@ -25,19 +25,21 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "pretrain_backbone.py"
 @pytest.fixture
 def corpus_folder(tmp_path):
     """One shard of rooms of the real distribution, with made-up RIRs."""
-    rooms = [draw_room(0, index) for index in range(ROOMS_PER_SHARD)]
-    distances = [np.linalg.norm(room.positions - room.receiver, axis=1) for room in rooms]
-    rirs = np.stack([decaying_noise(SOURCES_PER_ROOM, 9600, 22_050, 0.3, distance) for distance in distances])
     folder = tmp_path / "corpus"
     folder.mkdir()
-    fields = {name: np.stack([getattr(room, name) for room in rooms]).astype(np.float32)
-              for name in ("positions", "receiver", "size")}  # fmt: skip
-    save_file({"rirs": rirs.astype(np.float16), **fields}, shard_path(folder, 0))
+
+    def made_up(room, seed):
+        distances = np.linalg.norm(room.positions - room.receiver, axis=1)
+        return decaying_noise(SOURCES_PER_ROOM, 9600, 22_050, 0.3, distances)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus_module, "simulate", made_up)
+        write_shard(folder, 0, False, 0)
     return folder
 
 
 def test_augmentation_turns_geometry_and_positions_alike(corpus_folder):
-    corpus = Corpus.load(corpus_folder)
+    corpus = Corpus(corpus_folder)
     panoramas = Panoramas(corpus, 1)
     rays = torch.from_numpy(directions()).float().permute(2, 0, 1)
     for seed in range(4):
@@ -109,7 +111,15 @@ def test_a_corpus_is_known_by_its_content(corpus_folder):
 
 def test_the_recipe_trains_resumes_and_says_how(corpus_folder, tmp_path, monkeypatch):
     (corpus_folder / "corpus.json").write_text(
-        json.dumps({"seed": 0, "rooms_per_shard": ROOMS_PER_SHARD, "sources_per_room": SOURCES_PER_ROOM})
+        json.dumps(
+            {
+                "format": FORMAT,
+                "seed": 0,
+                "odd": False,
+                "rooms_per_shard": ROOMS_PER_SHARD,
+                "sources_per_room": SOURCES_PER_ROOM,
+            }
+        )
     )
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
     recipe = load_recipe()
