@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 import haa_peft
@@ -34,11 +35,12 @@ from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.rooms.acoustic_rooms import AcousticRooms
 from haa_peft.rooms.corpus import Corpus, corpus_fingerprint, simulate_corpus
 from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.launch import start_accelerator
-from haa_peft.training.pretraining import Panoramas, PretrainingObjective, draw_batch
+from haa_peft.training.pretraining import Panoramas, PretrainingObjective, Rooms, draw_batch
 from haa_peft.training.schedule import warmup_cosine
 
 SMALL = XRIRConfig(
@@ -66,6 +68,7 @@ CHECKPOINT = ("step", "curve", "best", "seconds", "recent", "backbone", "average
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
+    parser.add_argument("--acoustic-rooms", type=Path, help="folder of AcousticRooms, whose training rooms are added")
     parser.add_argument("--rooms", type=int, default=3000, help="rooms to train and validate on")
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
     parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
@@ -85,7 +88,7 @@ def parse_arguments() -> argparse.Namespace:
 
 @torch.no_grad()
 def validation_losses(
-    model: XRIR, corpus: Corpus, panoramas: Panoramas, rooms: np.ndarray, k: int
+    model: XRIR, corpus: Rooms, panoramas: Panoramas, rooms: np.ndarray, k: int
 ) -> tuple[float, float]:
     """Loss of the model and of the nearest aligned reference, over the same seeded queries of unseen rooms."""
     ours, nearest = [], []
@@ -150,9 +153,13 @@ def main() -> None:
     if accelerator.is_main_process:
         simulate_corpus(args.corpus, args.rooms, args.seed)
     accelerator.wait_for_everyone()
-    corpus = Corpus(args.corpus, args.rooms)
-    training_rooms = np.arange(len(corpus) - args.validation_rooms)
-    validation_rooms = np.arange(len(corpus) - args.validation_rooms, len(corpus))
+    corpus: Rooms = Corpus(args.corpus, args.rooms)
+    training_rooms = np.arange(args.rooms - args.validation_rooms)
+    validation_rooms = np.arange(args.rooms - args.validation_rooms, args.rooms)
+    if args.acoustic_rooms is not None:
+        more = AcousticRooms(args.acoustic_rooms)
+        corpus = ConcatDataset([corpus, more])
+        training_rooms = np.concatenate([training_rooms, args.rooms + np.arange(len(more))])
 
     backbone = XRIR(config)
     for name, parameter in backbone.named_parameters():
@@ -221,7 +228,7 @@ def main() -> None:
             seconds = time.monotonic() - started
             if ours < best:
                 best = ours
-                write_backbone(args, average, curve, seconds, len(corpus))
+                write_backbone(args, average, curve, seconds, args.rooms)
             save_checkpoint(
                 checkpoint,
                 {
@@ -253,7 +260,7 @@ def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], sec
                 itertools.chain.from_iterable(
                     (f"--{k.replace('_', '-')}", str(v))
                     for k, v in vars(args).items()
-                    if k not in ("resume", "config", "out", "corpus")
+                    if k not in ("resume", "config", "out", "corpus", "acoustic_rooms")
                 )
             ),
             "config": config,
@@ -261,6 +268,7 @@ def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], sec
             "weights": sum(p.numel() for p in model.parameters()),
             "corpus": {
                 "rooms": rooms,
+                "acoustic_rooms": args.acoustic_rooms is not None,
                 "validation_rooms": args.validation_rooms,
                 "seed": args.seed,
                 "sha256": corpus_fingerprint(args.corpus, rooms),

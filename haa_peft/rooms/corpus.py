@@ -18,6 +18,7 @@ import numpy as np
 from haa_peft.acoustics.spectrogram import RIR_LENGTH
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically
+from haa_peft.geometry.panorama import panorama_from_depth, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.drawing import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, draw_room
 from haa_peft.rooms.simulation import simulate
@@ -29,12 +30,23 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class CorpusRoom:
-    """One simulated room: ``rirs`` (P, 9600) at 22 050 Hz, ``positions`` (P, 3) and ``receiver`` (3,) m, surfaces."""
+    """One simulated room: ``rirs`` (P, 9600) at 22 050 Hz, ``positions`` (P, 3) and ``receiver`` (3,) m.
+
+    Its geometry is ``surfaces`` or, where a data set has no surfaces, a ``depth`` map (256, 512) m.
+    """
 
     rirs: np.ndarray
     positions: np.ndarray
     receiver: np.ndarray
-    surfaces: Surfaces
+    surfaces: Surfaces | None = None
+    depth: np.ndarray | None = None
+
+    def panorama(self) -> np.ndarray:
+        """Coordinates in metres, from the receiver, of what each pixel sees: (3, 256, 512) float32."""
+        if self.depth is not None:
+            return panorama_from_depth(self.depth)
+        assert self.surfaces is not None
+        return render_panorama(self.surfaces, self.receiver)
 
 
 def shard_path(folder: Path, shard: int) -> Path:

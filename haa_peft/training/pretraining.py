@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,22 +13,27 @@ from torch.nn.functional import avg_pool2d
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.backbone.xrir import XRIR, RoomQueries
-from haa_peft.geometry.panorama import render_panorama
-from haa_peft.rooms.corpus import Corpus
+from haa_peft.rooms.corpus import CorpusRoom
+
+
+class Rooms(Protocol):
+    """Rooms by number: a simulated corpus, AcousticRooms, or both in a ``torch.utils.data.ConcatDataset``."""
+
+    def __getitem__(self, index: int) -> CorpusRoom:
+        """One room."""
 
 
 class Panoramas:
     """Panoramas of a corpus, rendered once each and kept at the network's resolution."""
 
-    def __init__(self, corpus: Corpus, pooling: int) -> None:
+    def __init__(self, corpus: Rooms, pooling: int) -> None:
         self._corpus, self._pooling = corpus, pooling
         self._kept: dict[int, Tensor] = {}
 
     def __getitem__(self, index: int) -> Tensor:
         """(3, 256 / pooling, 512 / pooling) m."""
         if index not in self._kept:
-            room = self._corpus[index]
-            full = torch.from_numpy(render_panorama(room.surfaces, room.receiver))
+            full = torch.from_numpy(self._corpus[index].panorama())
             self._kept[index] = avg_pool2d(full, self._pooling)
         return self._kept[index]
 
@@ -35,7 +41,7 @@ class Panoramas:
 class RoomTensors:
     """One simulated room as the network takes it, turned about the vertical and mirrored at will."""
 
-    def __init__(self, corpus: Corpus, panoramas: Panoramas, index: int) -> None:
+    def __init__(self, corpus: Rooms, panoramas: Panoramas, index: int) -> None:
         room = corpus[index]
         self.panorama = panoramas[index]
         self.positions = torch.from_numpy(room.positions - room.receiver).float()
@@ -58,7 +64,8 @@ class RoomTensors:
 
 
 def draw_queries(rng: np.random.Generator, sources: int, targets: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (T,) and for each K other sources as references, (T, K)."""
+    """Targets (T,) and for each K other sources as references, (T, K); fewer where there are not as many sources."""
+    targets, k = min(targets, sources), min(k, sources - 1)
     order = rng.permutation(sources)
     target_rows = order[:targets]
     references = [rng.choice(np.setdiff1d(order, [t]), k, replace=False) for t in target_rows]
@@ -87,7 +94,7 @@ class PretrainingObjective(nn.Module):
 
 
 def draw_batch(
-    corpus: Corpus,
+    corpus: Rooms,
     panoramas: Panoramas,
     rooms: Sequence[int] | np.ndarray,
     rng: np.random.Generator,

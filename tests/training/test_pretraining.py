@@ -64,6 +64,12 @@ def test_targets_are_not_their_own_references():
         assert len(set(chosen)) == 8
 
 
+def test_rooms_of_few_sources_give_what_they_have():
+    targets, references = draw_queries(np.random.default_rng(0), 5, 12, 8)
+    assert sorted(targets) == [0, 1, 2, 3, 4]
+    assert references.shape == (5, 4)
+
+
 def test_learning_rate_rises_and_falls():
     factor = warmup_cosine(10, 110)
     rates = [factor(step) for step in range(111)]
