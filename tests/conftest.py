@@ -10,6 +10,8 @@ import torch
 
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.xrir import XRIR
+from haa_peft.geometry.panorama import directions, render_depth
+from haa_peft.geometry.surfaces import Surfaces
 
 PARITY = Path(__file__).parent / "parity"
 SHARED_DATA = Path(os.environ.get("HAA_PEFT_SHARED", Path(__file__).parents[2] / "shared")) / "data"
@@ -87,3 +89,38 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no shared data beside the repository")
     return SHARED_DATA
+
+
+RECEIVERS = {1: [1.0, 1.0, 1.2], 12: [3.0, 2.0, 1.5]}
+SOURCES = {1: [2.0, 1.0, 1.0], 2: [4.0, 3.0, 1.7], 10: [5.0, 1.0, 1.2]}
+
+
+@pytest.fixture
+def acoustic_rooms(tmp_path: Path) -> Path:
+    """Two rooms of a box, one of the unseen split, in the layout of AcousticRooms."""
+    import soundfile
+
+    tmp_path = tmp_path / "AcousticRooms"
+    box = Surfaces.shoebox([6.0, 4.0, 3.0])
+    for category, room in (("Office", "Office_idx_3"), ("Cafe", "Cafe_idx_1")):
+        for kind in ("single_channel_ir", "metadata", "depth_map"):
+            (tmp_path / kind / category / room).mkdir(parents=True)
+        for r, receiver in RECEIVERS.items():
+            np.save(
+                tmp_path / "depth_map" / category / room / f"{r}.npy",
+                render_depth(box, np.array(receiver), directions()),
+            )
+            for s, source in SOURCES.items():
+                rir = np.zeros(5000 if s == 2 else 12_000, dtype=np.float32)
+                distance = np.linalg.norm(np.subtract(source, receiver))
+                rir[round(distance / 343 * 22_050)] = 0.5 / distance
+                name = f"S00{s}_R00{r}"
+                soundfile.write(
+                    tmp_path / "single_channel_ir" / category / room / f"{name}_hybrid_IR.wav",
+                    rir,
+                    22_050,
+                    subtype="FLOAT",
+                )
+                about = {"src_loc": source, "rec_loc": receiver}
+                (tmp_path / "metadata" / category / room / f"{name}.json").write_text(json.dumps(about))
+    return tmp_path

@@ -115,7 +115,7 @@ def test_a_corpus_is_known_by_its_content(corpus_folder):
     assert corpus_fingerprint(corpus_folder, 25) != before
 
 
-def test_the_recipe_trains_resumes_and_says_how(corpus_folder, tmp_path, monkeypatch):
+def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, tmp_path, monkeypatch):
     (corpus_folder / "corpus.json").write_text(
         json.dumps(
             {
@@ -158,4 +158,8 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, tmp_path, monkeyp
     run("broken.safetensors", "--resume")
     resumed = json.loads((tmp_path / "broken.json").read_text())
     assert resumed["curve"] == story["curve"]
+    run("mixed.safetensors", "--acoustic-rooms", str(acoustic_rooms))
+    mixed = json.loads((tmp_path / "mixed.json").read_text())
+    assert mixed["corpus"]["acoustic_rooms"]
+    assert mixed["curve"] != story["curve"]  # other rooms were drawn
     assert resumed["fingerprint"] == story["fingerprint"]
