@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--seed", type=int, default=0)
     simulate.add_argument("--odd", action="store_true", help="rooms unlike any that is trained on, for evaluation")
     simulate.add_argument("--workers", type=int, help="processes (default: all cores)")
+
+    card = commands.add_parser("corpus-card", help="write what a simulated corpus holds, as a page and a figure")
+    card.set_defaults(command=_corpus_card)
+    card.add_argument("corpus", metavar="CORPUS", type=Path, help="folder that simulate wrote")
+    card.add_argument("--out", type=Path, help="folder of README.md and corpus.png (default: the corpus)")
     return parser
 
 
@@ -165,6 +170,12 @@ def _download(args: argparse.Namespace) -> None:
 
 def _simulate(args: argparse.Namespace) -> None:
     simulate_corpus(args.out, args.rooms, args.seed, args.workers, odd=args.odd)
+
+
+def _corpus_card(args: argparse.Namespace) -> None:
+    from haa_peft.evaluation.corpus_card import write_card
+
+    print(write_card(args.corpus, args.out or args.corpus))
 
 
 if __name__ == "__main__":
