@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from haa_peft.backbone.checkpoint import load_backbone
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, command
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.report import markdown, report_table
 from haa_peft.files import check_writable, write_atomically, write_json
-from haa_peft.inference.predictor import RoomPredictor, attach_pack, verify_pack
+from haa_peft.inference.packs import attach_pack, verify_pack
+from haa_peft.inference.predictor import RoomPredictor
 from haa_peft.rooms.corpus import simulate_corpus
 from haa_peft.rooms.load import load_room
 from haa_peft.store.folder import read_pack
@@ -26,16 +26,8 @@ from haa_peft.store.names import AdapterName, list_names, store_folder
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run it; bad input gives one line and status 2."""
     args = _parser().parse_args(arguments)
-    try:
+    with command():
         args.command(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:
-        sys.stderr.close()
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     adapters.set_defaults(command=_adapters)
     adapters.add_argument("action", choices=("list", "show", "verify"))
     adapters.add_argument("name", nargs="?", help="adapter; verify checks all unless given")
-    for command in (evaluate, render, adapters):
-        command.add_argument("--store", help="folder of adapters (default: $HAA_PEFT_STORE or ./adapters)")
-        command.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
+    for one in (evaluate, render, adapters):
+        one.add_argument("--store", help="folder of adapters (default: $HAA_PEFT_STORE or ./adapters)")
+        one.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
 
     download = commands.add_parser("download", help="fetch measured rooms")
     download.set_defaults(command=_download)

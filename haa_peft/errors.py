@@ -1,4 +1,11 @@
-"""The one error that people see."""
+"""The one error that people see, and how commands end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -7,3 +14,22 @@ class InputError(ValueError):
     The message is one line that names the value, what is allowed and what to do. Command lines print it
     and exit with status 2; library callers catch it like any ``ValueError``.
     """
+
+
+@contextmanager
+def command(if_interrupted: str = "") -> Iterator[None]:
+    """Run a command inside the block: bad input ends it with one line and status 2, an interruption with 130.
+
+    Of several processes the first one speaks. ``if_interrupted`` says how to go on.
+    """
+    try:
+        yield
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        print("\ninterrupted" + (f": {if_interrupted}" if if_interrupted else ""), file=sys.stderr)
+        sys.exit(130)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +10,12 @@ from pathlib import Path
 from haa_peft.adaptation.methods import MethodSettings, attach_stored
 from haa_peft.backbone.checkpoint import load_backbone
 from haa_peft.backbone.xrir import XRIR
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, command
 from haa_peft.evaluation.compare import Candidate, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
-from haa_peft.inference.predictor import prepare_pack
+from haa_peft.inference.packs import prepare_pack
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import make_card
@@ -66,15 +64,8 @@ def parse_arguments(method: str, description: str, arguments: Sequence[str] | No
 def run(method: str, description: str, arguments: Sequence[str] | None = None) -> None:
     """Entry point of the fine-tuning recipes: one line on bad input, a hint on interruption."""
     args = parse_arguments(method, description, arguments)
-    try:
+    with command("once training has begun, the same command with --resume goes on"):
         finetune(args)
-    except InputError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: once training has begun, the same command with --resume goes on", file=sys.stderr)
-        sys.exit(130)
 
 
 def finetune(args: argparse.Namespace) -> None:

@@ -40,11 +40,11 @@ from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.linear import product
 from haa_peft.backbone.plain import plain_forward, use_plain_products
 from haa_peft.backbone.xrir import XRIR
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, command
 from haa_peft.evaluation.report import markdown
 from haa_peft.files import check_writable, write_json
+from haa_peft.inference.packs import prepare_pack
 from haa_peft.inference.predict import References
-from haa_peft.inference.predictor import prepare_pack
 from haa_peft.rooms.room import Room
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
@@ -559,11 +559,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with command("finished parts are in the JSON file, if one was asked for"):
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: finished parts are in the JSON file, if one was asked for", file=sys.stderr)
-        sys.exit(130)

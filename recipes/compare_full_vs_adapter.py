@@ -10,7 +10,6 @@ The table at the end holds mean absolute errors at test positions; weights are c
 import argparse
 import dataclasses
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from haa_peft import load_backbone, load_room
 from haa_peft.adaptation.methods import METHODS, MethodSettings
 from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, command
 from haa_peft.evaluation.compare import compare
 from haa_peft.evaluation.evaluate import check_split
 from haa_peft.evaluation.report import figure, markdown
@@ -128,11 +127,5 @@ def results_table(reports: list[dict]) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with command("the same command goes on with the next room"):
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on with the next room", file=sys.stderr)
-        sys.exit(130)

@@ -14,7 +14,6 @@ import dataclasses
 import itertools
 import json
 import platform
-import sys
 import time
 from pathlib import Path
 
@@ -33,10 +32,10 @@ from haa_peft.adaptation.methods import UNUSED
 from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.xrir import XRIR, RoomQueries
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, command
 from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.rooms.acoustic_rooms import AcousticRooms
-from haa_peft.rooms.corpus import Corpus, corpus_fingerprint, simulate_corpus
+from haa_peft.rooms.corpus import Corpus, simulate_corpus
 from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.launch import start_accelerator
@@ -271,7 +270,7 @@ def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], sec
                 "acoustic_rooms": args.acoustic_rooms is not None,
                 "validation_rooms": args.validation_rooms,
                 "seed": args.seed,
-                "sha256": corpus_fingerprint(args.corpus, rooms),
+                "sha256": Corpus(args.corpus, rooms).fingerprint(),
             },
             "curve": curve,
             "seconds": round(seconds),
@@ -285,8 +284,5 @@ def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], sec
 
 
 if __name__ == "__main__":
-    try:
+    with command("the same command with --resume goes on from the last validation"):
         main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

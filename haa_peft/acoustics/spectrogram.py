@@ -67,12 +67,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
             torch.set_float32_matmul_precision(before)
 
 
-def to_blocks(rirs: Tensor, mode: str = "constant") -> Tensor:
-    """Hops of a signal, (N, 9600) -> (N, 311, 32); frame t is blocks t and t + 1.
-
-    ``mode`` says what lies outside the signal: ``constant`` (zeros) or ``reflect``.
-    """
-    padded = pad(rirs, (HOP, N_BLOCKS * HOP - HOP - rirs.shape[-1]), mode=mode)
+def to_blocks(rirs: Tensor) -> Tensor:
+    """Hops of a signal, zeros outside it, (N, 9600) -> (N, 311, 32); frame t is blocks t and t + 1."""
+    padded = pad(rirs, (HOP, N_BLOCKS * HOP - HOP - rirs.shape[-1]))
     return pad(padded.unflatten(-1, (N_BLOCKS, HOP)), (0, 1))
 
 

@@ -40,7 +40,7 @@ class LowRankProduct(torch.autograd.Function):
         if ctx.needs_input_grad[3]:
             of_down = ((outputs @ up.to(x.dtype)).mul_(ctx.scale).T @ rows).to(down.dtype)
         if ctx.needs_input_grad[4]:
-            of_up = ((rows @ down.T.to(x.dtype)).mul_(ctx.scale).T @ outputs).T.to(up.dtype)
+            of_up = ((rows @ down.T.to(x.dtype)).mul_(ctx.scale).T @ outputs).T.to(up.dtype).contiguous()
         return of_x, None, None, of_down, of_up, None
 
 

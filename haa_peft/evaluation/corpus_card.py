@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.evaluation.report import markdown
 from haa_peft.files import write_atomically
-from haa_peft.rooms.corpus import Corpus, corpus_fingerprint
+from haa_peft.rooms.corpus import Corpus
 
 PERCENTILES = (1, 10, 50, 90, 99)
 QUANTITIES = {
@@ -49,6 +48,7 @@ def write_card(folder: Path, out: Path) -> str:
     if find_spec("matplotlib") is None:
         raise InputError('a data card needs the package matplotlib; pip install "haa-peft[plots]"')
     corpus = Corpus(folder)
+    about = corpus.about()
     quantities = corpus_quantities(corpus)
     table = [["", *(f"{p} %" for p in PERCENTILES), "undefined"]]
     for name, label in QUANTITIES.items():
@@ -62,14 +62,13 @@ def write_card(folder: Path, out: Path) -> str:
         "directional": np.sum(corpus.rows["directional"]),
         "with obstacles": np.sum(np.array(corpus.rows["obstacles"]) > 0),
     }
-    about = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     page = "\n".join(
         [
             "# Simulated corpus",
             "",
             f"{len(corpus)} rooms of {about['sources_per_room']} positions, format {about['format']}, "
             f"seed {about['seed']}{', outside the training distribution' if about['odd'] else ''}; "
-            f"SHA-256 of the shards {corpus_fingerprint(folder, len(corpus))}.",
+            f"SHA-256 of the shards {corpus.fingerprint()}.",
             "",
             markdown(table),
             "",

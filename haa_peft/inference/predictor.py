@@ -16,66 +16,21 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
-from haa_peft.adaptation.methods import Adapter, attach_stored, check_free
+from haa_peft.adaptation.methods import check_free
 from haa_peft.adaptation.weights import RoomWeights
 from haa_peft.backbone.checkpoint import fingerprint, load_backbone
 from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
-from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.inference.predict import References, choose_targets, positions_at_once, waveforms
+from haa_peft.inference.packs import check_backbone, check_prepared, references_of
+from haa_peft.inference.predict import choose_targets, positions_at_once, waveforms
 from haa_peft.rooms.load import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
-from haa_peft.store.pack import CARD, PREPARED, PREPARED_FIELDS, RoomPack
+from haa_peft.store.pack import CARD, RoomPack
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-
-
-def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
-    """Raise ``InputError`` unless a pack was made for the backbone with this fingerprint."""
-    made_for = pack.card["backbone"]
-    if made_for.get("fingerprint") != base_fingerprint:
-        raise InputError(
-            f"{pack.name} was made for the backbone {made_for.get('origin')!r} "
-            f"(fingerprint {str(made_for.get('fingerprint'))[:16]}), not for {origin!r} "
-            f"({base_fingerprint[:16]}); load that backbone, or train the adapter again on this one"
-        )
-
-
-def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
-    """Put a pack's adapter on the backbone that it was made for; raises ``InputError`` for any other."""
-    check_backbone(pack, fingerprint(backbone), backbone.origin)
-    try:
-        return attach_stored(backbone, pack.config, pack.tensors)
-    except InputError as error:
-        raise InputError(f"{pack.name}: {error}") from None
-
-
-def prepare_pack(backbone: XRIR, pack: RoomPack) -> RoomPack:
-    """The pack with its references and its panorama encoded by the backbone that it was made for."""
-    adapter = attach_pack(backbone, pack)
-    try:
-        panorama = render_panorama(pack.surfaces, pack.receiver)
-        prepared = References(panorama, pack.rirs, pack.positions - pack.receiver).prepare(backbone)._asdict()
-    finally:
-        adapter.detach()
-    kept = {name: prepared[name].cpu() for name in PREPARED_FIELDS}
-    return dataclasses.replace(pack, prepared=kept, prepared_from=pack.digest())
-
-
-def verify_pack(backbone: XRIR, pack: RoomPack) -> None:
-    """Raise ``InputError`` unless a pack's adapter fits, and what it keeps prepared is what the backbone gives."""
-    expected = prepare_pack(backbone, pack).prepared or {}
-    for name, tensor in (pack.prepared or {}).items():
-        fits = tensor.shape == expected[name].shape
-        # a GPU's convolutions may have computed it with TF32
-        if not fits or not float((tensor - expected[name]).norm()) <= 1e-2 * float(expected[name].norm()):
-            raise InputError(
-                f"{pack.name}: {name} in {PREPARED} is not what backbone and adapter give; "
-                "restore or retrain the adapter"
-            )
 
 
 @dataclass(frozen=True)
@@ -248,10 +203,8 @@ class RoomPredictor:
     def _prepare(self, pack: RoomPack, weights: RoomWeights) -> PreparedRoom:
         base = self._networks.base
         if pack.prepared is None:
-            panorama = render_panorama(pack.surfaces, pack.receiver)
-            references = References(panorama, pack.rirs, pack.positions - pack.receiver)
             with self._networks.using([(weights, 1)]):
-                return references.prepare(self._networks.network)
+                return references_of(pack).prepare(self._networks.network)
         prepared = PreparedRoom(
             rirs=torch.from_numpy(pack.rirs).to(base.device),
             positions=torch.from_numpy(pack.positions - pack.receiver).float().to(base.device),
@@ -406,22 +359,3 @@ def check_references(pack: RoomPack, k: int | None) -> int:
     if not 1 <= k <= len(pack.rirs):
         raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
     return k
-
-
-def check_prepared(pack: RoomPack, prepared: PreparedRoom, backbone: XRIR) -> None:
-    """Raise ``InputError`` unless what a pack keeps of its prepared room fits the backbone and is finite."""
-    config, count = backbone.config, len(pack.rirs)
-    rows, columns = config.token_grid
-    expected = {
-        "panorama": (3, rows * config.patch_height, columns * config.patch_width),
-        "receiver": (config.channels,),
-        "views": (count, config.channels),
-        "keys": (count, 0 if config.align_before_encoding else config.channels),
-    }
-    for field, shape in expected.items():
-        tensor = getattr(prepared, field)
-        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
-            raise InputError(
-                f"{pack.name}: {PREPARED} has {field} of {tuple(tensor.shape)} but it must be {shape} and finite; "
-                "restore or retrain the adapter"
-            )

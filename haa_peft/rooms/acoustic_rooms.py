@@ -76,12 +76,12 @@ class AcousticRooms:
 
     def __getitem__(self, index: int) -> CorpusRoom:
         room, receiver, paths = self._items[int(index)]
-        places = [self._places(room, *numbers(path)) for path in paths]
+        places = np.stack([self._places(room, *numbers(path)) for path in paths])
         rirs = np.stack([read_rir(path) for path in paths])
         depth_path = self._folder / "depth_map" / room / f"{receiver}.npy"
         try:
-            depth = np.load(depth_path)
-        except (OSError, ValueError) as error:
+            depth = np.asarray(np.load(depth_path), dtype=np.float32)
+        except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{depth_path}: cannot be read as a depth map ({error})") from None
         if depth.shape != (PANORAMA_HEIGHT, PANORAMA_WIDTH) or not (np.isfinite(depth).all() and (depth > 0).all()):
             raise InputError(
@@ -91,16 +91,19 @@ class AcousticRooms:
         peak = np.abs(rirs).max()
         if not 0 < peak < np.inf:
             raise InputError(f"{paths[0].parent}: the RIRs of receiver {receiver} are silent or not finite")
-        positions = np.array([source for source, _ in places], dtype=np.float32)
-        return CorpusRoom(rirs / peak, positions, np.array(places[0][1], dtype=np.float32), depth=depth)
+        return CorpusRoom(rirs / peak, places[:, 0], places[0, 1], depth=depth)
 
-    def _places(self, room: Path, source: int, receiver: int) -> tuple[list[float], list[float]]:
+    def _places(self, room: Path, source: int, receiver: int) -> np.ndarray:
+        """Source and receiver, (2, 3) m."""
         path = self._folder / "metadata" / room / f"S00{source}_R00{receiver}.json"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            return [float(v) for v in found["src_loc"]], [float(v) for v in found["rec_loc"]]
+            places = np.array([found["src_loc"], found["rec_loc"]], dtype=np.float32)
+            if places.shape != (2, 3) or not np.isfinite(places).all():
+                raise ValueError(f"they are {found['src_loc']} and {found['rec_loc']}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: src_loc and rec_loc cannot be read ({error})") from None
+            raise InputError(f"{path}: src_loc and rec_loc must be three finite metres each ({error})") from None
+        return places
 
 
 def is_unseen(room: str) -> bool:

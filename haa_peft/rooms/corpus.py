@@ -161,14 +161,6 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
             bar.update(ROOMS_PER_SHARD)
 
 
-def corpus_fingerprint(folder: Path, n_rooms: int) -> str:
-    """SHA-256 of the content of the shards that hold the first ``n_rooms`` rooms."""
-    digest = hashlib.sha256()
-    for shard in range(-(-n_rooms // ROOMS_PER_SHARD)):
-        digest.update(shard_path(folder, shard).read_bytes())
-    return digest.hexdigest()
-
-
 class Corpus:
     """Simulated rooms, memory-mapped: ``corpus[i]`` is a :class:`CorpusRoom`, ``rows`` the `datasets.Dataset`."""
 
@@ -179,6 +171,7 @@ class Corpus:
         paths = sorted(folder.glob("rooms-*.arrow"))
         if n_rooms is not None:
             paths = paths[: -(-n_rooms // ROOMS_PER_SHARD)]
+        self._folder, self._paths = folder, paths
         if not paths:
             raise InputError(f"{folder} holds no rooms-*.arrow; make some with `haa-peft simulate --out {folder}`")
         try:
@@ -191,6 +184,22 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def about(self) -> dict[str, Any]:
+        """What ``corpus.json`` says: ``format``, ``seed``, ``odd``, ``rooms_per_shard``, ``sources_per_room``."""
+        path = self._folder / "corpus.json"
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+            return {key: about[key] for key in ("format", "seed", "odd", "rooms_per_shard", "sources_per_room")}
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: missing or damaged; `haa-peft simulate` writes it") from None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content of the shards that hold its rooms."""
+        digest = hashlib.sha256()
+        for path in self._paths:
+            digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> CorpusRoom:
         row = self._parts[int(index)]

@@ -214,7 +214,7 @@ def sha256(content: bytes) -> str:
 def _header(content: bytes) -> dict:
     """Metadata of a safetensors file."""
     size = int.from_bytes(content[:8], "little")
-    return json.loads(content[8 : 8 + size]).get("__metadata__") or {}
+    return dict(json.loads(content[8 : 8 + size]).get("__metadata__") or {})
 
 
 def _json_bytes(value: object) -> bytes:

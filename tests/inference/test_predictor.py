@@ -11,10 +11,11 @@ from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.prepared import predict_prepared
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.inference import packs as packs_module
 from haa_peft.inference import predict as predict_module
 from haa_peft.inference import predictor as predictor_module
+from haa_peft.inference.packs import attach_pack, prepare_pack
 from haa_peft.inference.predict import References, choose_targets, predict_rirs
-from haa_peft.inference.predictor import attach_pack, prepare_pack
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
 from tests.conftest import TINY
@@ -95,7 +96,7 @@ def test_a_failed_switch_keeps_the_room(store, tiny_backbone):
     np.testing.assert_array_equal(predictor.predict(QUERIES), before)
 
 
-@pytest.mark.parametrize("step", ["read_pack", "render_panorama"])
+@pytest.mark.parametrize("step", ["read_pack", "references_of"])
 def test_any_other_failure_while_switching_keeps_the_room_too(step, store, tiny_backbone, monkeypatch):
     predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
     before = predictor.predict(QUERIES)
@@ -243,7 +244,7 @@ def test_a_pack_may_hold_its_prepared_room(room, store, tiny_backbone, monkeypat
     plain = RoomPredictor.load(str(name), store=store, backbone=tiny_backbone).predict(QUERIES)
     pack = prepare_pack(tiny_backbone, read_pack(store, name))
     write_pack(store, pack)
-    for module, function in ((predictor_module, "render_panorama"), (predict_module, "prepare_room")):
+    for module, function in ((packs_module, "render_panorama"), (predict_module, "prepare_room")):
         monkeypatch.setattr(module, function, None)  # nothing is rendered or encoded
     predictor = RoomPredictor.load(str(name), store=store, backbone=tiny_backbone)
     assert_close(predictor.predict(QUERIES), plain)

@@ -52,5 +52,5 @@ def test_bad_input(acoustic_rooms):
     with pytest.raises(InputError, match="48000 Hz and 1 channels but must be 22050 Hz"):
         AcousticRooms(acoustic_rooms)[1]
     (acoustic_rooms / "metadata" / "Office" / "Office_idx_3" / "S002_R0012.json").write_text("{}")
-    with pytest.raises(InputError, match="src_loc and rec_loc cannot be read"):
+    with pytest.raises(InputError, match="src_loc and rec_loc must be three finite metres"):
         AcousticRooms(acoustic_rooms)[1]
