@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from haa_peft.backbone.checkpoint import load_backbone
-from haa_peft.errors import InputError, command
+from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance
+from haa_peft.errors import InputError, check_seed, command
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.report import markdown, report_table
 from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.inference.packs import attach_pack, verify_pack
+from haa_peft.inference.predict import PHASES
 from haa_peft.inference.predictor import RoomPredictor
 from haa_peft.rooms.corpus import simulate_corpus
+from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 from haa_peft.rooms.load import load_room
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, list_names, store_folder
@@ -41,8 +44,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--k", type=int, default=8, help="references a target (default: 8)")
     evaluate.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     evaluate.add_argument("--split", choices=("test", "valid"), default="test", help="default: test")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the waveform's phase (default: 0)")
+    evaluate.add_argument("--seed", type=int, default=0, help="of a random phase (default: 0)")
     evaluate.add_argument("--json", type=Path, help="write the whole report here")
+
+    unseen = commands.add_parser("evaluate-backbone", help="errors of a backbone in rooms that it has not seen")
+    unseen.set_defaults(command=_evaluate_backbone)
+    about = "folder that simulate wrote with another seed than the training's, or AcousticRooms"
+    unseen.add_argument("corpora", nargs="+", metavar="CORPUS", type=Path, help=about)
+    unseen.add_argument("--rooms", type=int, help="of each corpus, evenly spread (default: all)")
+    unseen.add_argument("--k", type=int, nargs="+", default=[1, 4, 8], help="references a target (default: 1 4 8)")
+    unseen.add_argument("--seed", type=int, default=0, help="of targets and references (default: 0)")
+    unseen.add_argument("--json", type=Path, help="write the whole report here")
 
     render = commands.add_parser("render", help="write the RIR at a position as a WAV file")
     render.set_defaults(command=_render)
@@ -50,12 +62,16 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--position", type=float, nargs=3, required=True, metavar=("X", "Y", "Z"), help="m in the room")
     render.add_argument("--out", type=Path, required=True, help="WAV file, 22 050 Hz, 32-bit float")
     render.add_argument("--k", type=int, help="references to use (default: as in training)")
-    render.add_argument("--seed", type=int, default=0, help="of the waveform's phase (default: 0)")
+    render.add_argument("--seed", type=int, default=0, help="of a random phase (default: 0)")
 
     adapters = commands.add_parser("adapters", help="list, show and verify stored adapters")
     adapters.set_defaults(command=_adapters)
     adapters.add_argument("action", choices=("list", "show", "verify"))
     adapters.add_argument("name", nargs="?", help="adapter; verify checks all unless given")
+    for one in (evaluate, render, unseen):
+        one.add_argument("--phase", choices=PHASES, default=PHASES[0], help="that a waveform starts from: the aligned "
+                         "references', or a random one as published (default: references)")  # fmt: skip
+    unseen.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
     for one in (evaluate, render, adapters):
         one.add_argument("--store", help="folder of adapters (default: $HAA_PEFT_STORE or ./adapters)")
         one.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
@@ -102,11 +118,51 @@ def _evaluate(args: argparse.Namespace) -> None:
             lambda: attach_pack(backbone, pack),
             {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]},
         )
-    report = compare(room, backbone, candidates, args.k, args.seed, args.split)
+    report = compare(room, backbone, candidates, args.k, args.seed, args.split, args.phase)
     print(report_table(report))
     if args.json is not None:
         about = {} if pack is None else {**pack.card["training"], "method": pack.card["method"]}
         write_json(args.json, {**report, "training": about})
+
+
+def _evaluate_backbone(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from haa_peft.evaluation.unseen import evaluate_unseen, open_unseen, unseen_table
+
+    if args.json is not None:
+        check_writable(args.json)
+    for k in args.k:
+        if not 1 <= k < SOURCES_PER_ROOM:
+            raise InputError(f"--k is {k} but must be from 1 to {SOURCES_PER_ROOM - 1}")
+    if args.rooms is not None and args.rooms < 1:
+        raise InputError(f"--rooms is {args.rooms} but must be at least 1")
+    check_seed(args.seed)
+    backbone = load_backbone(args.backbone)
+    made = provenance(args.backbone)
+    trained_on = made.get("corpus") if made.get("fingerprint") == fingerprint(backbone) else None
+    if not isinstance(trained_on, dict):
+        print(f"note: no record of what {args.backbone} was pretrained on; it may have seen these rooms")
+        trained_on = {}
+    opened = [open_unseen(folder, trained_on) for folder in args.corpora]
+    reports = []
+    for rooms, about in opened:
+        count = min(len(rooms), args.rooms or len(rooms))
+        spread = np.linspace(0, len(rooms) - 1, count).round().astype(int).tolist()
+        numbered = ((i, rooms[i]) for i in tqdm(spread, desc=f"{about['corpus']} {about['unit']}"))
+        rows = evaluate_unseen(
+            backbone, numbered, lambda _, room: torch.from_numpy(room.panorama()), ks=args.k, phase=args.phase,
+            seed=args.seed,
+        )  # fmt: skip
+        reports.append({**about, about["unit"]: count, "rows": rows})
+        print(
+            f"\n{about['corpus']}: mean absolute errors at {rows[0]['positions']} positions of {count} "
+            f"{about['unit']}, and divided by those of nearest neighbour; "
+            f"seed {args.seed}, phase of {args.phase}\n\n{unseen_table(rows)}\n"
+        )
+    if args.json is not None:
+        about_it = {"backbone": backbone.origin, "fingerprint": fingerprint(backbone)}
+        write_json(args.json, {**about_it, "seed": args.seed, "phase": args.phase, "corpora": reports})
 
 
 def _render(args: argparse.Namespace) -> None:
@@ -114,7 +170,7 @@ def _render(args: argparse.Namespace) -> None:
 
     if args.out.suffix.lower() != ".wav":
         raise InputError(f"--out is {str(args.out)!r} but must end in .wav")
-    predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone)
+    predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone, phase=args.phase)
     rir = predictor.predict(np.array(args.position), k=args.k, seed=args.seed)[0] * predictor.scale
     wav = io.BytesIO()
     soundfile.write(wav, rir, predictor.sample_rate, subtype="FLOAT", format="WAV")

@@ -16,6 +16,12 @@ class InputError(ValueError):
     """
 
 
+def check_seed(seed: int) -> None:
+    """Raise ``InputError`` for a seed that random generators do not take."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed is {seed} but must be from 0 to {2**32 - 1}")
+
+
 @contextmanager
 def command(if_interrupted: str = "") -> Iterator[None]:
     """Run a command inside the block: bad input ends it with one line and status 2, an interruption with 130.

@@ -47,6 +47,8 @@ def parse_arguments(method: str, description: str, arguments: Sequence[str] | No
     parser.add_argument("--max-steps", type=int, default=training.max_steps, help="default: %(default)s")
     parser.add_argument("--lr", type=float, help=f"peak learning rate (default: {LEARNING_RATES[method]})")
     parser.add_argument("--weight-decay", type=float, default=training.weight_decay, help="default: %(default)s")
+    parser.add_argument("--audible-decay", type=float, default=training.audible_decay, help="weight of the decay "
+                        "curves' audible part beside the published loss (default: %(default)s)")  # fmt: skip
     parser.add_argument("--warmup", type=int, default=training.warmup, help="steps (default: %(default)s)")
     parser.add_argument("--validate-every", type=int, default=training.validate_every, help="steps (%(default)s)")
     parser.add_argument("--patience", type=int, default=training.patience, help="validations (default: %(default)s)")
@@ -72,7 +74,15 @@ def finetune(args: argparse.Namespace) -> None:
     """Adapt, evaluate and store as the arguments say."""
     method = MethodSettings(args.method, *_lora_settings(args))
     training = TrainingSettings(
-        args.max_steps, args.lr, args.weight_decay, args.warmup, args.k, args.validate_every, args.patience, args.seed
+        args.max_steps,
+        args.lr,
+        args.weight_decay,
+        args.warmup,
+        args.k,
+        args.validate_every,
+        args.patience,
+        args.seed,
+        args.audible_decay,
     )
     if args.json is not None:
         check_writable(args.json)

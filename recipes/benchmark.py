@@ -29,19 +29,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 from haa_peft import RoomPredictor, load_backbone, load_room
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude_from_log
 from haa_peft.adaptation.methods import METHODS, MethodSettings, attach
 from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.linear import product
 from haa_peft.backbone.plain import plain_forward, use_plain_products
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
 from haa_peft.evaluation.report import markdown
+from haa_peft.evaluation.timing import floor, operations, race, rates, resident, start_peak, tensor_bytes, wait
 from haa_peft.files import check_writable, write_json
 from haa_peft.inference.packs import prepare_pack
 from haa_peft.inference.predict import References
@@ -145,78 +143,6 @@ def plain_prediction(backbone: XRIR, room: Room, position: np.ndarray) -> np.nda
         )[0].cpu().numpy()  # fmt: skip
 
 
-def wait(device: str) -> None:
-    if device != "cpu":
-        torch.cuda.synchronize()
-
-
-def race(cases: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of every case in every round; one round before does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in tqdm(range(rounds + 1), desc=", ".join(cases)[:60], leave=False):
-        for name, case in cases.items():
-            wait(device)
-            start = time.perf_counter()
-            case()
-            wait(device)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def attention_operations(query: tuple, key: tuple, *_: object, **__: object) -> int:
-    """Of attention (B, heads, tokens, width), which torch does not count on a CPU."""
-    batch, heads, tokens, width = query
-    return 4 * batch * heads * tokens * key[2] * width
-
-
-def attention_gradient_operations(_: tuple, query: tuple, key: tuple, *__: object, **___: object) -> int:
-    """Of its gradient: five products where forward has two."""
-    return 5 * attention_operations(query, key) // 2
-
-
-def operations(case: Callable[[], object]) -> int:
-    """Multiplications and additions of a case in products, convolutions and attention."""
-    aten = torch.ops.aten
-    counted = {
-        aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: attention_gradient_operations,
-    }
-    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
-        case()
-    return counter.get_total_flops()
-
-
-def rates(device: str) -> dict[str, float]:
-    """What the machine does at best here: operations a second in large products, bytes a second in large copies."""
-    size = 2048 if device == "cpu" else 8192
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-    block = torch.zeros(2**26, device=device)
-    other = torch.empty_like(block)
-    lower = a.bfloat16(), b.bfloat16()
-    cases = {
-        "float32": lambda: product(a, b),
-        "bfloat16": lambda: product(*lower),
-        "copy": lambda: other.copy_(block),
-    }
-    found = {name: min(seconds) for name, seconds in race(dict(cases), 6, device).items()}
-    return {
-        "operations_per_s": 2 * size**3 / found["float32"],
-        "bfloat16_operations_per_s": 2 * size**3 / found["bfloat16"],
-        "bytes_per_s": 2 * block.nbytes / found["copy"],
-    }
-
-
-def floor(case: str, operated: float, moved: float, best: dict[str, float]) -> float:
-    """Least seconds for these operations and bytes at the measured rates."""
-    rate = best["bfloat16_operations_per_s" if "bfloat16" in case else "operations_per_s"]
-    return max(operated / rate, moved / best["bytes_per_s"])
-
-
-def tensor_bytes(backbone: XRIR) -> int:
-    return sum(t.nbytes for t in backbone.state_dict().values())
-
-
 def training(size: str, device: str, rounds: int) -> dict:
     """Steps of 12 targets against plain full fine-tuning, per target."""
     backbone, room = make_backbone(size, device), make_room(12)
@@ -261,10 +187,11 @@ def predictions(size: str, device: str, rounds: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         store = make_store(Path(folder), backbone, room, 1)
         options: dict[str, dict] = {"": {}, " merged": {"merged": True}, " bfloat16": {"precision": "bfloat16"}}
+        options[" phase of references"] = {"phase": "references"}  # all others reconstruct as published
         if shutil.which("c++") or shutil.which("g++"):
             options[" compiled"] = {"compiled": True}
         predictors = {
-            name: RoomPredictor.load("room/0", store=store, backbone=backbone, **given)
+            name: RoomPredictor.load("room/0", store=store, backbone=backbone, **{"phase": "random", **given})
             for name, given in options.items()
         }
         cases: dict[str, Callable[[], object]] = {
@@ -428,21 +355,6 @@ def memory_of(case: str, size: str, device: str) -> None:
         step()
     peak = (torch.cuda.max_memory_allocated() - held) if device != "cpu" else resident("VmHWM") - before
     print(json.dumps({"bytes": peak, "targets": PLAIN_TARGETS if step.plain else 12}))
-
-
-def start_peak() -> int:
-    """Bytes in memory now; the peak counts from here on."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        raise InputError("peak memory on the CPU can be measured on Linux alone; leave memory out of --parts") from None
-    return resident("VmRSS")
-
-
-def resident(field: str) -> int:
-    """Bytes of a field of /proc/self/status."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def growth(size: str, device: str, rounds: int) -> dict:

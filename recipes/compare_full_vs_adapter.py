@@ -40,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=training.seed, help="default: %(default)s")
     parser.add_argument("--max-steps", type=int, default=training.max_steps, help="default: %(default)s")
     parser.add_argument("--lr", type=float, help="peak learning rate, for one method alone (default: the method's)")
+    parser.add_argument("--audible-decay", type=float, default=training.audible_decay, help="default: %(default)s")
     parser.add_argument("--split", choices=("test", "valid"), default="test", help="positions of the errors")
     return parser.parse_args()
 
@@ -63,7 +64,9 @@ def main() -> None:
             raise InputError(f"{folder} is a second {room.name}; compare it in a run of its own, with another --out")
         rooms[path] = room
     methods = {name: MethodSettings(name) for name in args.methods}
-    training = TrainingSettings(k=args.k, seed=args.seed, max_steps=args.max_steps, lr=args.lr)
+    training = TrainingSettings(
+        k=args.k, seed=args.seed, max_steps=args.max_steps, lr=args.lr, audible_decay=args.audible_decay
+    )
     settings = {
         "backbone": fingerprint(backbone),
         "methods": {name: dataclasses.asdict(method) for name, method in methods.items()},

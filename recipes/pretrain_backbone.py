@@ -19,20 +19,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors.torch import save
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 import haa_peft
-from haa_peft.acoustics.alignment import align
-from haa_peft.acoustics.losses import training_loss
-from haa_peft.acoustics.spectrogram import log_magnitude, magnitude
 from haa_peft.adaptation.methods import UNUSED
-from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint
+from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint, load_backbone
 from haa_peft.backbone.config import XRIRConfig
-from haa_peft.backbone.xrir import XRIR, RoomQueries
+from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
+from haa_peft.evaluation.unseen import evaluate_unseen
 from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.rooms.acoustic_rooms import AcousticRooms
 from haa_peft.rooms.corpus import Corpus, simulate_corpus
@@ -43,25 +43,26 @@ from haa_peft.training.pretraining import Panoramas, PretrainingObjective, Rooms
 from haa_peft.training.schedule import warmup_cosine
 
 SMALL = XRIRConfig(
-    panorama_pooling=4,
-    patch_height=8,
-    patch_width=16,
-    width=128,
-    depth=4,
-    heads=4,
+    panorama_pooling=8,
+    patch_height=4,
+    patch_width=8,
+    width=64,
+    depth=2,
+    heads=2,
     head_width=32,
-    feedforward=256,
+    feedforward=128,
     channels=128,
-    resnet_width=16,
+    resnet_width=8,
+    audio_pooling=4,
     normalisation="group",
-    weighting="bounded",
-    frame_gain=True,
+    weighting="energy",
     align_before_encoding=False,
     unused_modules=False,
 )
 
 
-CHECKPOINT = ("step", "curve", "best", "seconds", "recent", "backbone", "average", "optimizer", "scheduler")
+ERRORS = ("edt_s", "c50_db", "t60_percent")
+CHECKPOINT = ("step", "curve", "seconds", "recent", "backbone", "average", "optimizer", "scheduler")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -72,12 +73,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
     parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
     parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields; the small network unless given")
-    parser.add_argument("--max-steps", type=int, default=4000)
-    parser.add_argument("--rooms-per-step", type=int, default=4, help="over all processes")
-    parser.add_argument("--targets", type=int, default=12, help="positions predicted in each room")
+    parser.add_argument("--max-steps", type=int, default=6000)
+    parser.add_argument("--rooms-per-step", type=int, default=16, help="over all processes")
+    parser.add_argument("--targets", type=int, default=SOURCES_PER_ROOM, help="positions predicted in each room")
+    parser.add_argument("--draws", type=int, default=2, help="of references for each of them")
     parser.add_argument("--k", type=int, default=8, help="most references; fewer are drawn as well")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-2)
+    parser.add_argument("--patience", type=int, default=8, help="validations without a lower loss before it stops")
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the weights' moving average")
     parser.add_argument("--validate-every", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -86,25 +89,28 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @torch.no_grad()
-def validation_losses(
-    model: XRIR, corpus: Rooms, panoramas: Panoramas, rooms: np.ndarray, k: int
-) -> tuple[float, float]:
-    """Loss of the model and of the nearest aligned reference, over the same seeded queries of unseen rooms."""
-    ours, nearest = [], []
+def validate(
+    objective: PretrainingObjective, corpus: Rooms, panoramas: Panoramas, rooms: np.ndarray, k: int
+) -> dict[str, float]:
+    """Loss and errors over seeded queries of unseen rooms, and the errors divided by the nearest neighbour's."""
+    losses = []
     for index in rooms:
-        ((room, targets, references),) = draw_batch(
-            corpus, panoramas, [index], np.random.default_rng((1, index)), 12, k, training=False
-        )
-        given = (room.panorama, room.rirs, room.positions, targets, references)
-        query = RoomQueries(*(tensor.to(model.device) for tensor in given))
-        true = magnitude(query.rirs[query.targets])
-        ours.append(training_loss(model.forward_rooms([query])[0], true).mean().item())
-        at_target, at_references = query.positions[query.targets], query.positions[query.references]
-        closest = (at_references - at_target[:, None]).norm(dim=-1).argmin(dim=1, keepdim=True)
-        chosen = query.references.gather(1, closest)
-        aligned = align(query.rirs[chosen], query.positions[chosen], at_target)[:, 0]
-        nearest.append(training_loss(log_magnitude(aligned), true).mean().item())
-    return float(np.mean(ours)), float(np.mean(nearest))
+        batch = draw_batch(corpus, panoramas, [index], (1,), SOURCES_PER_ROOM, k, training=False)
+        losses.append(objective(batch).item())
+    numbered = ((int(index), corpus[index]) for index in rooms)
+    rows = evaluate_unseen(objective.backbone, numbered, lambda index, _: panoramas[index], ks=(k,), seed=1, iso=False)
+    row = next(row for row in rows if row["predictor"] == "backbone")
+    errors = {key: row[key] for key in ERRORS} | {f"{key}_of_nearest": row["of_nearest"][key] for key in ERRORS}
+    return {"validation": float(np.mean(losses)), **errors}
+
+
+def report(point: dict[str, float]) -> None:
+    """A line about a point of the curve."""
+    against = ", ".join(f"{key.split('_')[0].upper()} {point[f'{key}_of_nearest']:.2f}" for key in ERRORS)
+    tqdm.write(
+        f"step {point['step']}: train {point['train'] or float('nan'):.4f}  validation {point['validation']:.4f}  "
+        f"errors of nearest neighbour's: {against}"
+    )
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -114,9 +120,11 @@ def check_arguments(args: argparse.Namespace) -> None:
         ("validation_rooms", 1, args.rooms - 1),
         ("rooms_per_step", 1, training_rooms),
         ("targets", 1, SOURCES_PER_ROOM),
+        ("draws", 1, 10**4),
         ("k", 1, SOURCES_PER_ROOM - 1),
         ("max_steps", 1, 10**9),
         ("validate_every", 1, 10**9),
+        ("patience", 1, 10**9),
         ("seed", 0, 2**32 - 1),
     ):
         if not least <= getattr(args, flag) <= most:
@@ -126,6 +134,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         if not 0 <= getattr(args, flag) < most:
             name = flag.replace("_", "-")
             raise InputError(f"--{name} is {getattr(args, flag)} but must be from 0 to below {most:g}")
+    if args.out.suffix != ".safetensors":
+        raise InputError(f"--out is {str(args.out)!r} but must end in .safetensors")
     check_writable(args.out)
 
 
@@ -149,10 +159,14 @@ def main() -> None:
             f"--rooms-per-step is {args.rooms_per_step} but must be a multiple of the "
             f"{accelerator.num_processes} processes"
         )
-    if accelerator.is_main_process:
+    if accelerator.num_processes == 1:
         simulate_corpus(args.corpus, args.rooms, args.seed)
-    accelerator.wait_for_everyone()
-    corpus: Rooms = Corpus(args.corpus, args.rooms)
+    simulated = Corpus(args.corpus, args.rooms)
+    if len(simulated) < args.rooms:
+        raise InputError(
+            f"{args.corpus} holds {len(simulated)} rooms; make {args.rooms} with `haa-peft simulate` first"
+        )
+    corpus: Rooms = simulated
     training_rooms = np.arange(args.rooms - args.validation_rooms)
     validation_rooms = np.arange(args.rooms - args.validation_rooms, args.rooms)
     if args.acoustic_rooms is not None:
@@ -165,7 +179,7 @@ def main() -> None:
         parameter.requires_grad_(not name.startswith(UNUSED))  # DDP waits for gradients that never come
     panoramas = Panoramas(corpus, config.panorama_pooling)
     average = copy.deepcopy(backbone).eval().requires_grad_(False).to(accelerator.device)
-    objective = PretrainingObjective(backbone)
+    objective, averaged = PretrainingObjective(backbone), PretrainingObjective(average)
     decayed = [p for p in backbone.parameters() if p.ndim > 1]
     plain = [p for p in backbone.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -176,8 +190,16 @@ def main() -> None:
     objective, optimizer = accelerator.prepare(objective, optimizer)
 
     checkpoint = args.out.with_suffix(".checkpoint")
-    settings = {key: str(value) for key, value in vars(args).items() if key not in ("resume", "out", "corpus")}
-    step, curve, best, seconds = 0, [], float("inf"), 0.0
+    content = simulated.fingerprint()
+    settings = {
+        key: str(value) for key, value in vars(args).items() if key not in ("resume", "out", "corpus", "config")
+    }
+    settings |= {
+        "precision": accelerator.mixed_precision,
+        "sha256 of the corpus": content,
+        **dataclasses.asdict(config),
+    }
+    step, curve, seconds = 0, [], 0.0
     recent: list[float] = []
     if args.resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, settings, CHECKPOINT)
@@ -185,10 +207,35 @@ def main() -> None:
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
         scheduler.load_state_dict(state["scheduler"])
-        step, curve, best, seconds = state["step"], state["curve"], state["best"], state["seconds"]
-        recent = state["recent"]
+        step, curve, seconds, recent = state["step"], state["curve"], state["seconds"], state["recent"]
     started = time.monotonic() - seconds
 
+    def measure(done: int) -> None:
+        """A point of the curve, the weights if they are the best, and where to go on from."""
+        point = validate(averaged, corpus, panoramas, validation_rooms, args.k)
+        curve.append({"step": done, "train": float(np.mean(recent)) if recent else None, **point})
+        report(curve[-1])
+        if best_point(curve) == curve[-1]:
+            write_weights(args.out, average)
+        seconds = time.monotonic() - started
+        write_story(args, average.config, fingerprint(load_backbone(args.out)), content, curve, seconds)
+        save_checkpoint(
+            checkpoint,
+            {
+                "settings": settings,
+                "step": done,
+                "curve": curve,
+                "seconds": seconds,
+                "recent": recent,
+                "backbone": backbone.state_dict(),
+                "average": average.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "scheduler": scheduler.state_dict(),
+            },
+        )
+
+    if not curve and accelerator.is_main_process:  # what the network is worth before it learns
+        measure(0)
     rank, share = accelerator.process_index, args.rooms_per_step // accelerator.num_processes
     bar = tqdm(
         range(step, args.max_steps),
@@ -197,11 +244,20 @@ def main() -> None:
         disable=not accelerator.is_main_process,
     )
     for step in bar:
+        if step % args.validate_every == 0 and all_stalled(curve, args.patience, accelerator):
+            break
         # all randomness comes from the step's number, so a resumed run draws what an unbroken one would
         rooms = np.random.default_rng((args.seed, step)).choice(training_rooms, args.rooms_per_step, replace=False)
         mine = rooms[rank * share : (rank + 1) * share]
         batch = draw_batch(
-            corpus, panoramas, mine, np.random.default_rng((args.seed, step, rank)), args.targets, args.k, training=True
+            corpus,
+            panoramas,
+            mine,
+            (args.seed, step),
+            args.targets,
+            args.k,
+            training=True,
+            draws=args.draws,
         )
         loss = objective(batch)
         accelerator.backward(loss)
@@ -215,62 +271,60 @@ def main() -> None:
             kept.lerp_(new.detach(), 1 - decay)
         for kept, new in zip(average.buffers(), backbone.buffers(), strict=True):
             kept.copy_(new)
-        recent = [*recent[-49:], loss.item()]
-        bar.set_postfix(loss=f"{np.mean(recent):.4f}", best=f"{best:.4f}")
+        mean = accelerator.reduce(loss.detach(), "mean").item()
+        if not np.isfinite(mean):
+            raise InputError(f"the loss is {mean} at step {step + 1}, after which nothing can be learned; lower --lr")
+        recent = [*recent[-49:], mean]
+        bar.set_postfix(loss=f"{np.mean(recent):.4f}")
         done = step + 1
         if accelerator.is_main_process and (done % args.validate_every == 0 or done == args.max_steps):
-            ours, nearest = validation_losses(average, corpus, panoramas, validation_rooms, args.k)
-            curve.append({"step": done, "train": float(np.mean(recent)), "validation": ours, "nearest": nearest})
-            tqdm.write(
-                f"step {done}: train {np.mean(recent):.4f}  validation {ours:.4f}  nearest neighbour {nearest:.4f}"
-            )
-            seconds = time.monotonic() - started
-            if ours < best:
-                best = ours
-                write_backbone(args, average, curve, seconds, args.rooms)
-            save_checkpoint(
-                checkpoint,
-                {
-                    "settings": settings,
-                    "step": done,
-                    "curve": curve,
-                    "best": best,
-                    "seconds": seconds,
-                    "recent": recent,
-                    "backbone": backbone.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "scheduler": scheduler.state_dict(),
-                },
-            )
+            measure(done)
     accelerator.end_training()
 
 
-def write_backbone(args: argparse.Namespace, model: XRIR, curve: list[dict], seconds: float, rooms: int) -> None:
-    """Weights with their configuration in the header, and beside them a JSON of how they were made."""
-    config = dataclasses.asdict(model.config)
+def best_point(curve: list[dict]) -> dict:
+    """The first point with the lowest validation loss."""
+    return min(curve, key=lambda point: point["validation"])
+
+
+def all_stalled(curve: list[dict], patience: int, accelerator: Accelerator) -> bool:
+    """Whether the main process' curve has not fallen for a while; the same answer in all processes."""
+    stalled = torch.zeros(1, device=accelerator.device)
+    if accelerator.is_main_process:
+        stalled[0] = len(curve) - 1 - curve.index(best_point(curve)) >= patience
+    return bool(broadcast(stalled).item())
+
+
+def write_weights(path: Path, model: XRIR) -> None:
+    """Weights with their configuration in the header."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(args.out, save(tensors, metadata={CONFIG_KEY: json.dumps(config)}))
+    config = json.dumps(dataclasses.asdict(model.config))
+    write_atomically(path, save(tensors, metadata={CONFIG_KEY: config}))
+
+
+def write_story(
+    args: argparse.Namespace, config: XRIRConfig, weights: str, corpus: str, curve: list[dict], seconds: float
+) -> None:
+    """How the weights with the fingerprint ``weights`` were made, from rooms with the hash ``corpus``, beside them."""
+    command_line = itertools.chain.from_iterable(
+        (f"--{name.replace('_', '-')}", str(value))
+        for name, value in vars(args).items()
+        if name not in ("resume", "config", "out", "corpus", "acoustic_rooms")
+    )
     write_json(
         args.out.with_suffix(".json"),
         {
-            "made_with": "accelerate launch recipes/pretrain_backbone.py "
-            + " ".join(
-                itertools.chain.from_iterable(
-                    (f"--{k.replace('_', '-')}", str(v))
-                    for k, v in vars(args).items()
-                    if k not in ("resume", "config", "out", "corpus", "acoustic_rooms")
-                )
-            ),
-            "config": config,
-            "fingerprint": fingerprint(model),
-            "weights": sum(p.numel() for p in model.parameters()),
+            "made_with": "accelerate launch recipes/pretrain_backbone.py " + " ".join(command_line),
+            "config": dataclasses.asdict(config),
+            "fingerprint": weights,
+            "weights": sum(p.numel() for p in XRIR(config).parameters()),
+            "best_step": best_point(curve)["step"],
             "corpus": {
-                "rooms": rooms,
+                "rooms": args.rooms,
                 "acoustic_rooms": args.acoustic_rooms is not None,
                 "validation_rooms": args.validation_rooms,
                 "seed": args.seed,
-                "sha256": Corpus(args.corpus, rooms).fingerprint(),
+                "sha256": corpus,
             },
             "curve": curve,
             "seconds": round(seconds),

@@ -12,6 +12,7 @@ from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms import corpus as corpus_module
 
 PARITY = Path(__file__).parent / "parity"
 SHARED_DATA = Path(os.environ.get("HAA_PEFT_SHARED", Path(__file__).parents[2] / "shared")) / "data"
@@ -26,9 +27,9 @@ TINY = XRIRConfig(
     feedforward=32,
     channels=32,
     resnet_width=4,
+    audio_pooling=2,
     normalisation="group",
-    weighting="bounded",
-    frame_gain=True,
+    weighting="energy",
     align_before_encoding=False,
     unused_modules=False,
 )
@@ -66,9 +67,12 @@ def room_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_backbone() -> XRIR:
-    """An untrained network of a few thousand weights, the same in every test."""
+    """A network of some ten thousand weights that has something to unlearn, the same in every test."""
     torch.manual_seed(0)
-    return XRIR(TINY).eval().requires_grad_(False)
+    backbone = XRIR(TINY).eval().requires_grad_(False)
+    torch.nn.init.normal_(backbone.energy_blend.departure.weight, std=0.2)
+    torch.nn.init.normal_(backbone.energy_blend.departure.bias, std=0.5)
+    return backbone
 
 
 @pytest.fixture
@@ -93,6 +97,22 @@ def shared_data() -> Path:
 
 RECEIVERS = {1: [1.0, 1.0, 1.2], 12: [3.0, 2.0, 1.5]}
 SOURCES = {1: [2.0, 1.0, 1.0], 2: [4.0, 3.0, 1.7], 10: [5.0, 1.0, 1.2]}
+
+
+@pytest.fixture
+def simulated_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A corpus of three rooms of seed 5, whose made-up RIRs decay in 0.3 s."""
+
+    def made_up(room, seed):
+        return decaying_noise(16, 9600, 22_050, 0.3, np.linalg.norm(room.positions - room.receiver, axis=1))
+
+    monkeypatch.setattr(corpus_module, "simulate", made_up)
+    monkeypatch.setattr(corpus_module, "ROOMS_PER_SHARD", 3)
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    corpus_module.write_shard(folder, 5, False, 0)
+    corpus_module.simulate_corpus(folder, 3, 5, workers=1)  # nothing is missing: describes it
+    return folder
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def test_evaluate_is_deterministic(store, room_folder, tiny_backbone_file, tmp_p
         reports.append((tmp_path / name).read_text())
     assert reports[0] == reports[1]
     report = json.loads(reports[0])
-    assert [row["predictor"] for row in report["rows"]] == ["nearest", "linear", "backbone", "studio/base"]
+    assert [row["predictor"] for row in report["rows"]] == ["nearest", "linear", "energy", "backbone", "studio/base"]
     assert report["training"]["k"] == 4
     assert report["k"] == 4
     assert "| studio/base |" in capsys.readouterr().out

@@ -1,8 +1,8 @@
-"""The two published training losses."""
+"""The two published training losses, and one on the audible part of decay curves."""
 
 from torch import Tensor
 
-from haa_peft.acoustics.spectrogram import magnitude_from_log
+from haa_peft.acoustics.spectrogram import energy_above_floor, magnitude_from_log
 
 DECAY_WEIGHT = 0.01
 
@@ -20,12 +20,15 @@ def stft_l1_loss(log_spectrogram: Tensor, target_magnitude: Tensor, *, per_rir: 
     return error if per_rir else error.mean()
 
 
-def decay_curve_db(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
-    """Schroeder decay per frame in dB re its first value (B, T-1), and the energy behind it (B, T-1)."""
-    energy = magnitudes.square().sum(dim=-2)
-    remaining = energy.flip(-1).cumsum(-1).flip(-1)
-    level = 10 * (remaining + 1e-13).log10()
-    return (level - level[..., :1])[..., 1:], remaining[..., 1:]
+def remaining_energy(energy: Tensor) -> Tensor:
+    """Schroeder's backward integral of the energy in every frame, (B, T) -> (B, T)."""
+    return energy.flip(-1).cumsum(-1).flip(-1)
+
+
+def decay_curve_db(energy: Tensor) -> Tensor:
+    """Schroeder decay in dB re its first value, without that, from the energy in every frame: (B, T) -> (B, T-1)."""
+    level = 10 * (remaining_energy(energy) + 1e-13).log10()
+    return (level - level[..., :1])[..., 1:]
 
 
 def energy_decay_loss(log_spectrogram: Tensor, target_magnitude: Tensor, *, per_rir: bool = False) -> Tensor:
@@ -33,15 +36,38 @@ def energy_decay_loss(log_spectrogram: Tensor, target_magnitude: Tensor, *, per_
 
     Shapes as in :func:`stft_l1_loss`. The published code has the weight inside this term too.
     """
-    predicted, _ = decay_curve_db(magnitude_from_log(log_spectrogram))
-    true, energy = decay_curve_db(target_magnitude)
-    heard = energy > 0
-    error = ((predicted - true).abs() * heard).sum(-1) / heard.sum(-1).clamp_min(1)
+    predicted, true = (
+        magnitudes.square().sum(dim=-2) for magnitudes in (magnitude_from_log(log_spectrogram), target_magnitude)
+    )
+    heard = remaining_energy(true)[..., 1:] > 0
+    error = ((decay_curve_db(predicted) - decay_curve_db(true)).abs() * heard).sum(-1) / heard.sum(-1).clamp_min(1)
     error = DECAY_WEIGHT * error
     return error if per_rir else error.mean()
 
 
-def training_loss(log_spectrogram: Tensor, target_magnitude: Tensor) -> Tensor:
-    """Published objective per RIR, (B,): L1 on magnitudes plus 0.01 times L1 on decay curves."""
+def audible_decay_loss(energy: Tensor, target_energy: Tensor) -> Tensor:
+    """Mean absolute difference of decay curves in dB, (B,), where each frame counts by the level that is left there.
+
+    By the fourth root of the energy: early decay, clarity and reverberation time are read above -10, -20 and -35 dB.
+
+    Parameters
+    ----------
+    energy, target_energy : (B, 310) predicted and true energy in every frame.
+    """
+    predicted, true = decay_curve_db(energy), decay_curve_db(target_energy)
+    share = 10 ** (true / 40)
+    return ((predicted - true).abs() * share).sum(-1) / share.sum(-1)
+
+
+def training_loss(log_spectrogram: Tensor, target_magnitude: Tensor, audible_decay: float = 0.0) -> Tensor:
+    """Objective per RIR, (B,): L1 on magnitudes plus 0.01 times L1 on decay curves, as published.
+
+    ``audible_decay`` times :func:`audible_decay_loss` is added; shapes as in :func:`stft_l1_loss`.
+    """
     spectral = stft_l1_loss(log_spectrogram, target_magnitude, per_rir=True)
-    return spectral + energy_decay_loss(log_spectrogram, target_magnitude, per_rir=True)
+    loss = spectral + energy_decay_loss(log_spectrogram, target_magnitude, per_rir=True)
+    if not audible_decay:
+        return loss
+    powers = (magnitude_from_log(log_spectrogram).square(), target_magnitude.square())
+    energies = (energy_above_floor(power).sum(dim=-2) for power in powers)
+    return loss + audible_decay * audible_decay_loss(*energies)

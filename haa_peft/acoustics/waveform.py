@@ -1,4 +1,4 @@
-"""From a predicted magnitude to a waveform: Griffin-Lim with a phase that the query decides."""
+"""From a predicted magnitude to a waveform: Griffin-Lim from the phase of the references, or from a random one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,16 @@ from haa_peft.acoustics.spectrogram import (
     WINDOW,
     analyse,
     full_precision,
+    to_blocks,
     transform_matrices,
 )
 
 ITERATIONS = 32
+"""Of the published reconstruction, which starts from a random phase."""
+FEWER_ITERATIONS = 16
+"""From the references' phase, which is nearer: errors are a half to a third of those of the published one."""
+DISTANCE_RATE = 1.5
+"""Per metre: how the references' share in the phase falls with their distance from the target."""
 MOMENTUM = 0.99
 TINY = 1e-30
 """Keeps the phase of a bin of magnitude zero finite."""
@@ -43,11 +49,25 @@ def random_phases(seeds: list[int]) -> Tensor:
     return torch.from_numpy(2 * np.pi * turns)
 
 
-def griffin_lim(magnitudes: Tensor, phases: Tensor) -> Tensor:
+def reference_phases(aligned: Tensor, distance: Tensor) -> Tensor:
+    """Starting phases in radians, (N, 63, 310): those of the aligned references' average, the nearest counting most.
+
+    Parameters
+    ----------
+    aligned : (N, K, 9600) references aligned to each target. distance : (N, K) m from the target.
+    """
+    weights = torch.softmax(-DISTANCE_RATE * distance, dim=-1).to(aligned.dtype)
+    with full_precision(aligned.device):
+        real, imaginary = analyse(to_blocks((weights[:, None] @ aligned)[:, 0]))
+    return torch.atan2(imaginary, real)[..., :N_BINS].transpose(1, 2)
+
+
+def griffin_lim(magnitudes: Tensor, phases: Tensor, iterations: int = ITERATIONS) -> Tensor:
     """Waveforms whose spectrogram has about the given magnitudes.
 
-    The published reconstruction: 32 iterations of fast Griffin-Lim (Perraudin et al., 2013) with momentum 0.99 as
-    torchaudio runs it, but with the starting phase given, so that it is repeatable and batches do not matter.
+    With 32 iterations from a random phase it is the published reconstruction: fast Griffin-Lim (Perraudin et al., 2013)
+    with momentum 0.99 as torchaudio runs it, but with the starting phase given, so that it is repeatable and batches do
+    not matter.
 
     Parameters
     ----------
@@ -59,17 +79,17 @@ def griffin_lim(magnitudes: Tensor, phases: Tensor) -> Tensor:
     """
     at_once = ROWS_AT_ONCE if magnitudes.device.type == "cpu" else max(1, len(magnitudes))
     with full_precision(magnitudes.device):
-        parts = [_griffin_lim(*part) for part in zip(magnitudes.split(at_once), phases.split(at_once), strict=True)]
-    return torch.cat(parts)
+        pieces = zip(magnitudes.split(at_once), phases.split(at_once), strict=True)
+        return torch.cat([_griffin_lim(*piece, iterations) for piece in pieces])
 
 
-def _griffin_lim(magnitudes: Tensor, phases: Tensor) -> Tensor:
+def _griffin_lim(magnitudes: Tensor, phases: Tensor, iterations: int) -> Tensor:
     momentum = MOMENTUM / (1 + MOMENTUM)
     magnitudes = pad(magnitudes, (0, 0, 0, BINS - N_BINS)).transpose(1, 2).contiguous()
     phases = pad(phases, (0, 0, 0, BINS - N_BINS)).transpose(1, 2)
     real, imaginary = magnitudes * phases.cos(), magnitudes * phases.sin()
     previous: Tensor | None = None
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         blocks = synthesise(real, imaginary)
         reflect_ends(blocks)
         # momentum belongs on the spectra; they are linear in the signal, which is a quarter as large

@@ -43,6 +43,17 @@ def load_backbone(source: str | Path = "small") -> XRIR:
     return _build(path, path.name)
 
 
+def provenance(source: str | Path = "small") -> dict:
+    """What the JSON beside a backbone's weights says of how they were made; empty where there is none."""
+    name = f"{source}.json" if str(source) in BUNDLED else Path(source).with_suffix(".json").name
+    folder = resources.files("haa_peft.backbone") / "weights" if str(source) in BUNDLED else Path(source).parent
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _build(path: Path, origin: str) -> XRIR:
     state, config = _read(path)
     backbone = XRIR(config)
@@ -97,7 +108,9 @@ def fingerprint(backbone: XRIR) -> str:
     """
     if backbone.base_fingerprint is not None:
         return backbone.base_fingerprint
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(backbone.config), sort_keys=True).encode())
+    usual = dataclasses.asdict(XRIRConfig())
+    special = {key: value for key, value in dataclasses.asdict(backbone.config).items() if value != usual[key]}
+    digest = hashlib.sha256(json.dumps(special, sort_keys=True).encode())  # so that later options change nothing
     for name, tensor in sorted(backbone.state_dict().items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

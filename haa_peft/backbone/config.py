@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from haa_peft.acoustics.spectrogram import N_FRAMES
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH
 
-CHOICES = {"normalisation": ("batch", "group"), "weighting": ("published", "bounded")}
+CHOICES = {"normalisation": ("batch", "group"), "weighting": ("published", "energy")}
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,11 @@ class XRIRConfig:
     width, depth, heads, head_width, feedforward : the geometry encoder (a ViT).
     channels : length of the vectors that positions, geometry and audio meet in.
     resnet_width : channels of the audio encoder's stem; its output is 8 times as long.
+    audio_pooling : log-spectrograms are averaged over this many frames before they are encoded.
     normalisation : of the audio encoder, ``batch`` (published) or ``group``, which needs no batch statistics.
     weighting : how references are weighed. ``published``: softmax scores times a time code, unbounded.
-        ``bounded``: a softmax that starts as distance weighting, and bounded departures from it over time.
-    frame_gain : correct the level of every frame, by at most 1 neper, from the target's and the references' vectors.
+        ``energy``: :class:`~haa_peft.backbone.heads.EnergyBlend`.
+    mixing : layers of attention among references, of ``energy``.
     align_before_encoding : encode references as aligned to each target (published), or as measured: then
         their features are the same for every target.
     unused_modules : keep the two modules of the published checkpoint that never run.
@@ -41,9 +43,10 @@ class XRIRConfig:
     feedforward: int = 512
     channels: int = 256
     resnet_width: int = 64
+    audio_pooling: int = 1
     normalisation: str = "batch"
     weighting: str = "published"
-    frame_gain: bool = False
+    mixing: int = 2
     align_before_encoding: bool = True
     unused_modules: bool = True
 
@@ -71,7 +74,9 @@ class XRIRConfig:
                 f"XRIRConfig: pooling {self.panorama_pooling} and patches of {self.patch_height} x {self.patch_width} "
                 f"do not tile a panorama of {PANORAMA_HEIGHT} x {PANORAMA_WIDTH} pixels"
             )
-        for name in ("width", "resnet_width"):
+        if self.audio_pooling > N_FRAMES // 8:
+            raise InputError(f"XRIRConfig: audio_pooling is {self.audio_pooling} but must be at most {N_FRAMES // 8}")
+        for name in ("width", "resnet_width", "channels"):
             if getattr(self, name) % 4:
                 raise InputError(f"XRIRConfig: {name} is {getattr(self, name)} but must be a multiple of 4")
 

@@ -38,6 +38,8 @@ def plain_forward(
         moved = _align(reference_rirs[:, k], references[:, k], target)
         aligned.append(_log_spectra(moved))
         heard = aligned[k] if network.config.align_before_encoding else _log_spectra(reference_rirs[:, k])
+        if network.config.audio_pooling > 1:
+            heard = heard.unfold(-1, *[network.config.audio_pooling] * 2).mean(dim=-1)
         audio.append(_resnet(network.audio_enc.cnn, heard))
     return network.combine(
         at_receiver,

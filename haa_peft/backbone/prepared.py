@@ -75,11 +75,6 @@ def predict_prepared(
     if backbone.config.align_before_encoding:
         with using([(i, count * places.shape[1]) for i, count in rows]):
             audio = backbone.encode_audio(aligned)
-    codes = []
-    for i, _ in rows:
-        with using([(i, 1)]), torch.autocast(backbone.device.type, enabled=False):
-            codes.append(backbone.time_code())
-    code = codes[0] if len(rooms) == 1 else torch.cat([c.expand(n, -1, -1) for c, n in zip(codes, counts, strict=True)])
     with using(rows), torch.autocast(backbone.device.type, enabled=False):
         query = backbone.query(positions, receiver, seen)
         if backbone.config.align_before_encoding:
@@ -87,4 +82,4 @@ def predict_prepared(
             keys = backbone.keys(places, receiver[:, None], views, audio)
         else:
             keys = torch.cat([room.keys[targets.references] for room, targets in rooms])
-        return backbone.blend(query, keys, aligned, positions, places, code)
+        return backbone.blend(query, keys, aligned, positions, places)

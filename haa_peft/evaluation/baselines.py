@@ -6,22 +6,32 @@ import numpy as np
 import torch
 
 from haa_peft.acoustics.alignment import align
-from haa_peft.inference.predict import References
+from haa_peft.acoustics.spectrogram import MAGNITUDE_FLOOR_SQUARED, energy_above_floor, magnitude
+from haa_peft.backbone.heads import KNOTS, START_RATE, START_SPREADING, energy_gains
+from haa_peft.inference.predict import PHASES, References, waveforms
 from haa_peft.training.objective import nearest_references
 
 
 def nearest_neighbour(references: References, positions: np.ndarray) -> np.ndarray:
     """The nearest of all references, aligned: positions (N, 3) m from the receiver -> (N, 9600)."""
-    return _weighted(references, positions, nearest_references(positions, references.positions, 1))
+    return linear_interpolation(references, positions, 1)
 
 
 def linear_interpolation(references: References, positions: np.ndarray, k: int) -> np.ndarray:
     """Average of the K nearest aligned references, weighted by inverse distance, (N, 9600)."""
-    return _weighted(references, positions, nearest_references(positions, references.positions, k))
+    chosen = nearest_references(positions, references.positions, k)
+    return blend_references(references.rirs, references.positions, chosen, positions)
 
 
-def _weighted(references: References, positions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    rirs, places = references.rirs[chosen], references.positions[chosen]
+def blend_references(rirs: np.ndarray, places: np.ndarray, chosen: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Averages of aligned references, weighted by inverse distance, (N, 9600).
+
+    Parameters
+    ----------
+    rirs, places : (R, 9600) references and their positions (R, 3) m from the receiver.
+    chosen : (N, K) which of them each of ``positions`` (N, 3) m is made of.
+    """
+    rirs, places = rirs[chosen], places[chosen]
     distance = np.linalg.norm(places - positions[:, None], axis=-1)
     weights = 1 / np.maximum(distance, 1e-6)
     weights /= weights.sum(axis=1, keepdims=True)
@@ -29,3 +39,25 @@ def _weighted(references: References, positions: np.ndarray, chosen: np.ndarray)
         torch.from_numpy(rirs), torch.from_numpy(places).float(), torch.from_numpy(np.asarray(positions)).float()
     ).numpy()
     return np.einsum("nk,nkt->nt", weights, aligned).astype(np.float32)
+
+
+def energy_interpolation(
+    rirs: np.ndarray,
+    places: np.ndarray,
+    chosen: np.ndarray,
+    positions: np.ndarray,
+    seed: int = 0,
+    phase: str = PHASES[0],
+) -> np.ndarray:
+    """Averages of aligned references' energies, as the bundled backbone makes them untrained, (N, 9600).
+
+    The parameters are those of :func:`blend_references` and of :func:`~haa_peft.inference.predict.waveforms`.
+    """
+    heard, at = torch.from_numpy(rirs[chosen]), torch.from_numpy(np.asarray(positions)).float()
+    where = torch.from_numpy(places[chosen]).float()
+    aligned = align(heard, where, at)
+    nothing = torch.zeros(*chosen.shape, len(KNOTS))
+    gains = energy_gains(nothing, nothing, torch.tensor(START_RATE), torch.tensor(START_SPREADING), at, where)
+    energy = (gains[:, :, None] * energy_above_floor(magnitude(aligned).square())).sum(dim=1)
+    logs = (energy + MAGNITUDE_FLOOR_SQUARED).log() / 2
+    return waveforms(logs, aligned, where, at, seed, phase)

@@ -12,7 +12,7 @@ from haa_peft.adaptation.methods import Adapter
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import baselines, evaluate
-from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.inference.predict import PHASES, References, predict_rirs
 from haa_peft.rooms.load import NEAREST
 from haa_peft.rooms.room import Room
 from haa_peft.store.pack import RoomPack
@@ -28,21 +28,27 @@ class Candidate:
 
 
 def compare(
-    room: Room, backbone: XRIR, candidates: Mapping[str, Candidate], k: int, seed: int, split: str = "test"
+    room: Room,
+    backbone: XRIR,
+    candidates: Mapping[str, Candidate],
+    k: int,
+    seed: int,
+    split: str = "test",
+    phase: str = PHASES[0],
 ) -> dict[str, Any]:
-    """Report of nearest neighbour, linear interpolation, the backbone and its adapters on one split."""
+    """Report of nearest neighbour, linear and energy interpolation, the backbone and its adapters on one split."""
     references = References.of_room(room)
     targets = room.positions[room.splits[split]] - room.receiver
-    predictions = baselines(room, k, split)
-    predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed)
+    predictions = baselines(room, k, split, seed, phase)
+    predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed, phase)
     for name, candidate in candidates.items():
         adapter = candidate.attach()
         try:
-            predictions[name] = predict_rirs(backbone, references, targets, k, seed)
+            predictions[name] = predict_rirs(backbone, references, targets, k, seed, phase)
         finally:
             adapter.detach()
     facts = {name: candidate.facts for name, candidate in candidates.items()}
-    return evaluate(room, predictions, k=k, seed=seed, split=split, facts=facts)
+    return {**evaluate(room, predictions, k=k, seed=seed, split=split, facts=facts), "phase": phase}
 
 
 def check_unseen(pack: RoomPack, room: Room, split: str) -> None:

@@ -13,19 +13,25 @@ from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.acoustics.paper import envelope_error, paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
-from haa_peft.evaluation.baselines import linear_interpolation, nearest_neighbour
-from haa_peft.inference.predict import References
+from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation, nearest_neighbour
+from haa_peft.inference.predict import PHASES, References
 from haa_peft.rooms.room import Room
+from haa_peft.training.objective import nearest_references
 
 ISO_RELATIVE = ("edt_s", "t20_s", "t30_s")
 """ISO metrics whose errors are given in percent of the measured value, as their just-noticeable differences are."""
 
 
-def baselines(room: Room, k: int, split: str = "test") -> dict[str, np.ndarray]:
-    """RIRs (N, 9600) of nearest neighbour and linear interpolation at a split's positions."""
+def baselines(room: Room, k: int, split: str = "test", seed: int = 0, phase: str = PHASES[0]) -> dict[str, np.ndarray]:
+    """RIRs (N, 9600) at a split's positions of nearest neighbour, of linear and of energy interpolation."""
     references = References.of_room(room)
     targets = room.positions[room.splits[split]] - room.receiver
-    return {"nearest": nearest_neighbour(references, targets), "linear": linear_interpolation(references, targets, k)}
+    chosen = nearest_references(targets, references.positions, k)
+    return {
+        "nearest": nearest_neighbour(references, targets),
+        "linear": linear_interpolation(references, targets, k),
+        "energy": energy_interpolation(references.rirs, references.positions, chosen, targets, seed, phase),
+    }
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,9 @@ class Measured:
     iso: dict[str, dict[str, np.ndarray]]
 
     @classmethod
-    def of(cls, rirs: np.ndarray) -> Measured:
-        """Measure them."""
-        return cls(rirs, paper_metrics(rirs, SAMPLE_RATE), iso_metrics(rirs, SAMPLE_RATE))
+    def of(cls, rirs: np.ndarray, *, iso: bool = True) -> Measured:
+        """Measure them; without ``iso``, which takes longest, there are no bands in :attr:`iso`."""
+        return cls(rirs, paper_metrics(rirs, SAMPLE_RATE), iso_metrics(rirs, SAMPLE_RATE) if iso else {})
 
 
 def errors(predicted: Measured, true: Measured) -> dict[str, Any]:
@@ -101,24 +107,25 @@ def evaluate(
     rows = []
     for name, predicted in predictions.items():
         per_position = errors(Measured.of(predicted), true)
+        row = {"predictor": name, "trainable_parameters": 0, "bytes": 0, **(facts or {}).get(name, {})}
+        row |= means(per_position)
         iso = per_position.pop("iso")
-        rows.append(
-            {
-                "predictor": name,
-                **{metric: _mean(values) for metric, values in per_position.items()},
-                "trainable_parameters": 0,
-                "bytes": 0,
-                **(facts or {}).get(name, {}),
-                "undefined": {m: int(np.isnan(v).sum()) for m, v in per_position.items() if np.isnan(v).any()},
-                "iso": {band: {m: _mean(v) for m, v in metrics.items()} for band, metrics in iso.items()},
-                "iso_defined": {band: {m: _count(v) for m, v in metrics.items()} for band, metrics in iso.items()},
-                "per_position": {
-                    **{m: v.tolist() for m, v in per_position.items()},
-                    "iso_broadband": {m: v.tolist() for m, v in iso["broadband"].items()},
-                },
-            }
-        )
+        row["per_position"] = {m: v.tolist() for m, v in per_position.items()}
+        row["per_position"]["iso_broadband"] = {m: v.tolist() for m, v in iso["broadband"].items()}
+        rows.append(row)
     return {**report_head(room, split, k, seed), "rows": rows}
+
+
+def means(per_position: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean errors of :func:`errors`, and how many positions leave a metric undefined, as in a row of a report."""
+    broadband = {metric: values for metric, values in per_position.items() if metric != "iso"}
+    iso = per_position["iso"]
+    return {
+        **{metric: _mean(values) for metric, values in broadband.items()},
+        "undefined": {m: int(np.isnan(v).sum()) for m, v in broadband.items() if np.isnan(v).any()},
+        "iso": {band: {m: _mean(v) for m, v in metrics.items()} for band, metrics in iso.items()},
+        "iso_defined": {band: {m: _count(v) for m, v in metrics.items()} for band, metrics in iso.items()},
+    }
 
 
 def report_head(room: Room, split: str, k: int, seed: int) -> dict[str, Any]:

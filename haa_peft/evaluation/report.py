@@ -36,6 +36,7 @@ def report_table(report: Mapping[str, Any]) -> str:
     heading = (
         f"{report['room']}/{report['configuration']}: mean absolute errors at {report['positions']} {report['split']} "
         f"positions, {report['shots']} measurements, K = {report['k']}, seed {report['seed']}"
+        + (f", phase of {report['phase']}" if report.get("phase", "references") != "references" else "")
     )
     return heading + "\n\n" + markdown(cells)
 

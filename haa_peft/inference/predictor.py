@@ -24,7 +24,7 @@ from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import check_backbone, check_prepared, references_of
-from haa_peft.inference.predict import choose_targets, positions_at_once, waveforms
+from haa_peft.inference.predict import PHASES, align_references, choose_targets, positions_at_once, waveforms
 from haa_peft.rooms.load import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
@@ -69,12 +69,16 @@ class RoomPredictor:
         merged: bool = False,
         precision: str = "float32",
         compiled: bool = False,
+        phase: str = PHASES[0],
     ) -> None:
         if max_loaded < 1:
             raise InputError(f"max_loaded is {max_loaded} but must be at least 1")
         if precision not in PRECISIONS:
             raise InputError(f"precision is {precision!r} but must be one of {', '.join(PRECISIONS)}")
+        if phase not in PHASES:
+            raise InputError(f"phase is {phase!r} but must be one of {', '.join(PHASES)}")
         check_free(backbone)
+        self._phase = phase
         self._store, self._max_loaded = store, max_loaded
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
         self._merged, self._precision = merged, PRECISIONS[precision]
@@ -96,6 +100,7 @@ class RoomPredictor:
         merged: bool = False,
         precision: str = "float32",
         compiled: bool = False,
+        phase: str = PHASES[0],
     ) -> RoomPredictor:
         """Load an adapter by name, such as ``hallway/panel1``.
 
@@ -111,6 +116,7 @@ class RoomPredictor:
         precision : of the encoders, ``float32`` or ``bfloat16``.
         compiled : compile the transformer's blocks with ``torch.compile``; rooms are then merged, and the first
             query takes long.
+        phase : where a waveform's phase comes from: the aligned ``references``, or ``random`` as in the published code.
 
         Raises
         ------
@@ -126,6 +132,7 @@ class RoomPredictor:
             merged=merged,
             precision=precision,
             compiled=compiled,
+            phase=phase,
         )
         predictor.switch(name)
         return predictor
@@ -225,7 +232,7 @@ class RoomPredictor:
         ----------
         positions_xyz : (N, 3) or (3,) metres in room coordinates.
         k : how many of the nearest references to use; as in training unless given.
-        seed : of the starting phase of the waveform reconstruction.
+        seed : of the starting phase, where that is random.
 
         Returns
         -------
@@ -320,7 +327,7 @@ class RoomPredictor:
                 predicted = torch.cat([self._predict_compiled(*one) for one in zip(batch, rooms, strict=True)])
             else:
                 predicted = predict_prepared(self._networks.network, rooms, using)
-        return waveforms(predicted, np.concatenate(relative), seed)
+        return waveforms(predicted, *align_references(rooms), seed, self._phase)
 
     def _predict_compiled(
         self, given: tuple[LoadedRoom, np.ndarray, int], asked: tuple[PreparedRoom, Targets]

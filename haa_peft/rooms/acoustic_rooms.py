@@ -71,6 +71,9 @@ class AcousticRooms:
                 if len(paths) >= FEWEST_SOURCES
             ]
 
+        if not self._items:
+            raise InputError(f"{folder} holds no receiver with {FEWEST_SOURCES} sources of the {split} rooms")
+
     def __len__(self) -> int:
         return len(self._items)
 

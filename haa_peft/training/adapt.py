@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from haa_peft.adaptation.methods import Adapter, MethodSettings, attach
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, check_seed
 from haa_peft.rooms.room import Room
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.objective import RoomObjective, check_k, draw_references
@@ -45,6 +45,7 @@ class TrainingSettings:
     validate_every : steps between validations.
     patience : validations without improvement before stopping.
     seed : of everything.
+    audible_decay : weight of :func:`~haa_peft.acoustics.losses.audible_decay_loss` beside the published loss.
     """
 
     max_steps: int = 80
@@ -55,6 +56,7 @@ class TrainingSettings:
     validate_every: int = 10
     patience: int = 6
     seed: int = 0
+    audible_decay: float = 0.0
 
     def __post_init__(self) -> None:
         for field, least in (("max_steps", 1), ("warmup", 0), ("k", 1), ("validate_every", 1), ("patience", 1)):
@@ -65,8 +67,9 @@ class TrainingSettings:
             raise InputError(f"--lr is {self.lr} but must be between 0 and 1")
         if not 0 <= self.weight_decay < 100:
             raise InputError(f"--weight-decay is {self.weight_decay} but must be from 0 to 100")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"--seed is {self.seed} but must be from 0 to {2**32 - 1}")
+        if not 0 <= self.audible_decay < 100:
+            raise InputError(f"--audible-decay is {self.audible_decay} but must be from 0 to 100")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ def adapt(
     base_fingerprint = fingerprint(backbone)
     adapter = attach(backbone, method, training.seed)
     try:
-        objective = RoomObjective(backbone, room).eval()
+        objective = RoomObjective(backbone, room, audible_decay=training.audible_decay).eval()
         parameters = adapter.parameters()
         optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=training.weight_decay, eps=ADAM_EPSILON)
         scheduler = LambdaLR(optimizer, warmup_cosine(training.warmup, training.max_steps))

@@ -48,9 +48,9 @@ class RoomObjective(nn.Module):
     rirs: Tensor
     magnitudes: Tensor
 
-    def __init__(self, backbone: XRIR, room: Room, *, reuse: bool = True) -> None:
+    def __init__(self, backbone: XRIR, room: Room, *, reuse: bool = True, audible_decay: float = 0.0) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.audible_decay = backbone, audible_decay
         used = np.concatenate([room.splits["train"], room.splits["valid"]])
         self.shots = len(room.splits["train"])
         rirs = torch.from_numpy(room.rirs[used])
@@ -75,7 +75,7 @@ class RoomObjective(nn.Module):
         """Loss of each target, (B,): indices (B,) into training then validation, (B, K) into training."""
         if not self._reuse:
             room = RoomQueries(self.panorama, self.rirs, self.positions, targets, references)
-            return training_loss(self.backbone.forward_rooms([room])[0], self.magnitudes[targets])
+            return training_loss(self.backbone.forward_rooms([room])[0], self.magnitudes[targets], self.audible_decay)
         used, places = torch.unique(torch.cat([targets[:, None], references], dim=1), return_inverse=True)
         return self._losses(targets, references, self._look(torch.cat([used.new_tensor([-1]), used])), 1 + places)
 
@@ -96,7 +96,7 @@ class RoomObjective(nn.Module):
                 self.positions[targets],
                 self.positions[references],
             )
-            return training_loss(predicted, self.magnitudes[targets])
+            return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
 
     @torch.no_grad()
     def validation_loss(self, k: int) -> float:

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from haa_peft.acoustics.alignment import align
-from haa_peft.acoustics.losses import energy_decay_loss, stft_l1_loss, training_loss
+from haa_peft.acoustics.losses import audible_decay_loss, energy_decay_loss, stft_l1_loss, training_loss
 from haa_peft.acoustics.spectrogram import log_magnitude, magnitude
 from tests.conftest import PARITY
 
@@ -44,3 +44,19 @@ def test_spectrogram_is_the_short_time_fourier_transform():
     torch.testing.assert_close(magnitude(rirs.double()), expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(log_magnitude(rirs), torch.log(expected + 1e-8).float(), rtol=0, atol=1e-4)
     assert magnitude(rirs[None, :2]).shape == (1, 2, 63, 310)
+
+
+def test_audible_decay_loss_of_exponential_decays():
+    """Curves of 60 dB in 0.3 s and in 0.33 s, whose difference grows while the level falls."""
+    time = torch.arange(310, dtype=torch.float64) * 31 / 22_050
+    energy = torch.stack([10 ** (-6 * time / t60) for t60 in (0.33, 0.3)])
+    level = torch.stack([-60 * time / t60 for t60 in (0.33, 0.3)])
+    share = 10 ** (level[1] / 40)
+    expected = float(((level[0] - level[1]).abs() * share)[1:].sum() / share[1:].sum())
+    assert float(audible_decay_loss(energy[:1], energy[1:])) == pytest.approx(expected, rel=0.02)
+    assert float(audible_decay_loss(3 * energy[1:], energy[1:])) == pytest.approx(0, abs=1e-6)  # a level is no decay
+    true = magnitude(CASE["target_rir"][:, 0])
+    logs = CASE["expected_log_spectrogram"]
+    more = training_loss(logs, true, audible_decay=0.5) - training_loss(logs, true)
+    energies = (((magnitudes**2 - 1e-7).clamp(min=0)).sum(1) for magnitudes in (logs.exp() - 1e-8, true))
+    torch.testing.assert_close(more, 0.5 * audible_decay_loss(*energies), rtol=1e-4, atol=1e-6)

@@ -3,7 +3,15 @@ import torch
 import torchaudio
 
 from haa_peft.acoustics.spectrogram import analyse, magnitude, to_blocks
-from haa_peft.acoustics.waveform import griffin_lim, query_seeds, random_phases, reflect_ends, synthesise
+from haa_peft.acoustics.waveform import (
+    FEWER_ITERATIONS,
+    griffin_lim,
+    query_seeds,
+    random_phases,
+    reference_phases,
+    reflect_ends,
+    synthesise,
+)
 from tests.conftest import PARITY
 
 RIRS = torch.from_numpy(np.load(PARITY / "metrics_case_a.npz")["rirs"])
@@ -54,3 +62,24 @@ def test_phase_depends_on_query_and_seed_alone():
     phases = random_phases(seeds)
     assert phases.shape == (3, 63, 310)
     assert 0 <= float(phases.min()) < 0.01 < 6.27 < float(phases.max()) < 6.2832
+
+
+def test_reference_phases_are_those_of_the_weighted_sum():
+    near, far = RIRS[:3].double(), RIRS[1:4].double()
+    distance = torch.tensor([[0.0, 2.0]], dtype=torch.float64).expand(3, -1)
+    phases = reference_phases(torch.stack([near, far], dim=1), distance)
+    share = 1 / (1 + np.exp(-3))
+    window = torch.hann_window(62, dtype=torch.float64)
+    mixture = share * near + (1 - share) * far
+    expected = torch.stft(mixture, 124, 31, 62, window, pad_mode="constant", return_complex=True)
+    apart = (torch.polar(expected.abs(), phases) - expected).abs()
+    assert float(apart.max()) < 1e-9 * float(expected.abs().max())
+
+
+def test_the_right_phase_gives_the_rir_back():
+    rirs = RIRS.double()
+    phases = reference_phases(rirs[:, None], torch.zeros(len(rirs), 1))
+    found = griffin_lim(magnitude(rirs), phases, FEWER_ITERATIONS)
+    assert float((found - rirs).norm()) < 1e-2 * float(rirs.norm())
+    random = griffin_lim(magnitude(rirs), random_phases(list(range(len(rirs)))).double())
+    assert float((random - rirs).norm()) > 0.1 * float(rirs.norm())

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.nn import functional
 
+from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.losses import energy_decay_loss, stft_l1_loss
+from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.heads import KNOTS, LARGEST_LEVEL, over_frames
 from haa_peft.backbone.linear import FEWEST, product
 from haa_peft.backbone.plain import plain_forward, use_plain_products
 from haa_peft.backbone.xrir import XRIR, RoomQueries
@@ -72,7 +75,7 @@ def test_reproduces_the_published_network(published):
     assert float(energy_decay_loss(output, true)) == pytest.approx(float(CASE["expected_decay_loss"]), rel=1e-4)
 
 
-VARIANTS = [{}, {"align_before_encoding": True}, {"weighting": "published", "frame_gain": False}]
+VARIANTS = [{}, {"align_before_encoding": True}, {"weighting": "published"}]
 
 
 def random_network(**changes):
@@ -196,15 +199,45 @@ def test_product_is_torchs_linear(rows):
         assert float((ours - theirs).norm()) <= 1e-5 * float(theirs.norm())
 
 
-def test_bounded_weighting_starts_as_distance_weighting():
-    network = XRIR(TINY).eval()
-    torch.nn.init.zeros_(network.lin_proj_1.proj.weight)
-    torch.nn.init.zeros_(network.lin_proj_1.proj.bias)
-    references = torch.tensor([[[1.0, 0, 0], [3.0, 0, 0]]])
-    keys, query = torch.randn(1, 2, TINY.channels), torch.zeros(1, TINY.channels)
-    weights = network.weigh(query, keys, torch.zeros(1, 3), references, network.time_code())
-    expected = torch.softmax(-1.5 * torch.tensor([1.0, 3.0]), 0)[None, :, None].expand(1, 2, 310)
-    torch.testing.assert_close(weights, expected)
+def test_energy_blend_starts_as_an_average_of_energies_weighted_by_distance(mixed_rooms):
+    room = mixed_rooms[0]
+    target, references = room.positions[room.targets], room.positions[room.references]
+    found = XRIR(TINY).eval().forward_rooms([room])[0].exp() ** 2
+    weights = torch.softmax(-functional.softplus(torch.tensor(2.0)) * (references - target[:, None]).norm(dim=-1), 1)
+    for row, (at, others) in enumerate(zip(target, references, strict=True)):
+        ratio = others.norm(dim=-1) / at.norm()
+        energy = magnitude(align(room.rirs[room.references[row]], others, at)) ** 2
+        arrival = at.norm() / 343 * 22_050 / 31
+        # alignment has scaled all by |r| / |p|; from 4 ms after the direct sound, 0.7 of that (in dB) is undone
+        direct = (weights[row, :, None] * energy[..., int(arrival)]).sum(0)
+        later = (weights[row, :, None] * energy[..., int(arrival) + 7] / ratio[:, None] ** 1.4).sum(0)
+        torch.testing.assert_close(found[row][:, int(arrival)], direct, rtol=2e-3, atol=0)
+        torch.testing.assert_close(found[row][:, int(arrival) + 7], later, rtol=2e-3, atol=0)
+
+
+def test_departures_are_bounded(mixed_rooms):
+    network = random_network()
+    torch.nn.init.constant_(network.energy_blend.departure.bias, 1e6)
+    untrained = copy.deepcopy(network)
+    torch.nn.init.zeros_(untrained.energy_blend.departure.bias)
+    torch.nn.init.zeros_(untrained.energy_blend.departure.weight)
+    for loud, plain in zip(network.forward_rooms(mixed_rooms), untrained.forward_rooms(mixed_rooms), strict=True):
+        heard = plain > -3  # far above the floor, which has no level
+        assert heard.any()
+        torch.testing.assert_close(
+            (loud - plain)[heard], torch.full_like(loud[heard], LARGEST_LEVEL), rtol=0, atol=1e-3
+        )
+
+
+def test_over_frames_is_linear_between_knots():
+    values = torch.randn(2, 3, len(KNOTS), dtype=torch.double)
+    far = torch.tensor([[1.0], [9.0]], dtype=torch.double)
+    found = over_frames(values, far)
+    time = np.arange(310) * 31 / 22_050
+    for row in range(2):
+        for k in range(3):
+            expected = np.interp(time - float(far[row]) / 343, KNOTS, values[row, k])
+            np.testing.assert_allclose(found[row, k], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from haa_peft import load_room
 from haa_peft.acoustics.paper import paper_metrics
+from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.errors import InputError
-from haa_peft.evaluation.baselines import linear_interpolation, nearest_neighbour
+from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation, nearest_neighbour
 from haa_peft.evaluation.evaluate import baselines, evaluate
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import nan_to_null
 from haa_peft.inference.predict import References
+from tests.conftest import decaying_noise
 
 
 @pytest.fixture
@@ -71,7 +74,7 @@ def test_reports_are_json_and_name_their_protocol(room):
         3,
     )
     assert again["positions"] == len(room.splits["test"]) == len(again["rows"][0]["per_position"]["edt_s"])
-    assert [row["predictor"] for row in again["rows"]] == ["nearest", "linear"]
+    assert [row["predictor"] for row in again["rows"]] == ["nearest", "linear", "energy"]
     table = report_table(report)
     assert "studio/base: mean absolute errors at 4 test positions, 12 measurements, K = 8, seed 3" in table
     assert all(len(line) == len(table.splitlines()[2]) for line in table.splitlines()[2:])
@@ -109,3 +112,14 @@ def test_no_test_positions(room):
     alone = dataclasses.replace(room, splits={**room.splits, "test": np.array([], dtype=int)})
     with pytest.raises(InputError, match="has no test positions"):
         evaluate(alone, {}, k=8, seed=0)
+
+
+def test_energy_interpolation_keeps_the_decay_of_a_quiet_dry_room():
+    """Where the spectrogram's floor, summed over a long silence, would reach up to -20 dB."""
+    place = np.array([[3.0, 0, 0]])
+    rir = np.float32(0.1) * decaying_noise(1, 9600, 22_050, 0.12, [3.0])
+    (found,) = energy_interpolation(rir, place, np.array([[0]]), place)
+    true, decay = (paper_metrics(x, 22_050)["t60_20_s"][0] for x in (rir, found[None]))
+    assert decay == pytest.approx(true, rel=0.05)
+    floor = magnitude(torch.from_numpy(rir)).square().sum(dim=1)
+    assert float(floor[:, 160:].sum()) > 10**-2.5 * float(floor.sum())  # with it, decay curves end at -25 dB

@@ -66,7 +66,12 @@ def test_a_query_does_not_depend_on_its_company(store, tiny_backbone):
     assert_close(predictor.predict(QUERIES[1])[0], together[1])
     assert_close(predictor.predict(QUERIES[::-1])[0], together[2])
     assert predictor.predict(np.zeros((0, 3))).shape == (0, 9600)
-    assert np.abs(predictor.predict(QUERIES, seed=1) - together).max() > 1e-4
+    np.testing.assert_array_equal(predictor.predict(QUERIES, seed=1), together)
+    chance = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, phase="random")
+    assert_close(chance.predict(QUERIES[1])[0], chance.predict(QUERIES)[1])
+    assert np.abs(chance.predict(QUERIES, seed=1) - chance.predict(QUERIES)).max() > 1e-4
+    with pytest.raises(InputError, match="phase is 'zero' but must be one of references, random"):
+        RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, phase="zero")
 
 
 def test_switching_gives_what_loading_gives(store, tiny_backbone):

@@ -79,7 +79,7 @@ def test_a_broken_run_resumes_to_the_same_adapter(
     if method == "lora":
         size = (tmp_path / "broken" / "checkpoint.pt").stat().st_size
         trained = sum(t.numel() for t in whole.tensors.values())
-        assert size < 4 * 4 * trained + 60_000
+        assert size < 4 * 4 * trained + 100_000
 
 
 def test_resume_needs_the_same_run(room, tiny_backbone, accelerator, tmp_path):
@@ -103,7 +103,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(room, tiny_backbone, accelera
         adapt(tiny_backbone, blind, MethodSettings(), SHORT, accelerator, tmp_path)
     wild = dataclasses.replace(SHORT, weight_decay=99.0, lr=0.99)
     with pytest.raises(InputError, match="the loss is .* after which nothing can be learned"):
-        adapt(tiny_backbone, room, MethodSettings("lora", alpha=1e30), wild, accelerator, tmp_path)
+        adapt(tiny_backbone, room, MethodSettings("lora", alpha=1e38), wild, accelerator, tmp_path)
     assert fingerprint(tiny_backbone) == before
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from haa_peft import load_backbone
+from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
 from haa_peft.rooms import corpus as corpus_module
 from haa_peft.rooms.corpus import FORMAT, ROOMS_PER_SHARD, Corpus, shard_path, write_shard
 from haa_peft.rooms.drawing import SOURCES_PER_ROOM
-from haa_peft.training.pretraining import Panoramas, RoomTensors, draw_queries
+from haa_peft.training.pretraining import Panoramas, PretrainingObjective, RoomTensors, draw_batch, draw_queries
 from haa_peft.training.schedule import warmup_cosine
 from tests.conftest import TINY, decaying_noise
 
@@ -106,6 +107,30 @@ def test_bad_options(options, message, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())  # nothing was simulated
 
 
+def test_energies_alone_give_the_loss_and_gradients_of_whole_spectra(corpus_folder):
+    torch.manual_seed(0)
+    backbone = XRIR(TINY).eval().double()  # to tell rounding from errors
+    for parameter in backbone.parameters():  # also the weights that start at zero
+        torch.nn.init.normal_(parameter, std=0.2)
+    corpus = Corpus(corpus_folder)
+    batch = draw_batch(corpus, Panoramas(corpus, TINY.panorama_pooling), [3, 7], (0,), 6, 4, training=True, draws=2)
+    assert [len(targets) for _, targets, _ in batch] == [12, 12]
+    for room, *_ in batch:
+        for name in ("panorama", "positions", "unturned", "rirs"):
+            setattr(room, name, getattr(room, name).double())
+    found = []
+    for only_energies in (True, False):
+        objective = PretrainingObjective(backbone)
+        objective.only_energies = only_energies
+        loss = objective(batch)
+        backbone.zero_grad()
+        loss.backward()
+        gradients = torch.cat([p.grad.flatten() for p in backbone.parameters() if p.grad is not None])
+        found.append((loss.item(), gradients))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3)
+    assert float((found[0][1] - found[1][1]).norm()) < 1e-2 * float(found[1][1].norm())
+
+
 def test_a_corpus_is_known_by_its_content(corpus_folder):
     before = Corpus(corpus_folder, 25).fingerprint()
     path = shard_path(corpus_folder, 0)
@@ -140,16 +165,21 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     weights = load_backbone(tmp_path / "whole.safetensors")
     story = json.loads((tmp_path / "whole.json").read_text())
     assert weights.config == TINY
-    assert [point["step"] for point in story["curve"]] == [2, 4]
+    assert [point["step"] for point in story["curve"]] == [0, 2, 4]
     assert story["corpus"]["rooms"] == 25
+    for more in ([], ["--resume"]):  # a run that has stopped stays so
+        run("patient.safetensors", "--lr", "0", "--ema", "0", "--patience", "1", "--max-steps", "9", *more)
+        patient = json.loads((tmp_path / "patient.json").read_text())
+        assert [point["step"] for point in patient["curve"]] == [0, 2]
+        assert patient["best_step"] == 0
 
     real, calls = recipe.draw_batch, []
 
-    def interrupted(*args, training):
+    def interrupted(*args, training, **more):
         calls.append(training)
         if training and sum(calls) == 4:
             raise KeyboardInterrupt
-        return real(*args, training=training)
+        return real(*args, training=training, **more)
 
     monkeypatch.setattr(recipe, "draw_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -1,0 +1,16 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "benchmark.py"
+
+
+def test_the_recipe_runs_on_the_bundled_backbone(tmp_path):
+    report = tmp_path / "benchmark.json"
+    options = ["--sizes", "small", "--devices", "cpu", "--rounds", "1", "--parts", "swaps", "--json", str(report)]
+    done = subprocess.run([sys.executable, RECIPE, *options], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(report.read_text())["results"][0]["rows"]
+    assert rows["lora loaded"]["milliseconds"] < rows["lora from disk"]["milliseconds"]
+    assert "| lora from disk" in done.stdout
