@@ -79,7 +79,7 @@ def test_a_broken_run_resumes_to_the_same_adapter(
     if method == "lora":
         size = (tmp_path / "broken" / "checkpoint.pt").stat().st_size
         trained = sum(t.numel() for t in whole.tensors.values())
-        assert size < 4 * 4 * trained + 100_000
+        assert size < 4 * 4 * trained + 1500 * len(whole.tensors)  # four states; names and places of each tensor
 
 
 def test_resume_needs_the_same_run(room, tiny_backbone, accelerator, tmp_path):
