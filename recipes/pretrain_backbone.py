@@ -72,7 +72,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rooms", type=int, default=3000, help="rooms to train and validate on")
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
     parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
-    parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields; the small network unless given")
+    parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields that differ from the small network's")
     parser.add_argument("--max-steps", type=int, default=6000)
     parser.add_argument("--rooms-per-step", type=int, default=16, help="over all processes")
     parser.add_argument("--targets", type=int, default=SOURCES_PER_ROOM, help="positions predicted in each room")
@@ -146,7 +146,9 @@ def read_config(path: Path | None) -> XRIRConfig:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"--config {path}: cannot be read as JSON ({error})") from None
-    return XRIRConfig.from_dict(values, str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path}: is {values!r:.40} but must be a JSON object")
+    return XRIRConfig.from_dict({**dataclasses.asdict(SMALL), **values}, str(path))
 
 
 def main() -> None:

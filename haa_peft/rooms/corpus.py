@@ -24,8 +24,8 @@ from haa_peft.rooms.drawing import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, dr
 from haa_peft.rooms.simulation import simulate
 
 ROOMS_PER_SHARD = 25
-FORMAT = 2
-"""Of what is drawn, how it is simulated and stored; a folder holds one format. 1 was shoeboxes in safetensors."""
+FORMAT = 3
+"""Of what is drawn, how it is simulated and stored; a folder holds one format."""
 
 
 @dataclass(frozen=True)

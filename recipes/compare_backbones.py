@@ -1,0 +1,117 @@
+"""What a backbone is made of: networks that differ from `small` in one thing, pretrained alike for a short time.
+
+    haa-peft simulate --rooms 1600 --out corpus && python recipes/compare_backbones.py --corpus corpus --out results
+
+Every variant is a run of `pretrain_backbone.py` with its own weights, curve and checkpoint in --out; those that are
+there already are not run again, and an interrupted one goes on. References aligned before they are encoded, as
+published, cost so much that this variant gets fewer steps, of about the same time. The table is of all runs in --out.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from haa_peft.errors import InputError, command
+from haa_peft.evaluation.report import figure, markdown
+from haa_peft.files import check_writable, write_json
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "ViT width 32": {"width": 32, "heads": 1, "feedforward": 64},
+    "ViT width 128": {"width": 128, "heads": 4, "feedforward": 256},
+    "ViT depth 1": {"depth": 1},
+    "ViT depth 4": {"depth": 4},
+    "panorama 16 x 32": {"panorama_pooling": 16, "patch_height": 2, "patch_width": 4},
+    "panorama 64 x 128": {"panorama_pooling": 4, "patch_height": 8, "patch_width": 16},
+    "256 tokens": {"patch_height": 2, "patch_width": 4},
+    "ResNet width 4": {"resnet_width": 4},
+    "ResNet width 16": {"resnet_width": 16},
+    "channels 64": {"channels": 64},
+    "channels 256": {"channels": 256},
+    "mixing 1": {"mixing": 1},
+    "aligned first": {"align_before_encoding": True},
+}
+"""Names, and in which fields of `XRIRConfig` they differ from `small`."""
+FEWER = {"aligned first": 12}
+"""How many times fewer steps."""
+ERRORS = ("edt_s_of_nearest", "c50_db_of_nearest", "t60_percent_of_nearest")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that simulate wrote")
+    parser.add_argument("--rooms", type=int, default=1600, help="of it (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, required=True, help="folder of weights and results")
+    parser.add_argument("--json", type=Path, help="write the results of all runs here")
+    return parser.parse_args()
+
+
+def run(name: str, args: argparse.Namespace) -> None:
+    """Pretrain a variant, if that is not done."""
+    folder = args.out / name.replace(" ", "-")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "config.json"
+    write_json(config, VARIANTS[name])
+    steps = args.steps // FEWER.get(name, 1)
+    out = folder / "backbone.safetensors"
+    if read(out.with_suffix(".json")).get("curve", [{}])[-1].get("step") == steps:
+        return
+    recipe = Path(__file__).with_name("pretrain_backbone.py")
+    options = {
+        "--corpus": args.corpus, "--config": config, "--out": out, "--rooms": args.rooms, "--max-steps": steps,
+        "--validate-every": steps, "--seed": args.seed,
+    }  # fmt: skip
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", recipe, "--resume"]
+    done = subprocess.run([*map(str, launch), *(str(part) for pair in options.items() for part in pair)])
+    if done.returncode:
+        raise InputError(f"pretraining of {name!r} failed; the same command goes on with it")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run's story, empty if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Validation of all runs, the lowest loss first."""
+    cells = [["network", "weights", "steps", "minutes", "loss", "EDT", "C50", "T60"]]
+    for name, story in sorted(results.items(), key=lambda item: item[1]["curve"][-1]["validation"]):
+        last = story["curve"][-1]
+        errors = [figure(last[key], 1, 3) for key in ERRORS]
+        minutes = figure(story["seconds"] / 60)
+        cells.append(
+            [name, str(story["weights"]), str(last["step"]), minutes, figure(last["validation"], 1, 4), *errors]
+        )
+    return markdown(cells)
+
+
+def main() -> None:
+    args = parse_arguments()
+    for name in args.variants:
+        if name not in VARIANTS:
+            raise InputError(f"no variant {name!r}; there are {', '.join(VARIANTS)}")
+    if args.steps < max(FEWER.values()):
+        raise InputError(f"--steps is {args.steps} but must be at least {max(FEWER.values())}")
+    if args.json is not None:
+        check_writable(args.json)
+    for name in args.variants or VARIANTS:
+        run(name, args)
+    results = {name: read(args.out / name.replace(" ", "-") / "backbone.json") for name in VARIANTS}
+    results = {name: story for name, story in results.items() if story.get("curve")}
+    print(f"\nvalidation loss, and errors divided by nearest neighbour's\n\n{table(results)}")
+    if args.json is not None:
+        write_json(args.json, results)
+
+
+if __name__ == "__main__":
+    with command("the same command goes on"):
+        main()
