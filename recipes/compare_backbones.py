@@ -45,6 +45,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--corpus", type=Path, required=True, help="folder that simulate wrote")
     parser.add_argument("--rooms", type=int, default=1600, help="of it (default: %(default)s)")
+    parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate (%(default)s)")
+    parser.add_argument("--rooms-per-step", type=int, default=16, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and results")
@@ -65,7 +67,8 @@ def run(name: str, args: argparse.Namespace) -> None:
     recipe = Path(__file__).with_name("pretrain_backbone.py")
     options = {
         "--corpus": args.corpus, "--config": config, "--out": out, "--rooms": args.rooms, "--max-steps": steps,
-        "--validate-every": steps, "--seed": args.seed,
+        "--validate-every": steps, "--seed": args.seed, "--validation-rooms": args.validation_rooms,
+        "--rooms-per-step": args.rooms_per_step,
     }  # fmt: skip
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", recipe, "--resume"]
     done = subprocess.run([*map(str, launch), *(str(part) for pair in options.items() for part in pair)])

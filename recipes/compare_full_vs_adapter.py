@@ -34,7 +34,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rooms", nargs="+", metavar="ROOM", help="room folder, HAA folder or twin")
     parser.add_argument("--out", type=Path, required=True, help="folder of results")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS), help="none: no adaptation")
     parser.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
     parser.add_argument("--k", type=int, default=training.k, help="references a target (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=training.seed, help="default: %(default)s")

@@ -1,10 +1,12 @@
-"""Stored packs and the backbone that they were made for."""
+"""Stored packs: the backbone that they were made for, and what may be asked of them."""
 
 from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from haa_peft.adaptation.methods import Adapter, attach_stored
 from haa_peft.backbone.checkpoint import fingerprint
@@ -13,6 +15,7 @@ from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.predict import References
+from haa_peft.rooms.load import NEAREST
 from haa_peft.store.pack import PREPARED, PREPARED_FIELDS, RoomPack
 
 
@@ -83,3 +86,31 @@ def check_prepared(pack: RoomPack, prepared: PreparedRoom, backbone: XRIR) -> No
                 f"{pack.name}: {PREPARED} has {field} of {tuple(tensor.shape)} but it must be {shape} and finite; "
                 "restore or retrain the adapter"
             )
+
+
+def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
+    """Positions (N, 3) m in room coordinates; raises ``InputError`` for those that the room does not have."""
+    positions = np.atleast_2d(np.asarray(positions_xyz, dtype=np.float64))
+    if positions.ndim != 2 or positions.shape[1] != 3:
+        raise InputError(f"positions are {positions.shape} but must be (N, 3) metres in room coordinates")
+    if not np.isfinite(positions).all():
+        raise InputError("positions hold NaN or infinity but must be finite metres in room coordinates")
+    low, high = pack.surfaces.bounds()
+    outside = ((positions < low - NEAREST) | (positions > high + NEAREST)).any(axis=1)
+    if outside.any():
+        raise InputError(
+            f"position {positions[outside][0].tolist()} lies outside {pack.name}, which spans "
+            f"{low.round(3).tolist()} to {high.round(3).tolist()} m"
+        )
+    near = np.linalg.norm(positions - pack.receiver, axis=1) < NEAREST
+    if near.any():
+        raise InputError(f"position {positions[near][0].tolist()} lies at the receiver of {pack.name}; keep 1 cm away")
+    return positions
+
+
+def check_references(pack: RoomPack, k: int | None) -> int:
+    """K as given or as in training, which must not be more than the pack's references."""
+    k = int(pack.card["training"].get("k", 8)) if k is None else k
+    if not 1 <= k <= len(pack.rirs):
+        raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
+    return k

@@ -23,9 +23,8 @@ from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.inference.packs import check_backbone, check_prepared, references_of
+from haa_peft.inference.packs import check_backbone, check_positions, check_prepared, check_references, references_of
 from haa_peft.inference.predict import PHASES, align_references, choose_targets, positions_at_once, waveforms
-from haa_peft.rooms.load import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import CARD, RoomPack
@@ -338,31 +337,3 @@ class RoomPredictor:
             targets = Targets(*(tensor.expand(2, -1) for tensor in targets))
         with self._networks.using([(given[0].weights, 1)]):
             return predict_prepared(self._networks.network, [(prepared, targets)])[:count]
-
-
-def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
-    """Positions (N, 3) m in room coordinates; raises ``InputError`` for those that the room does not have."""
-    positions = np.atleast_2d(np.asarray(positions_xyz, dtype=np.float64))
-    if positions.ndim != 2 or positions.shape[1] != 3:
-        raise InputError(f"positions are {positions.shape} but must be (N, 3) metres in room coordinates")
-    if not np.isfinite(positions).all():
-        raise InputError("positions hold NaN or infinity but must be finite metres in room coordinates")
-    low, high = pack.surfaces.bounds()
-    outside = ((positions < low - NEAREST) | (positions > high + NEAREST)).any(axis=1)
-    if outside.any():
-        raise InputError(
-            f"position {positions[outside][0].tolist()} lies outside {pack.name}, which spans "
-            f"{low.round(3).tolist()} to {high.round(3).tolist()} m"
-        )
-    near = np.linalg.norm(positions - pack.receiver, axis=1) < NEAREST
-    if near.any():
-        raise InputError(f"position {positions[near][0].tolist()} lies at the receiver of {pack.name}; keep 1 cm away")
-    return positions
-
-
-def check_references(pack: RoomPack, k: int | None) -> int:
-    """K as given or as in training, which must not be more than the pack's references."""
-    k = int(pack.card["training"].get("k", 8)) if k is None else k
-    if not 1 <= k <= len(pack.rirs):
-        raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
-    return k

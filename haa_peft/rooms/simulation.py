@@ -220,7 +220,7 @@ def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, 
 
 def edge_points(drawn: DrawnRoom) -> np.ndarray:
     """Points (N, 3) in the air 3 cm off the edges that sound can bend round: of obstacles, and inward corners."""
-    edges = []
+    edges: list[tuple[np.ndarray, np.ndarray]] = []
     for i in range(0, len(drawn.obstacles), 6):
         corners = np.concatenate([face.corners for face in drawn.obstacles[i : i + 6]])
         low, high = corners.min(axis=0) - EDGE_DISTANCE, corners.max(axis=0) + EDGE_DISTANCE

@@ -80,8 +80,8 @@ def test_learning_rate_rises_and_falls():
     assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
-def load_recipe():
-    spec = importlib.util.spec_from_file_location("pretrain_backbone", RECIPE)
+def load_recipe(path=RECIPE):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
     return recipe
@@ -193,3 +193,23 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     assert mixed["corpus"]["acoustic_rooms"]
     assert mixed["curve"] != story["curve"]  # other rooms were drawn
     assert resumed["fingerprint"] == story["fingerprint"]
+
+
+def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkeypatch, capsys):
+    recipe = load_recipe(RECIPE.with_name("compare_backbones.py"))
+    for changes in recipe.VARIANTS.values():
+        dataclasses.replace(load_recipe().SMALL, **changes)
+    options = f"--corpus {corpus_folder} --rooms 25 --validation-rooms 2 --rooms-per-step 2 --steps 12 --out {tmp_path}"
+    report = tmp_path / "report.json"
+    arguments = ["compare_backbones.py", "ResNet width 4", *options.split(), "--json", str(report)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    recipe.main()
+    story = json.loads(report.read_text())["ResNet width 4"]
+    assert story["config"] == dataclasses.asdict(dataclasses.replace(load_recipe().SMALL, resnet_width=4))
+    assert [point["step"] for point in story["curve"]] == [0, 12]
+    assert "| ResNet width 4 |" in capsys.readouterr().out
+    monkeypatch.setattr(recipe.subprocess, "run", lambda *_: pytest.fail("it is there already"))
+    recipe.main()
+    monkeypatch.setattr(sys, "argv", ["compare_backbones.py", "huge", *options.split()])
+    with pytest.raises(InputError, match="no variant 'huge'; there are small,"):
+        recipe.main()
