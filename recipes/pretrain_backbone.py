@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import haa_peft
 from haa_peft.adaptation.methods import UNUSED
-from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint, load_backbone
+from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint, load_backbone, provenance
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
@@ -73,6 +73,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
     parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
     parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields that differ from the small network's")
+    parser.add_argument("--start", help="bundled name or file of a backbone to go on from (default: from nothing)")
     parser.add_argument("--max-steps", type=int, default=6000)
     parser.add_argument("--rooms-per-step", type=int, default=16, help="over all processes")
     parser.add_argument("--targets", type=int, default=SOURCES_PER_ROOM, help="positions predicted in each room")
@@ -136,6 +137,8 @@ def check_arguments(args: argparse.Namespace) -> None:
             raise InputError(f"--{name} is {getattr(args, flag)} but must be from 0 to below {most:g}")
     if args.out.suffix != ".safetensors":
         raise InputError(f"--out is {str(args.out)!r} but must end in .safetensors")
+    if args.start is not None and args.config is not None:
+        raise InputError(f"--config {args.config}: a run that goes on from --start {args.start} has its configuration")
     check_writable(args.out)
 
 
@@ -154,7 +157,8 @@ def read_config(path: Path | None) -> XRIRConfig:
 def main() -> None:
     args = parse_arguments()
     check_arguments(args)
-    config = read_config(args.config)
+    begun = None if args.start is None else load_backbone(args.start)
+    config = read_config(args.config) if begun is None else begun.config
     accelerator = start_accelerator(args.seed)
     if args.rooms_per_step % accelerator.num_processes:
         raise InputError(
@@ -177,6 +181,8 @@ def main() -> None:
         training_rooms = np.concatenate([training_rooms, args.rooms + np.arange(len(more))])
 
     backbone = XRIR(config)
+    if begun is not None:
+        backbone.load_state_dict(begun.state_dict())
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(not name.startswith(UNUSED))  # DDP waits for gradients that never come
     panoramas = Panoramas(corpus, config.panorama_pooling)
@@ -297,6 +303,12 @@ def all_stalled(curve: list[dict], patience: int, accelerator: Accelerator) -> b
     return bool(broadcast(stalled).item())
 
 
+def started_from(source: str) -> dict:
+    """How the backbone was made that a run goes on from."""
+    made, weights = provenance(source), fingerprint(load_backbone(source))
+    return made if made.get("fingerprint") == weights else {"fingerprint": weights}
+
+
 def write_weights(path: Path, model: XRIR) -> None:
     """Weights with their configuration in the header."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -311,7 +323,7 @@ def write_story(
     command_line = itertools.chain.from_iterable(
         (f"--{name.replace('_', '-')}", str(value))
         for name, value in vars(args).items()
-        if name not in ("resume", "config", "out", "corpus", "acoustic_rooms")
+        if name not in ("resume", "config", "out", "corpus", "acoustic_rooms") and value is not None
     )
     write_json(
         args.out.with_suffix(".json"),
@@ -321,6 +333,7 @@ def write_story(
             "fingerprint": weights,
             "weights": sum(p.numel() for p in XRIR(config).parameters()),
             "best_step": best_point(curve)["step"],
+            "start": None if args.start is None else started_from(args.start),
             "corpus": {
                 "rooms": args.rooms,
                 "acoustic_rooms": args.acoustic_rooms is not None,

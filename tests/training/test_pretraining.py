@@ -188,6 +188,17 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     run("broken.safetensors", "--resume")
     resumed = json.loads((tmp_path / "broken.json").read_text())
     assert resumed["curve"] == story["curve"]
+    with pytest.raises(InputError, match="goes on from --start"):
+        run("more.safetensors", "--start", str(tmp_path / "whole.safetensors"))
+    more = (
+        f"--corpus {corpus_folder} --rooms 25 --validation-rooms 2 --max-steps 2 --rooms-per-step 2 --targets 4 --k 4"
+    )
+    more += f" --start {tmp_path / 'whole.safetensors'} --out {tmp_path / 'more.safetensors'}"
+    monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *more.split()])
+    recipe.main()
+    later = json.loads((tmp_path / "more.json").read_text())
+    assert later["start"] == story
+    assert later["curve"][0]["validation"] == pytest.approx(story["curve"][-1]["validation"])
     run("mixed.safetensors", "--acoustic-rooms", str(acoustic_rooms))
     mixed = json.loads((tmp_path / "mixed.json").read_text())
     assert mixed["corpus"]["acoustic_rooms"]
