@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance
+from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance, seeds_seen
 from haa_peft.errors import InputError, check_seed, command
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.report import markdown, report_table
@@ -140,10 +140,9 @@ def _evaluate_backbone(args: argparse.Namespace) -> None:
     check_seed(args.seed)
     backbone = load_backbone(args.backbone)
     made = provenance(args.backbone)
-    trained_on = made.get("corpus") if made.get("fingerprint") == fingerprint(backbone) else None
-    if not isinstance(trained_on, dict):
+    trained_on = seeds_seen(made) if made.get("fingerprint") == fingerprint(backbone) else set()
+    if not trained_on:
         print(f"note: no record of what {args.backbone} was pretrained on; it may have seen these rooms")
-        trained_on = {}
     opened = [open_unseen(folder, trained_on) for folder in args.corpora]
     reports = []
     for rooms, about in opened:

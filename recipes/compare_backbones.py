@@ -62,14 +62,16 @@ def run(name: str, args: argparse.Namespace) -> None:
     write_json(config, VARIANTS[name])
     steps = args.steps // FEWER.get(name, 1)
     out = folder / "backbone.safetensors"
-    if read(out.with_suffix(".json")).get("curve", [{}])[-1].get("step") == steps:
+    settings = {
+        "--rooms": args.rooms, "--max-steps": steps, "--validate-every": -(-steps // 4), "--seed": args.seed,
+        "--validation-rooms": args.validation_rooms, "--rooms-per-step": args.rooms_per_step,
+    }  # fmt: skip
+    story = read(out.with_suffix(".json"))
+    is_same = all(f"{flag} {value} " in f"{story.get('made_with')} " for flag, value in settings.items())
+    if is_same and story["curve"][-1]["step"] == steps:
         return
     recipe = Path(__file__).with_name("pretrain_backbone.py")
-    options = {
-        "--corpus": args.corpus, "--config": config, "--out": out, "--rooms": args.rooms, "--max-steps": steps,
-        "--validate-every": steps, "--seed": args.seed, "--validation-rooms": args.validation_rooms,
-        "--rooms-per-step": args.rooms_per_step,
-    }  # fmt: skip
+    options = {"--corpus": args.corpus, "--config": config, "--out": out, **settings}
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", recipe, "--resume"]
     done = subprocess.run([*map(str, launch), *(str(part) for pair in options.items() for part in pair)])
     if done.returncode:
@@ -79,9 +81,10 @@ def run(name: str, args: argparse.Namespace) -> None:
 def read(path: Path) -> dict[str, Any]:
     """A run's story, empty if there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        story = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return story if isinstance(story, dict) and story.get("curve") else {}
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
@@ -109,7 +112,7 @@ def main() -> None:
     for name in args.variants or VARIANTS:
         run(name, args)
     results = {name: read(args.out / name.replace(" ", "-") / "backbone.json") for name in VARIANTS}
-    results = {name: story for name, story in results.items() if story.get("curve")}
+    results = {name: story for name, story in results.items() if story}
     print(f"\nvalidation loss, and errors divided by nearest neighbour's\n\n{table(results)}")
     if args.json is not None:
         write_json(args.json, results)

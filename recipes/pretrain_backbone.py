@@ -139,6 +139,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"--out is {str(args.out)!r} but must end in .safetensors")
     if args.start is not None and args.config is not None:
         raise InputError(f"--config {args.config}: a run that goes on from --start {args.start} has its configuration")
+    if args.start is not None and Path(args.start).resolve() == args.out.resolve():
+        raise InputError(f"--out is {str(args.out)!r}, which --start reads and --out would replace; give another file")
     check_writable(args.out)
 
 
@@ -158,6 +160,7 @@ def main() -> None:
     args = parse_arguments()
     check_arguments(args)
     begun = None if args.start is None else load_backbone(args.start)
+    start = None if begun is None else started_from(args.start, fingerprint(begun))
     config = read_config(args.config) if begun is None else begun.config
     accelerator = start_accelerator(args.seed)
     if args.rooms_per_step % accelerator.num_processes:
@@ -226,7 +229,7 @@ def main() -> None:
         if best_point(curve) == curve[-1]:
             write_weights(args.out, average)
         seconds = time.monotonic() - started
-        write_story(args, average.config, fingerprint(load_backbone(args.out)), content, curve, seconds)
+        write_story(args, average.config, fingerprint(load_backbone(args.out)), content, curve, seconds, start)
         save_checkpoint(
             checkpoint,
             {
@@ -303,9 +306,9 @@ def all_stalled(curve: list[dict], patience: int, accelerator: Accelerator) -> b
     return bool(broadcast(stalled).item())
 
 
-def started_from(source: str) -> dict:
-    """How the backbone was made that a run goes on from."""
-    made, weights = provenance(source), fingerprint(load_backbone(source))
+def started_from(source: str, weights: str) -> dict:
+    """How the backbone with the fingerprint ``weights`` was made that a run goes on from."""
+    made = provenance(source)
     return made if made.get("fingerprint") == weights else {"fingerprint": weights}
 
 
@@ -317,7 +320,13 @@ def write_weights(path: Path, model: XRIR) -> None:
 
 
 def write_story(
-    args: argparse.Namespace, config: XRIRConfig, weights: str, corpus: str, curve: list[dict], seconds: float
+    args: argparse.Namespace,
+    config: XRIRConfig,
+    weights: str,
+    corpus: str,
+    curve: list[dict],
+    seconds: float,
+    start: dict | None,
 ) -> None:
     """How the weights with the fingerprint ``weights`` were made, from rooms with the hash ``corpus``, beside them."""
     command_line = itertools.chain.from_iterable(
@@ -333,7 +342,7 @@ def write_story(
             "fingerprint": weights,
             "weights": sum(p.numel() for p in XRIR(config).parameters()),
             "best_step": best_point(curve)["step"],
-            "start": None if args.start is None else started_from(args.start),
+            "start": start,
             "corpus": {
                 "rooms": args.rooms,
                 "acoustic_rooms": args.acoustic_rooms is not None,

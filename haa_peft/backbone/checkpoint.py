@@ -54,6 +54,18 @@ def provenance(source: str | Path = "small") -> dict:
     return found if isinstance(found, dict) else {}
 
 
+def seeds_seen(made: dict) -> set[int]:
+    """Seeds of the simulated corpora that a backbone and those that it was started from have learned from."""
+    seeds: set[int] = set()
+    story: object = made
+    while isinstance(story, dict):
+        corpus = story.get("corpus")
+        if isinstance(corpus, dict) and isinstance(corpus.get("seed"), int):
+            seeds.add(corpus["seed"])
+        story = story.get("start")
+    return seeds
+
+
 def _build(path: Path, origin: str) -> XRIR:
     state, config = _read(path)
     backbone = XRIR(config)

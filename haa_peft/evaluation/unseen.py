@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,17 +118,17 @@ def join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def open_unseen(folder: Path, trained_on: Mapping[str, Any]) -> tuple[Corpus | AcousticRooms, dict[str, Any]]:
+def open_unseen(folder: Path, trained_on: Collection[int]) -> tuple[Corpus | AcousticRooms, dict[str, Any]]:
     """Rooms that a backbone has not seen, and what they are: a simulated corpus, or AcousticRooms' unseen rooms.
 
-    ``trained_on`` is what :func:`~haa_peft.backbone.checkpoint.provenance` says under ``corpus``; a corpus of the same
-    seed holds the same rooms, which is an ``InputError``.
+    ``trained_on`` are :func:`~haa_peft.backbone.checkpoint.seeds_seen`; a corpus of the same seed holds the same rooms,
+    which is an ``InputError``.
     """
     if (folder / "single_channel_ir").is_dir():
         return AcousticRooms(folder, "test"), {"corpus": "AcousticRooms", "split": "test", "unit": "receivers"}
     corpus = Corpus(folder)
     about = corpus.about()
-    if not about["odd"] and about["seed"] == trained_on.get("seed"):
+    if not about["odd"] and about["seed"] in trained_on:
         raise InputError(
             f"{folder} holds rooms of seed {about['seed']}, which the backbone was pretrained on; "
             "simulate others with another --seed"

@@ -24,7 +24,7 @@ RAYS = 3_000
 RECEIVER_RADIUS = 0.4
 """Metres in rooms of up to 60 m3, growing as the room does: a fixed one is hit too rarely in large rooms."""
 ENERGY_THRESHOLD = 1e-14
-"""Below which pyroomacoustics drops what arrives; its 1e-7 drops most of what is scattered."""
+"""Below which pyroomacoustics drops what arrives; its 1e-7 drops scattered energy, the more the more rays there are."""
 BIN_SECONDS = 0.004
 SHARED = (0.03, 0.1)
 """Seconds after the direct sound in which the late field becomes one for all positions."""
@@ -100,13 +100,14 @@ def simulate(drawn: DrawnRoom, seed: tuple[int, ...]) -> np.ndarray:
     room.compute_rir()
     # pyroomacoustics delays every RIR by half its fractional-delay filter
     lead = pra.constants.get("frac_delay_length") // 2
-    rirs = late_field(energy, distance, room, np.random.default_rng(seed))
+    responses = band_responses(room.octave_bands)
+    rirs = late_field(energy, distance, room, responses, np.random.default_rng(seed))
     for row, (rir,) in zip(rirs, room.rir, strict=True):
         kept = rir[lead : lead + LENGTH]
         row[: len(kept)] += kept
     sees_receiver = room.visibility[0][:, source.orders == 0].any(axis=1)
     for i in np.flatnonzero(~sees_receiver):
-        rirs[i] += round_the_edges(drawn, surfaces, drawn.positions[i], room)
+        rirs[i] += round_the_edges(drawn, surfaces, drawn.positions[i], responses)
     # octave bands are of zero phase: what rings before the direct sound fades in over 35 samples
     arrival = distance / SPEED_OF_SOUND * SAMPLE_RATE
     rirs *= ((np.arange(LENGTH) - arrival[:, None] + 40) / 35).clip(0, 1)
@@ -161,7 +162,9 @@ def share_late_energy(energy: np.ndarray, distance: np.ndarray) -> np.ndarray:
     return shared
 
 
-def late_field(energy: np.ndarray, distance: np.ndarray, room: Any, rng: np.random.Generator) -> np.ndarray:
+def late_field(
+    energy: np.ndarray, distance: np.ndarray, room: Any, responses: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
     """Gaussian noise (P, 10240) whose energy per octave band follows ``energy`` (P, 7, bins).
 
     In place of pyroomacoustics' own, whose few pulses make clarity differ by half a decibel between two runs.
@@ -172,9 +175,7 @@ def late_field(energy: np.ndarray, distance: np.ndarray, room: Any, rng: np.rand
     centres = (np.arange(energy.shape[-1]) + 0.5) * samples
     begun = time >= distance[:, None] / SPEED_OF_SOUND * SAMPLE_RATE
     field = np.zeros((len(energy), LENGTH))
-    for band, response, loss in zip(
-        energy.swapaxes(0, 1), band_responses(room.octave_bands), room.air_absorption, strict=True
-    ):
+    for band, response, loss in zip(energy.swapaxes(0, 1), responses, room.air_absorption, strict=True):
         level = np.sqrt([np.interp(time, centres, row) for row in band])
         air = np.exp(-0.5 * loss * time / SAMPLE_RATE * SPEED_OF_SOUND)
         field += np.fft.irfft(spectra * response, LENGTH) * level * air
@@ -188,7 +189,7 @@ def band_responses(octave_bands: Any) -> np.ndarray:
     return np.abs([np.fft.rfft(octave_bands.analysis(impulse, band=b)) for b in range(len(OCTAVE_BANDS))])
 
 
-def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, room: Any) -> np.ndarray:
+def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, responses: np.ndarray) -> np.ndarray:
     """Direct sound (10240,) at a position that does not see the receiver: the shortest way round one or two edges.
 
     What passes is 1 / (3 + 20 N) of the energy, N = 2 detour / wavelength (ISO 9613-2, equation 14). Silent where no
@@ -213,7 +214,7 @@ def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, 
     if drawn.facing is not None:
         way = there[first[i]][None]
         gain *= Beam(drawn.facing, drawn.beam, drawn.rear).amplitude(way / np.linalg.norm(way))[:, 0]
-    spectrum = gain @ band_responses(room.octave_bands)
+    spectrum = gain @ responses
     delay = np.exp(-2j * np.pi * np.fft.rfftfreq(LENGTH) * length / SPEED_OF_SOUND * SAMPLE_RATE)
     return np.fft.irfft(spectrum * delay, LENGTH)
 

@@ -10,9 +10,8 @@ def test_operations_of_a_product_and_of_attention():
     assert operations(lambda: a @ b) == 2 * 30 * 40 * 50
     q, k = torch.randn(2, 4, 16, 8), torch.randn(2, 4, 32, 8)
     attention = torch.nn.functional.scaled_dot_product_attention
-    assert operations(lambda: attention(q, k, k)) == 2 * 2 * (
-        2 * 4 * 16 * 32 * 8
-    )  # two products, multiplications and additions
+    # two products, multiplications and additions
+    assert operations(lambda: attention(q, k, k)) == 2 * 2 * (2 * 4 * 16 * 32 * 8)
 
 
 def test_race_times_every_case_in_every_round():

@@ -100,8 +100,10 @@ def test_bad_options(more, message, simulated_corpus, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_rooms_that_were_trained_on_are_refused(simulated_corpus, tiny_backbone_file, capsys):
-    story = {"corpus": {"seed": 5}, "fingerprint": fingerprint(load_backbone(tiny_backbone_file))}
+@pytest.mark.parametrize("made", [{"corpus": {"seed": 5}}, {"corpus": {"seed": 0}, "start": {"corpus": {"seed": 5}}}])
+def test_rooms_that_were_trained_on_are_refused(made, simulated_corpus, tiny_backbone_file, capsys):
+    weights = fingerprint(load_backbone(tiny_backbone_file))
+    story = {**made, "fingerprint": weights}
     tiny_backbone_file.with_suffix(".json").write_text(json.dumps(story))
     with pytest.raises(SystemExit):
         main(["evaluate-backbone", str(simulated_corpus), "--backbone", str(tiny_backbone_file)])

@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import json
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -217,10 +218,14 @@ def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkey
     recipe.main()
     story = json.loads(report.read_text())["ResNet width 4"]
     assert story["config"] == dataclasses.asdict(dataclasses.replace(load_recipe().SMALL, resnet_width=4))
-    assert [point["step"] for point in story["curve"]] == [0, 12]
+    assert [point["step"] for point in story["curve"]] == [0, 3, 6, 9, 12]
     assert "| ResNet width 4 |" in capsys.readouterr().out
     monkeypatch.setattr(recipe.subprocess, "run", lambda *_: pytest.fail("it is there already"))
     recipe.main()
     monkeypatch.setattr(sys, "argv", ["compare_backbones.py", "huge", *options.split()])
     with pytest.raises(InputError, match="no variant 'huge'; there are small,"):
+        recipe.main()
+    monkeypatch.setattr(recipe.subprocess, "run", lambda *_: subprocess.CompletedProcess([], 2))
+    monkeypatch.setattr(sys, "argv", [*arguments, "--seed", "1"])  # what is there is of other settings
+    with pytest.raises(InputError, match="pretraining of 'ResNet width 4' failed"):
         recipe.main()
