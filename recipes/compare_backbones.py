@@ -1,6 +1,6 @@
 """What a backbone is made of: networks that differ from `small` in one thing, pretrained alike for a short time.
 
-    haa-peft simulate --rooms 1600 --out corpus && python recipes/compare_backbones.py --corpus corpus --out results
+    haa-peft simulate --rooms 900 --out corpus && python recipes/compare_backbones.py --corpus corpus --out results
 
 Every variant is a run of `pretrain_backbone.py` with its own weights, curve and checkpoint in --out; those that are
 there already are not run again, and an interrupted one goes on. References aligned before they are encoded, as
@@ -32,6 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "channels 64": {"channels": 64},
     "channels 256": {"channels": 256},
     "mixing 1": {"mixing": 1},
+    "no reflections": {"reflections": False},
     "aligned first": {"align_before_encoding": True},
 }
 """Names, and in which fields of `XRIRConfig` they differ from `small`."""
@@ -44,9 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--corpus", type=Path, required=True, help="folder that simulate wrote")
-    parser.add_argument("--rooms", type=int, default=1600, help="of it (default: %(default)s)")
+    parser.add_argument("--rooms", type=int, default=900, help="of it (default: %(default)s)")
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate (%(default)s)")
-    parser.add_argument("--rooms-per-step", type=int, default=16, help="default: %(default)s")
+    parser.add_argument("--rooms-per-step", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="folder of weights and results")

@@ -56,6 +56,7 @@ SMALL = XRIRConfig(
     audio_pooling=4,
     normalisation="group",
     weighting="energy",
+    reflections=True,
     align_before_encoding=False,
     unused_modules=False,
 )

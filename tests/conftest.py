@@ -30,6 +30,7 @@ TINY = XRIRConfig(
     audio_pooling=2,
     normalisation="group",
     weighting="energy",
+    reflections=True,
     align_before_encoding=False,
     unused_modules=False,
 )

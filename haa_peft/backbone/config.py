@@ -28,6 +28,8 @@ class XRIRConfig:
     weighting : how references are weighed. ``published``: softmax scores times a time code, unbounded.
         ``energy``: :class:`~haa_peft.backbone.heads.EnergyBlend`.
     mixing : layers of attention among references, of ``energy``.
+    reflections : positions are also described by the first reflections that they get
+        (:mod:`haa_peft.geometry.reflections`).
     align_before_encoding : encode references as aligned to each target (published), or as measured: then
         their features are the same for every target.
     unused_modules : keep the two modules of the published checkpoint that never run.
@@ -47,6 +49,7 @@ class XRIRConfig:
     normalisation: str = "batch"
     weighting: str = "published"
     mixing: int = 2
+    reflections: bool = False
     align_before_encoding: bool = True
     unused_modules: bool = True
 

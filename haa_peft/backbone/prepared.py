@@ -47,7 +47,7 @@ def prepare_room(backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tens
     if not backbone.config.align_before_encoding:
         audio = torch.cat([backbone.encode_audio(log_magnitude(part)) for part in rirs.split(16)])
         with torch.autocast(backbone.device.type, enabled=False):
-            keys = backbone.keys(positions, vectors[:1], vectors[1:], audio)
+            keys = backbone.keys(backbone.places(pooled, positions), vectors[:1], vectors[1:], audio)
     return PreparedRoom(pooled, rirs, positions, vectors[0], vectors[1:], keys)
 
 
@@ -65,21 +65,23 @@ def predict_prepared(
     counts = [len(targets.positions) for _, targets in rooms]
     rows = list(enumerate(counts))
     positions = torch.cat([targets.positions for _, targets in rooms])
-    places = torch.cat([room.positions[targets.references] for room, targets in rooms])
+    references = torch.cat([room.positions[targets.references] for room, targets in rooms])
     receiver = torch.cat([room.receiver.expand(count, -1) for (room, _), count in zip(rooms, counts, strict=True)])
     rirs = torch.cat([room.rirs[targets.references] for room, targets in rooms])
-    aligned = log_magnitude(align(rirs, places, positions))
+    aligned = log_magnitude(align(rirs, references, positions))
     images = torch.cat([backbone.views(room.panorama, targets.positions) for room, targets in rooms])
     with using(rows):
         seen = backbone.encode_views(images)
     if backbone.config.align_before_encoding:
-        with using([(i, count * places.shape[1]) for i, count in rows]):
+        with using([(i, count * references.shape[1]) for i, count in rows]):
             audio = backbone.encode_audio(aligned)
     with using(rows), torch.autocast(backbone.device.type, enabled=False):
-        query = backbone.query(positions, receiver, seen)
+        places = torch.cat([backbone.places(room.panorama, targets.positions) for room, targets in rooms])
+        query = backbone.query(places, receiver, seen)
         if backbone.config.align_before_encoding:
             views = torch.cat([room.views[targets.references] for room, targets in rooms])
+            places = torch.cat([backbone.places(room.panorama, room.positions)[t.references] for room, t in rooms])
             keys = backbone.keys(places, receiver[:, None], views, audio)
         else:
             keys = torch.cat([room.keys[targets.references] for room, targets in rooms])
-        return backbone.blend(query, keys, aligned, positions, places)
+        return backbone.blend(query, keys, aligned, positions, references)

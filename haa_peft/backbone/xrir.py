@@ -17,6 +17,7 @@ from haa_peft.backbone.heads import EnergyBlend, Projection, SinusoidalCode
 from haa_peft.backbone.resnet import ResNet18
 from haa_peft.backbone.vit import GeometryEncoder, Stage
 from haa_peft.geometry.panorama import PANORAMA_WIDTH
+from haa_peft.geometry.reflections import LEVELS, reflection_levels
 
 LENGTH_SCALE = 5.0
 """Metres; coordinates enter the network divided by it."""
@@ -66,6 +67,7 @@ class XRIR(nn.Module):
         self.src_proj = Projection(config.width, channels)
         self.dist_embedder = SinusoidalCode(7)
         self.src_coord_proj = Projection(63, channels)
+        self.reflection_proj = Projection(LEVELS, channels) if config.reflections else None
         if config.unused_modules:
             self.source_proj = Projection(42, channels)
         self.lin_proj_0 = Projection(rows * columns, 1)
@@ -121,18 +123,28 @@ class XRIR(nn.Module):
             return checkpoint(stage, x, use_reentrant=False)
         return stage(x)
 
-    def encode_position(self, positions: Tensor) -> Tensor:
-        """(..., 3) m from the receiver -> (..., C)."""
-        return self.src_coord_proj(self.dist_embedder(positions / LENGTH_SCALE))
+    def places(self, panorama: Tensor, positions: Tensor) -> Tensor:
+        """Positions (P, 3) m in one room as :meth:`query` and :meth:`keys` take them, (P, 3) or more.
+
+        With ``reflections``, behind them :func:`~haa_peft.geometry.reflections.reflection_levels`.
+        """
+        if not self.config.reflections:
+            return positions
+        return torch.cat([positions, reflection_levels(self.pool(panorama), positions)], dim=-1)
+
+    def encode_place(self, places: Tensor) -> Tensor:
+        """What :meth:`places` gives, (..., 3 or more) -> (..., C)."""
+        code = self.src_coord_proj(self.dist_embedder(places[..., :3] / LENGTH_SCALE))
+        return code if self.reflection_proj is None else code + self.reflection_proj(places[..., 3:])
 
     def query(self, target: Tensor, at_receiver: Tensor, at_target: Tensor) -> Tensor:
-        """A target's vector (B, C) from its position (B, 3) m and what is seen from receiver and target, (B, C)."""
-        return self.lin_proj_1(torch.cat([self.encode_position(target), at_receiver, at_target], dim=-1))
+        """A target's vector (B, C) from its place (B, 3 or more) and what is seen from receiver and target, (B, C)."""
+        return self.lin_proj_1(torch.cat([self.encode_place(target), at_receiver, at_target], dim=-1))
 
     def keys(self, references: Tensor, at_receiver: Tensor, at_references: Tensor, audio: Tensor) -> Tensor:
-        """References' vectors (..., C) from positions (..., 3) m, views (..., C) and audio (..., 8 resnet_width)."""
+        """References' vectors (..., C) from places (..., 3 or more), views (..., C) and audio (..., 8 resnet_width)."""
         receiver = at_receiver.expand_as(at_references)
-        return self.lin_proj_2(torch.cat([self.encode_position(references), receiver, at_references, audio], dim=-1))
+        return self.lin_proj_2(torch.cat([self.encode_place(references), receiver, at_references, audio], dim=-1))
 
     def blend(self, query: Tensor, keys: Tensor, aligned: Tensor, target: Tensor, references: Tensor) -> Tensor:
         """Weighted sum of the aligned log-spectrograms (B, K, 63, 310), or of their energies -> (B, 63, 310)."""
@@ -155,11 +167,11 @@ class XRIR(nn.Module):
         target: Tensor,
         references: Tensor,
     ) -> Tensor:
-        """Log-spectrograms (B, 63, 310) from all encoded inputs."""
+        """Log-spectrograms (B, 63, 310) from all encoded inputs; ``target`` and ``references`` are :meth:`places`."""
         with torch.autocast(self.device.type, enabled=False):
             query = self.query(target, at_receiver, at_target)
             keys = self.keys(references, at_receiver[:, None], at_references, audio)
-            return self.blend(query, keys, aligned, target, references)
+            return self.blend(query, keys, aligned, target[..., :3], references[..., :3])
 
     def forward(
         self, panorama: Tensor, reference_rirs: Tensor, target_position: Tensor, reference_positions: Tensor
@@ -176,11 +188,13 @@ class XRIR(nn.Module):
         origin = torch.zeros_like(target_position)[:, None]
         seen_from = torch.cat([origin, target_position[:, None], reference_positions], dim=1)
         images = (seen_from[..., None, None] - self.pool(panorama)[:, None]) / LENGTH_SCALE
+        places = torch.stack([self.places(*room) for room in zip(panorama, seen_from[:, 1:], strict=True)])
         geometry = self.encode_views(images.flatten(0, 1)).unflatten(0, seen_from.shape[:2])
         aligned = log_magnitude(align(reference_rirs, reference_positions, target_position))
         audio = self.encode_audio(aligned if self.config.align_before_encoding else log_magnitude(reference_rirs))
-        places = target_position, reference_positions
-        return self.combine(geometry[:, 0], geometry[:, 1], geometry[:, 2:], audio, aligned, *places)
+        return self.combine(
+            geometry[:, 0], geometry[:, 1], geometry[:, 2:], audio, aligned, places[:, 0], places[:, 1:]
+        )
 
     def forward_rooms(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
         """Log-spectrograms (B, 63, 310) for each room's targets.
@@ -189,10 +203,11 @@ class XRIR(nn.Module):
         share; an aligned pair; or a reference, where references are encoded as measured.
         """
         vectors = self._encode_distinct_views(rooms)
-        places = [(room.positions[room.targets], room.positions[room.references]) for room in rooms]
         aligned = [
-            log_magnitude(align(room.rirs[room.references], references, targets))
-            for room, (targets, references) in zip(rooms, places, strict=True)
+            log_magnitude(
+                align(room.rirs[room.references], room.positions[room.references], room.positions[room.targets])
+            )
+            for room in rooms
         ]
         if self.config.align_before_encoding:
             flat = self.encode_audio(torch.cat([part.flatten(0, 1) for part in aligned]))
@@ -202,6 +217,7 @@ class XRIR(nn.Module):
             ]
         else:
             audio = self._encode_references(rooms)
+        places = self._places(rooms)
         return [self.combine(*vectors[i], audio[i], aligned[i], *places[i]) for i in range(len(rooms))]
 
     def frame_energies(self, rooms: Sequence[RoomQueries], aligned: Sequence[Tensor]) -> list[Tensor]:
@@ -212,15 +228,20 @@ class XRIR(nn.Module):
         """
         found = []
         vectors, audio = self._encode_distinct_views(rooms), self._encode_references(rooms)
-        for room, pairs, seen, heard in zip(rooms, aligned, vectors, audio, strict=True):
-            places = room.positions[room.targets], room.positions[room.references]
+        for room, pairs, seen, heard, places in zip(rooms, aligned, vectors, audio, self._places(rooms), strict=True):
             energy = pairs[room.targets[:, None], room.references]
             with torch.autocast(self.device.type, enabled=False):
                 at_receiver, at_target, at_references = seen
                 query = self.query(places[0], at_receiver, at_target)
                 keys = self.keys(places[1], at_receiver[:, None], at_references, heard)
-                found.append((self.energy_blend.gains(query, keys, energy, *places) * energy).sum(dim=1))
+                positions = room.positions[room.targets], room.positions[room.references]
+                found.append((self.energy_blend.gains(query, keys, energy, *positions) * energy).sum(dim=1))
         return found
+
+    def _places(self, rooms: Sequence[RoomQueries]) -> list[tuple[Tensor, Tensor]]:
+        """Places of targets (B, 3 or more) and references (B, K, 3 or more) of every room."""
+        every = [self.places(room.panorama, room.positions) for room in rooms]
+        return [(part[room.targets], part[room.references]) for part, room in zip(every, rooms, strict=True)]
 
     def _encode_references(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
         """Features (B, K, F) of every room's references as measured, each encoded once."""

@@ -39,6 +39,8 @@ class FrozenParts:
     def __init__(self, backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tensor) -> None:
         self._backbone, self._rirs, self._positions = backbone, rirs, positions
         self._panorama = backbone.pool(panorama)
+        self.places = backbone.places(self._panorama, positions)
+        """(P, 3 or more) of the positions, :meth:`XRIR.places`."""
         frozen = [is_frozen(module) for module, _ in backbone.geometry_stages()]
         self.stages = frozen.index(False) if False in frozen else len(frozen)
         """Stages of the geometry chain that are frozen."""
