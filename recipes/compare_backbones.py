@@ -8,12 +8,14 @@ published, cost so much that this variant gets fewer steps, of about the same ti
 """
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from haa_peft.backbone.config import SMALL
 from haa_peft.errors import InputError, command
 from haa_peft.evaluation.report import figure, markdown
 from haa_peft.files import check_writable, write_json
@@ -69,6 +71,7 @@ def run(name: str, args: argparse.Namespace) -> None:
     }  # fmt: skip
     story = read(out.with_suffix(".json"))
     is_same = all(f"{flag} {value} " in f"{story.get('made_with')} " for flag, value in settings.items())
+    is_same &= story.get("config") == dataclasses.asdict(dataclasses.replace(SMALL, **VARIANTS[name]))
     if is_same and story["curve"][-1]["step"] == steps:
         return
     recipe = Path(__file__).with_name("pretrain_backbone.py")

@@ -2,7 +2,7 @@
 
 One process, making the corpus first where rooms are missing, and going on where an earlier run stopped:
 
-    accelerate launch recipes/pretrain_backbone.py --corpus corpus --rooms 3000 --out small.safetensors --resume
+    accelerate launch recipes/pretrain_backbone.py --corpus corpus --rooms 5000 --out small.safetensors --resume
 
 Several GPUs: `accelerate launch --multi_gpu --num_processes 4 recipes/pretrain_backbone.py ...`.
 The validation rooms are the corpus' last; the weights kept are the moving average with the lowest validation loss.
@@ -21,19 +21,18 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from safetensors.torch import save
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 import haa_peft
 from haa_peft.adaptation.methods import UNUSED
-from haa_peft.backbone.checkpoint import CONFIG_KEY, fingerprint, load_backbone, provenance
-from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance, save_backbone
+from haa_peft.backbone.config import SMALL, XRIRConfig
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
 from haa_peft.evaluation.unseen import evaluate_unseen
-from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.files import check_writable, write_json
 from haa_peft.rooms.acoustic_rooms import AcousticRooms
 from haa_peft.rooms.corpus import Corpus, simulate_corpus
 from haa_peft.rooms.drawing import SOURCES_PER_ROOM
@@ -41,26 +40,6 @@ from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.pretraining import Panoramas, PretrainingObjective, Rooms, draw_batch
 from haa_peft.training.schedule import warmup_cosine
-
-SMALL = XRIRConfig(
-    panorama_pooling=8,
-    patch_height=4,
-    patch_width=8,
-    width=64,
-    depth=2,
-    heads=2,
-    head_width=32,
-    feedforward=128,
-    channels=128,
-    resnet_width=8,
-    audio_pooling=4,
-    normalisation="group",
-    weighting="energy",
-    reflections=True,
-    align_before_encoding=False,
-    unused_modules=False,
-)
-
 
 ERRORS = ("edt_s", "c50_db", "t60_percent")
 CHECKPOINT = ("step", "curve", "seconds", "recent", "backbone", "average", "optimizer", "scheduler")
@@ -70,21 +49,21 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
     parser.add_argument("--acoustic-rooms", type=Path, help="folder of AcousticRooms, whose training rooms are added")
-    parser.add_argument("--rooms", type=int, default=3000, help="rooms to train and validate on")
+    parser.add_argument("--rooms", type=int, default=5000, help="rooms to train and validate on")
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
     parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
     parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields that differ from the small network's")
     parser.add_argument("--start", help="bundled name or file of a backbone to go on from (default: from nothing)")
-    parser.add_argument("--max-steps", type=int, default=6000)
-    parser.add_argument("--rooms-per-step", type=int, default=16, help="over all processes")
+    parser.add_argument("--max-steps", type=int, default=7500)
+    parser.add_argument("--rooms-per-step", type=int, default=8, help="over all processes")
     parser.add_argument("--targets", type=int, default=SOURCES_PER_ROOM, help="positions predicted in each room")
     parser.add_argument("--draws", type=int, default=2, help="of references for each of them")
     parser.add_argument("--k", type=int, default=8, help="most references; fewer are drawn as well")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=1e-2)
-    parser.add_argument("--patience", type=int, default=8, help="validations without a lower loss before it stops")
+    parser.add_argument("--patience", type=int, default=10, help="validations without a lower loss before it stops")
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the weights' moving average")
-    parser.add_argument("--validate-every", type=int, default=200)
+    parser.add_argument("--validate-every", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help="go on from OUT.checkpoint if it is there")
     return parser.parse_args()
@@ -160,8 +139,11 @@ def read_config(path: Path | None) -> XRIRConfig:
 def main() -> None:
     args = parse_arguments()
     check_arguments(args)
-    begun = None if args.start is None else load_backbone(args.start)
-    start = None if begun is None else started_from(args.start, fingerprint(begun))
+    begun = start = None
+    if args.start is not None:
+        begun, start = load_backbone(args.start), provenance(args.start)
+        if start.get("fingerprint") != fingerprint(begun):  # the story beside is of other weights
+            start = {"fingerprint": fingerprint(begun)}
     config = read_config(args.config) if begun is None else begun.config
     accelerator = start_accelerator(args.seed)
     if args.rooms_per_step % accelerator.num_processes:
@@ -228,7 +210,7 @@ def main() -> None:
         curve.append({"step": done, "train": float(np.mean(recent)) if recent else None, **point})
         report(curve[-1])
         if best_point(curve) == curve[-1]:
-            write_weights(args.out, average)
+            save_backbone(average, args.out)
         seconds = time.monotonic() - started
         write_story(args, average.config, fingerprint(load_backbone(args.out)), content, curve, seconds, start)
         save_checkpoint(
@@ -305,19 +287,6 @@ def all_stalled(curve: list[dict], patience: int, accelerator: Accelerator) -> b
     if accelerator.is_main_process:
         stalled[0] = len(curve) - 1 - curve.index(best_point(curve)) >= patience
     return bool(broadcast(stalled).item())
-
-
-def started_from(source: str, weights: str) -> dict:
-    """How the backbone with the fingerprint ``weights`` was made that a run goes on from."""
-    made = provenance(source)
-    return made if made.get("fingerprint") == weights else {"fingerprint": weights}
-
-
-def write_weights(path: Path, model: XRIR) -> None:
-    """Weights with their configuration in the header."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    config = json.dumps(dataclasses.asdict(model.config))
-    write_atomically(path, save(tensors, metadata={CONFIG_KEY: config}))
 
 
 def write_story(

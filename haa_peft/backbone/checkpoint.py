@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.files import write_atomically
 
 BUNDLED = ("small",)
 CONFIG_KEY = "xrir_config"
@@ -52,6 +54,13 @@ def provenance(source: str | Path = "small") -> dict:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def save_backbone(backbone: XRIR, path: Path) -> None:
+    """Write weights as safetensors, with their configuration in the header, as :func:`load_backbone` reads them."""
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    config = json.dumps(dataclasses.asdict(backbone.config))
+    write_atomically(path, save(tensors, metadata={CONFIG_KEY: config}))
 
 
 def seeds_seen(made: dict) -> set[int]:

@@ -42,15 +42,15 @@ def plain_forward(
             heard = heard.unfold(-1, *[network.config.audio_pooling] * 2).mean(dim=-1)
         audio.append(_resnet(network.audio_enc.cnn, heard))
     positions = torch.cat([target[:, None], references], dim=1)
-    places = torch.stack([network.places(*room) for room in zip(pooled, positions, strict=True)])
+    described = torch.stack([network.describe(*room) for room in zip(pooled, positions, strict=True)])
     return network.combine(
         at_receiver,
         at_target,
         torch.stack(at_references, dim=1),
         torch.stack(audio, dim=1),
         torch.stack(aligned, dim=1),
-        places[:, 0],
-        places[:, 1:],
+        described[:, 0],
+        described[:, 1:],
     )
 
 

@@ -47,7 +47,7 @@ def prepare_room(backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tens
     if not backbone.config.align_before_encoding:
         audio = torch.cat([backbone.encode_audio(log_magnitude(part)) for part in rirs.split(16)])
         with torch.autocast(backbone.device.type, enabled=False):
-            keys = backbone.keys(backbone.places(pooled, positions), vectors[:1], vectors[1:], audio)
+            keys = backbone.keys(backbone.describe(pooled, positions), vectors[:1], vectors[1:], audio)
     return PreparedRoom(pooled, rirs, positions, vectors[0], vectors[1:], keys)
 
 
@@ -76,12 +76,12 @@ def predict_prepared(
         with using([(i, count * references.shape[1]) for i, count in rows]):
             audio = backbone.encode_audio(aligned)
     with using(rows), torch.autocast(backbone.device.type, enabled=False):
-        places = torch.cat([backbone.places(room.panorama, targets.positions) for room, targets in rooms])
-        query = backbone.query(places, receiver, seen)
+        described = torch.cat([backbone.describe(room.panorama, targets.positions) for room, targets in rooms])
+        query = backbone.query(described, receiver, seen)
         if backbone.config.align_before_encoding:
             views = torch.cat([room.views[targets.references] for room, targets in rooms])
-            places = torch.cat([backbone.places(room.panorama, room.positions)[t.references] for room, t in rooms])
-            keys = backbone.keys(places, receiver[:, None], views, audio)
+            every = [backbone.describe(room.panorama, room.positions)[targets.references] for room, targets in rooms]
+            keys = backbone.keys(torch.cat(every), receiver[:, None], views, audio)
         else:
             keys = torch.cat([room.keys[targets.references] for room, targets in rooms])
         return backbone.blend(query, keys, aligned, positions, references)

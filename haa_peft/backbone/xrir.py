@@ -123,28 +123,28 @@ class XRIR(nn.Module):
             return checkpoint(stage, x, use_reentrant=False)
         return stage(x)
 
-    def places(self, panorama: Tensor, positions: Tensor) -> Tensor:
-        """Positions (P, 3) m in one room as :meth:`query` and :meth:`keys` take them, (P, 3) or more.
+    def describe(self, panorama: Tensor, positions: Tensor) -> Tensor:
+        """Positions (P, 3) m in one room, with ``reflections`` their 16 reflection levels behind: (P, 3 or 19).
 
-        With ``reflections``, behind them :func:`~haa_peft.geometry.reflections.reflection_levels`.
+        See :func:`~haa_peft.geometry.reflections.reflection_levels`.
         """
         if not self.config.reflections:
             return positions
         return torch.cat([positions, reflection_levels(self.pool(panorama), positions)], dim=-1)
 
-    def encode_place(self, places: Tensor) -> Tensor:
-        """What :meth:`places` gives, (..., 3 or more) -> (..., C)."""
-        code = self.src_coord_proj(self.dist_embedder(places[..., :3] / LENGTH_SCALE))
-        return code if self.reflection_proj is None else code + self.reflection_proj(places[..., 3:])
+    def encode_description(self, description: Tensor) -> Tensor:
+        """What :meth:`describe` gives, (..., 3 or more) -> (..., C)."""
+        code = self.src_coord_proj(self.dist_embedder(description[..., :3] / LENGTH_SCALE))
+        return code if self.reflection_proj is None else code + self.reflection_proj(description[..., 3:])
 
     def query(self, target: Tensor, at_receiver: Tensor, at_target: Tensor) -> Tensor:
-        """A target's vector (B, C) from its place (B, 3 or more) and what is seen from receiver and target, (B, C)."""
-        return self.lin_proj_1(torch.cat([self.encode_place(target), at_receiver, at_target], dim=-1))
+        """A target's vector (B, C) from its description and what is seen from receiver and target, (B, C)."""
+        return self.lin_proj_1(torch.cat([self.encode_description(target), at_receiver, at_target], dim=-1))
 
     def keys(self, references: Tensor, at_receiver: Tensor, at_references: Tensor, audio: Tensor) -> Tensor:
-        """References' vectors (..., C) from places (..., 3 or more), views (..., C) and audio (..., 8 resnet_width)."""
+        """References' vectors (..., C) from descriptions, views (..., C) and audio features (..., 8 resnet_width)."""
         receiver = at_receiver.expand_as(at_references)
-        return self.lin_proj_2(torch.cat([self.encode_place(references), receiver, at_references, audio], dim=-1))
+        return self.lin_proj_2(torch.cat([self.encode_description(references), receiver, at_references, audio], dim=-1))
 
     def blend(self, query: Tensor, keys: Tensor, aligned: Tensor, target: Tensor, references: Tensor) -> Tensor:
         """Weighted sum of the aligned log-spectrograms (B, K, 63, 310), or of their energies -> (B, 63, 310)."""
@@ -167,7 +167,7 @@ class XRIR(nn.Module):
         target: Tensor,
         references: Tensor,
     ) -> Tensor:
-        """Log-spectrograms (B, 63, 310) from all encoded inputs; ``target`` and ``references`` are :meth:`places`."""
+        """Log-spectrograms (B, 63, 310) from all encoded inputs; ``target`` and ``references`` are :meth:`describe`."""
         with torch.autocast(self.device.type, enabled=False):
             query = self.query(target, at_receiver, at_target)
             keys = self.keys(references, at_receiver[:, None], at_references, audio)
@@ -188,12 +188,12 @@ class XRIR(nn.Module):
         origin = torch.zeros_like(target_position)[:, None]
         seen_from = torch.cat([origin, target_position[:, None], reference_positions], dim=1)
         images = (seen_from[..., None, None] - self.pool(panorama)[:, None]) / LENGTH_SCALE
-        places = torch.stack([self.places(*room) for room in zip(panorama, seen_from[:, 1:], strict=True)])
+        described = torch.stack([self.describe(*room) for room in zip(panorama, seen_from[:, 1:], strict=True)])
         geometry = self.encode_views(images.flatten(0, 1)).unflatten(0, seen_from.shape[:2])
         aligned = log_magnitude(align(reference_rirs, reference_positions, target_position))
         audio = self.encode_audio(aligned if self.config.align_before_encoding else log_magnitude(reference_rirs))
         return self.combine(
-            geometry[:, 0], geometry[:, 1], geometry[:, 2:], audio, aligned, places[:, 0], places[:, 1:]
+            geometry[:, 0], geometry[:, 1], geometry[:, 2:], audio, aligned, described[:, 0], described[:, 1:]
         )
 
     def forward_rooms(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
@@ -217,8 +217,8 @@ class XRIR(nn.Module):
             ]
         else:
             audio = self._encode_references(rooms)
-        places = self._places(rooms)
-        return [self.combine(*vectors[i], audio[i], aligned[i], *places[i]) for i in range(len(rooms))]
+        described = self._descriptions(rooms)
+        return [self.combine(*vectors[i], audio[i], aligned[i], *described[i]) for i in range(len(rooms))]
 
     def frame_energies(self, rooms: Sequence[RoomQueries], aligned: Sequence[Tensor]) -> list[Tensor]:
         """Energy (B, 310) in every frame of what :meth:`forward_rooms` predicts, at a fraction of its cost.
@@ -228,19 +228,21 @@ class XRIR(nn.Module):
         """
         found = []
         vectors, audio = self._encode_distinct_views(rooms), self._encode_references(rooms)
-        for room, pairs, seen, heard, places in zip(rooms, aligned, vectors, audio, self._places(rooms), strict=True):
+        for room, pairs, seen, heard, described in zip(
+            rooms, aligned, vectors, audio, self._descriptions(rooms), strict=True
+        ):
             energy = pairs[room.targets[:, None], room.references]
             with torch.autocast(self.device.type, enabled=False):
                 at_receiver, at_target, at_references = seen
-                query = self.query(places[0], at_receiver, at_target)
-                keys = self.keys(places[1], at_receiver[:, None], at_references, heard)
+                query = self.query(described[0], at_receiver, at_target)
+                keys = self.keys(described[1], at_receiver[:, None], at_references, heard)
                 positions = room.positions[room.targets], room.positions[room.references]
                 found.append((self.energy_blend.gains(query, keys, energy, *positions) * energy).sum(dim=1))
         return found
 
-    def _places(self, rooms: Sequence[RoomQueries]) -> list[tuple[Tensor, Tensor]]:
-        """Places of targets (B, 3 or more) and references (B, K, 3 or more) of every room."""
-        every = [self.places(room.panorama, room.positions) for room in rooms]
+    def _descriptions(self, rooms: Sequence[RoomQueries]) -> list[tuple[Tensor, Tensor]]:
+        """Descriptions of targets (B, 3 or more) and references (B, K, 3 or more) of every room."""
+        every = [self.describe(room.panorama, room.positions) for room in rooms]
         return [(part[room.targets], part[room.references]) for part, room in zip(every, rooms, strict=True)]
 
     def _encode_references(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:

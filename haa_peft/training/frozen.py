@@ -28,7 +28,8 @@ class FrozenParts:
 
     Which parts are frozen is read from the parameters when this is made: the leading stages of the geometry chain
     without a trainable weight, and the audio encoder as a whole. Alignment never changes. Everything is computed in
-    single precision when first asked for, always in the same order, so that a resumed run has the same bits.
+    single precision, descriptions at once and the rest when first asked for, always in the same order, so that a
+    resumed run has the same bits.
 
     Parameters
     ----------
@@ -39,8 +40,8 @@ class FrozenParts:
     def __init__(self, backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tensor) -> None:
         self._backbone, self._rirs, self._positions = backbone, rirs, positions
         self._panorama = backbone.pool(panorama)
-        self.places = backbone.places(self._panorama, positions)
-        """(P, 3 or more) of the positions, :meth:`XRIR.places`."""
+        self.descriptions = backbone.describe(self._panorama, positions)
+        """(P, 3 or more) of the positions, :meth:`XRIR.describe`."""
         frozen = [is_frozen(module) for module, _ in backbone.geometry_stages()]
         self.stages = frozen.index(False) if False in frozen else len(frozen)
         """Stages of the geometry chain that are frozen."""

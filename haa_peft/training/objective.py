@@ -93,8 +93,8 @@ class RoomObjective(nn.Module):
                 vectors[places[:, 1:]],
                 audio,
                 aligned,
-                self.frozen.places[targets],
-                self.frozen.places[references],
+                self.frozen.descriptions[targets],
+                self.frozen.descriptions[references],
             )
             return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
 

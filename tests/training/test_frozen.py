@@ -16,7 +16,7 @@ from haa_peft.training.adapt import TrainingSettings, adapt
 from haa_peft.training.objective import RoomObjective, draw_references
 from tests.conftest import TINY
 
-HEADS = ("src_coord_proj.", "lin_proj_1.", "lin_proj_2.", "energy_blend.")
+HEADS = ("src_coord_proj.", "reflection_proj.", "lin_proj_1.", "lin_proj_2.", "energy_blend.")
 STAGES = 1 + 2 * TINY.depth + 1 + 2
 """Embedding, two blocks a layer, norm, projection of the width and of the tokens."""
 
