@@ -4,7 +4,8 @@
 
 Every variant is a run of `pretrain_backbone.py` with its own weights, curve and checkpoint in --out; those that are
 there already are not run again, and an interrupted one goes on. References aligned before they are encoded, as
-published, cost so much that this variant gets fewer steps, of about the same time. The table is of all runs in --out.
+published, cost so much that this variant gets fewer steps, of about the same time. The table is of all runs in --out:
+run some variants with other --seed too, since what they differ by without any difference is chance.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def run(name: str, args: argparse.Namespace) -> None:
     """Pretrain a variant, if that is not done."""
-    folder = args.out / name.replace(" ", "-")
+    folder = args.out / f"{name.replace(' ', '-')}-seed{args.seed}"
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.json"
     write_json(config, VARIANTS[name])
@@ -91,15 +92,15 @@ def read(path: Path) -> dict[str, Any]:
     return story if isinstance(story, dict) and story.get("curve") else {}
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """Validation of all runs, the lowest loss first."""
-    cells = [["network", "weights", "steps", "minutes", "loss", "EDT", "C50", "T60"]]
-    for name, story in sorted(results.items(), key=lambda item: item[1]["curve"][-1]["validation"]):
+    cells = [["network", "seed", "weights", "steps", "minutes", "loss", "EDT", "C50", "T60"]]
+    for story in sorted(results, key=lambda story: story["curve"][-1]["validation"]):
         last = story["curve"][-1]
         errors = [figure(last[key], 1, 3) for key in ERRORS]
-        minutes = figure(story["seconds"] / 60)
+        about = [str(story[key]) for key in ("network", "seed", "weights")]
         cells.append(
-            [name, str(story["weights"]), str(last["step"]), minutes, figure(last["validation"], 1, 4), *errors]
+            [*about, str(last["step"]), figure(story["seconds"] / 60), figure(last["validation"], 1, 4), *errors]
         )
     return markdown(cells)
 
@@ -115,8 +116,12 @@ def main() -> None:
         check_writable(args.json)
     for name in args.variants or VARIANTS:
         run(name, args)
-    results = {name: read(args.out / name.replace(" ", "-") / "backbone.json") for name in VARIANTS}
-    results = {name: story for name, story in results.items() if story}
+    results = []
+    for name in VARIANTS:
+        for path in sorted(args.out.glob(f"{name.replace(' ', '-')}-seed*/backbone.json")):
+            seed = int(path.parent.name.rpartition("seed")[2])
+            if story := read(path):
+                results.append({"network": name, "seed": seed, **story})
     print(f"\nvalidation loss, and errors divided by nearest neighbour's\n\n{table(results)}")
     if args.json is not None:
         write_json(args.json, results)

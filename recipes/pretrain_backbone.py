@@ -34,7 +34,7 @@ from haa_peft.errors import InputError, command
 from haa_peft.evaluation.unseen import evaluate_unseen
 from haa_peft.files import check_writable, write_json
 from haa_peft.rooms.acoustic_rooms import AcousticRooms
-from haa_peft.rooms.corpus import Corpus, simulate_corpus
+from haa_peft.rooms.corpus import Corpus, about_corpus, simulate_corpus
 from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.launch import start_accelerator
@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--patience", type=int, default=10, help="validations without a lower loss before it stops")
     parser.add_argument("--ema", type=float, default=0.995, help="decay of the weights' moving average")
     parser.add_argument("--validate-every", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of training, and of a corpus that is not there yet")
     parser.add_argument("--resume", action="store_true", help="go on from OUT.checkpoint if it is there")
     return parser.parse_args()
 
@@ -152,7 +152,8 @@ def main() -> None:
             f"{accelerator.num_processes} processes"
         )
     if accelerator.num_processes == 1:
-        simulate_corpus(args.corpus, args.rooms, args.seed)
+        there = (args.corpus / "corpus.json").exists()
+        simulate_corpus(args.corpus, args.rooms, about_corpus(args.corpus)["seed"] if there else args.seed)
     simulated = Corpus(args.corpus, args.rooms)
     if len(simulated) < args.rooms:
         raise InputError(
@@ -184,13 +185,13 @@ def main() -> None:
     objective, optimizer = accelerator.prepare(objective, optimizer)
 
     checkpoint = args.out.with_suffix(".checkpoint")
-    content = simulated.fingerprint()
+    content = {"seed": simulated.about()["seed"], "sha256": simulated.fingerprint()}
     settings = {
         key: str(value) for key, value in vars(args).items() if key not in ("resume", "out", "corpus", "config")
     }
     settings |= {
         "precision": accelerator.mixed_precision,
-        "sha256 of the corpus": content,
+        "sha256 of the corpus": content["sha256"],
         **dataclasses.asdict(config),
     }
     step, curve, seconds = 0, [], 0.0
@@ -293,12 +294,12 @@ def write_story(
     args: argparse.Namespace,
     config: XRIRConfig,
     weights: str,
-    corpus: str,
+    corpus: dict,
     curve: list[dict],
     seconds: float,
     start: dict | None,
 ) -> None:
-    """How the weights with the fingerprint ``weights`` were made, from rooms with the hash ``corpus``, beside them."""
+    """How the weights with the fingerprint ``weights`` were made, from a ``corpus`` of a seed and hash, beside them."""
     command_line = itertools.chain.from_iterable(
         (f"--{name.replace('_', '-')}", str(value))
         for name, value in vars(args).items()
@@ -317,8 +318,7 @@ def write_story(
                 "rooms": args.rooms,
                 "acoustic_rooms": args.acoustic_rooms is not None,
                 "validation_rooms": args.validation_rooms,
-                "seed": args.seed,
-                "sha256": corpus,
+                **corpus,
             },
             "curve": curve,
             "seconds": round(seconds),

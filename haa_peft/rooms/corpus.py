@@ -161,6 +161,16 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
             bar.update(ROOMS_PER_SHARD)
 
 
+def about_corpus(folder: Path) -> dict[str, Any]:
+    """What ``corpus.json`` says: ``format``, ``seed``, ``odd``, ``rooms_per_shard``, ``sources_per_room``."""
+    path = folder / "corpus.json"
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return {key: about[key] for key in ("format", "seed", "odd", "rooms_per_shard", "sources_per_room")}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{path}: missing or damaged; `haa-peft simulate` writes it") from None
+
+
 class Corpus:
     """Simulated rooms, memory-mapped: ``corpus[i]`` is a :class:`CorpusRoom`, ``rows`` the `datasets.Dataset`."""
 
@@ -186,13 +196,8 @@ class Corpus:
         return len(self.rows)
 
     def about(self) -> dict[str, Any]:
-        """What ``corpus.json`` says: ``format``, ``seed``, ``odd``, ``rooms_per_shard``, ``sources_per_room``."""
-        path = self._folder / "corpus.json"
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            return {key: about[key] for key in ("format", "seed", "odd", "rooms_per_shard", "sources_per_room")}
-        except (OSError, ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: missing or damaged; `haa-peft simulate` writes it") from None
+        """See :func:`about_corpus`."""
+        return about_corpus(self._folder)
 
     def fingerprint(self) -> str:
         """SHA-256 of the content of the shards that hold its rooms."""

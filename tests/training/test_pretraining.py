@@ -194,11 +194,12 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     more = (
         f"--corpus {corpus_folder} --rooms 25 --validation-rooms 2 --max-steps 2 --rooms-per-step 2 --targets 4 --k 4"
     )
-    more += f" --start {tmp_path / 'whole.safetensors'} --out {tmp_path / 'more.safetensors'}"
+    more += f" --seed 5 --start {tmp_path / 'whole.safetensors'} --out {tmp_path / 'more.safetensors'}"
     monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *more.split()])
     recipe.main()
     later = json.loads((tmp_path / "more.json").read_text())
     assert later["start"] == story
+    assert later["corpus"]["seed"] == story["corpus"]["seed"] == 0
     assert later["curve"][0]["validation"] == pytest.approx(story["curve"][-1]["validation"])
     run("mixed.safetensors", "--acoustic-rooms", str(acoustic_rooms))
     mixed = json.loads((tmp_path / "mixed.json").read_text())
@@ -216,10 +217,11 @@ def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkey
     arguments = ["compare_backbones.py", "ResNet width 4", *options.split(), "--json", str(report)]
     monkeypatch.setattr(sys, "argv", arguments)
     recipe.main()
-    story = json.loads(report.read_text())["ResNet width 4"]
+    (story,) = json.loads(report.read_text())
+    assert (story["network"], story["seed"]) == ("ResNet width 4", 0)
     assert story["config"] == dataclasses.asdict(dataclasses.replace(load_recipe().SMALL, resnet_width=4))
     assert [point["step"] for point in story["curve"]] == [0, 3, 6, 9, 12]
-    assert "| ResNet width 4 |" in capsys.readouterr().out
+    assert "| ResNet width 4 |    0 |" in capsys.readouterr().out
     monkeypatch.setattr(recipe.subprocess, "run", lambda *_: pytest.fail("it is there already"))
     recipe.main()
     monkeypatch.setattr(sys, "argv", ["compare_backbones.py", "huge", *options.split()])
