@@ -29,12 +29,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ViT depth 4": {"depth": 4},
     "panorama 16 x 32": {"panorama_pooling": 16, "patch_height": 2, "patch_width": 4},
     "panorama 64 x 128": {"panorama_pooling": 4, "patch_height": 8, "patch_width": 16},
-    "256 tokens": {"patch_height": 2, "patch_width": 4},
     "ResNet width 4": {"resnet_width": 4},
     "ResNet width 16": {"resnet_width": 16},
-    "channels 64": {"channels": 64},
-    "channels 256": {"channels": 256},
-    "mixing 1": {"mixing": 1},
     "no reflections": {"reflections": False},
     "aligned first": {"align_before_encoding": True},
 }
