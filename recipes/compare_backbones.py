@@ -35,7 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "aligned first": {"align_before_encoding": True},
 }
 """Names, and in which fields of `XRIRConfig` they differ from `small`."""
-FEWER = {"aligned first": 12}
+FEWER = {"aligned first": 8}
 """How many times fewer steps."""
 ERRORS = ("edt_s_of_nearest", "c50_db_of_nearest", "t60_percent_of_nearest")
 

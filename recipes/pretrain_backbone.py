@@ -15,6 +15,7 @@ import itertools
 import json
 import platform
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -181,7 +182,7 @@ def main() -> None:
         [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=args.lr,
     )
-    scheduler = LambdaLR(optimizer, warmup_cosine(100, args.max_steps))
+    scheduler = LambdaLR(optimizer, warmup_cosine(min(100, -(-args.max_steps // 4)), args.max_steps))
     objective, optimizer = accelerator.prepare(objective, optimizer)
 
     checkpoint = args.out.with_suffix(".checkpoint")
@@ -194,6 +195,8 @@ def main() -> None:
         "sha256 of the corpus": content["sha256"],
         **dataclasses.asdict(config),
     }
+    if checkpoint.exists() and not args.resume:
+        raise InputError(f"{checkpoint} is of a run that --resume goes on with; delete it or give another --out")
     step, curve, seconds = 0, [], 0.0
     recent: list[float] = []
     if args.resume and checkpoint.exists():
@@ -301,9 +304,9 @@ def write_story(
 ) -> None:
     """How the weights with the fingerprint ``weights`` were made, from a ``corpus`` of a seed and hash, beside them."""
     command_line = itertools.chain.from_iterable(
-        (f"--{name.replace('_', '-')}", str(value))
+        (f"--{name.replace('_', '-')}", Path(str(value)).name)  # folders are nobody's business
         for name, value in vars(args).items()
-        if name not in ("resume", "config", "out", "corpus", "acoustic_rooms") and value is not None
+        if name not in ("resume", "out", "corpus") and value is not None
     )
     write_json(
         args.out.with_suffix(".json"),
@@ -324,8 +327,8 @@ def write_story(
             "seconds": round(seconds),
             "versions": {
                 "haa_peft": haa_peft.__version__,
-                "torch": torch.__version__,
                 "python": platform.python_version(),
+                **{name: version(name) for name in ("torch", "numpy", "accelerate", "datasets", "pyroomacoustics")},
             },
         },
     )

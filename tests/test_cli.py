@@ -57,8 +57,9 @@ def test_render(store, tiny_backbone_file, tmp_path, capsys):
     rir, rate = soundfile.read(out, dtype="float32")
     assert (rir.shape, rate) == ((9600,), 22_050)
     assert soundfile.info(out).subtype == "FLOAT"
-    # direct sound 1.1 m from the receiver
-    assert abs(np.abs(rir).argmax() - np.linalg.norm([1.0, 0.5, 0.2]) / 343 * rate) < 32
+    # direct sound 1.1 m from the receiver, though not the loudest from a network of random weights
+    onset = (np.abs(rir) > 0.2 * np.abs(rir).max()).argmax()
+    assert abs(onset - np.linalg.norm([1.0, 0.5, 0.2]) / 343 * rate) < 32
 
 
 def test_adapters(store, tiny_backbone_file, capsys):

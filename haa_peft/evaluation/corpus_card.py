@@ -74,6 +74,9 @@ def write_card(folder: Path, out: Path) -> str:
             "",
             "Rooms: " + ", ".join(f"{name} {100 * count / len(corpus):.0f} %" for name, count in share.items()) + ".",
             "",
+            "RIRs are cut at 0.435 s, so the T60 read from them stays near or below 1 s however long a room decays.",
+            "Beyond 17 m sound arrives after 0.05 s: C50, counted from the start, is then undefined or far below 0 dB.",
+            "",
             "![distributions](corpus.png)",
             "",
         ]

@@ -101,15 +101,15 @@ def eyring_absorption(volume: float, area: float, t60: float) -> float:
 def draw_room(seed: int, index: int, n_positions: int = SOURCES_PER_ROOM, *, odd: bool = False) -> DrawnRoom:
     """Draw room ``index`` of the corpus ``seed``.
 
-    With ``odd`` it is larger, stranger and more uneven than any that is trained on: 1000 to 6000 m3, no boxes,
-    strongly uneven absorption.
+    With ``odd`` it is larger than any that is trained on, 2000 to 6000 m3, none is a box or a corridor, and absorption
+    is more uneven.
     """
     rng = np.random.default_rng((seed, index, 1) if odd else (seed, index))
     kinds, chances = list(PLANS), np.array(list(PLANS.values()))
     if odd:
-        chances = chances * [0, 1, 1, 1, 1]
+        chances = chances * [0, 0, 1, 1, 1]
     kind = kinds[rng.choice(len(kinds), p=chances / chances.sum())]
-    low_volume, high_volume = (1000.0, 6000.0) if odd else VOLUMES
+    low_volume, high_volume = (VOLUMES[1], 6000.0) if odd else VOLUMES
     volume = np.exp(rng.uniform(np.log(low_volume), np.log(high_volume)))
     height = min(rng.uniform(2.2, 3.6) * max(1.0, (volume / 200) ** 0.25), 12.0 if odd else 7.0)
     plan = _draw_plan(rng, kind, volume / height)

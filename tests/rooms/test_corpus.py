@@ -172,8 +172,8 @@ def test_drawn_rooms_are_closed_and_hold_their_positions(odd):
             normal = wall.outwards / np.linalg.norm(wall.outwards)
             volume += wall.area * float(wall.corners[0] @ normal) / 3
         assert volume == pytest.approx(room.volume, rel=1e-6)
-        assert (1000 <= room.volume <= 6000) if odd else (15 <= room.volume <= 2000)
-    assert plans == set(PLANS) - ({"box"} if odd else set())
+        assert (2000 <= room.volume <= 6000) if odd else (15 <= room.volume <= 2000)
+    assert plans == set(PLANS) - ({"box", "corridor"} if odd else set())
     assert 20 < directional < 60
     assert 5 < sloped < 40
 
