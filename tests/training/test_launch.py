@@ -18,10 +18,10 @@ RECIPE = str(REPOSITORY / "recipes" / "finetune_lora.py")
 TWO_ON_CPU = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def launch(launcher, script, folder, **environment):
+def launch(launcher, script, folder, recipe=RECIPE, **environment):
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "HAA_PEFT"))}
     return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *launcher, RECIPE, *script],
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *launcher, str(recipe), *script],
         cwd=folder,
         env={**clean, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
