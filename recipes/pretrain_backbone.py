@@ -122,6 +122,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise InputError(f"--config {args.config}: a run that goes on from --start {args.start} has its configuration")
     if args.start is not None and Path(args.start).resolve() == args.out.resolve():
         raise InputError(f"--out is {str(args.out)!r}, which --start reads and --out would replace; give another file")
+    checkpoint = args.out.with_suffix(".checkpoint")
+    if checkpoint.exists() and not args.resume:  # here, before the main process of this run may have written one
+        raise InputError(f"{checkpoint} is of a run that --resume goes on with; delete it or give another --out")
     check_writable(args.out)
 
 
@@ -195,8 +198,6 @@ def main() -> None:
         "sha256 of the corpus": content["sha256"],
         **dataclasses.asdict(config),
     }
-    if checkpoint.exists() and not args.resume:
-        raise InputError(f"{checkpoint} is of a run that --resume goes on with; delete it or give another --out")
     step, curve, seconds = 0, [], 0.0
     recent: list[float] = []
     if args.resume and checkpoint.exists():

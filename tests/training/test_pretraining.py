@@ -182,6 +182,8 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     run("broken.safetensors", "--resume")
     resumed = json.loads((tmp_path / "broken.json").read_text())
     assert resumed["curve"] == story["curve"]
+    with pytest.raises(InputError, match=r"whole.checkpoint is of a run that --resume goes on with"):
+        run("whole.safetensors")
     with pytest.raises(InputError, match="goes on from --start"):
         run("more.safetensors", "--start", str(tmp_path / "whole.safetensors"))
     more = (
