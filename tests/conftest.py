@@ -1,5 +1,6 @@
 """Rooms and backbones that tests share."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from haa_peft.backbone.config import XRIRConfig
+from haa_peft.backbone.config import SMALL
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
@@ -16,23 +17,16 @@ from haa_peft.rooms import corpus as corpus_module
 
 PARITY = Path(__file__).parent / "parity"
 SHARED_DATA = Path(os.environ.get("HAA_PEFT_SHARED", Path(__file__).parents[2] / "shared")) / "data"
-TINY = XRIRConfig(
-    panorama_pooling=8,
+TINY = dataclasses.replace(
+    SMALL,
     patch_height=8,
     patch_width=16,
     width=32,
-    depth=2,
-    heads=2,
     head_width=16,
     feedforward=32,
     channels=32,
     resnet_width=4,
     audio_pooling=2,
-    normalisation="group",
-    weighting="energy",
-    reflections=True,
-    align_before_encoding=False,
-    unused_modules=False,
 )
 
 
