@@ -16,7 +16,8 @@ from haa_peft.errors import InputError, check_seed, command
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.report import markdown, report_table
 from haa_peft.files import check_writable, write_atomically, write_json
-from haa_peft.inference.packs import attach_pack, verify_pack
+from haa_peft.finetune import add_arguments, add_method, finetune, store_blend
+from haa_peft.inference.packs import attach_pack, load_pack, verify_pack
 from haa_peft.inference.predict import PHASES
 from haa_peft.inference.predictor import RoomPredictor
 from haa_peft.rooms.corpus import simulate_corpus
@@ -64,6 +65,30 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--k", type=int, help="references to use (default: as in training)")
     render.add_argument("--seed", type=int, default=0, help="of a random phase (default: 0)")
 
+    identify = commands.add_parser("identify", help="rank stored adapters on a few measurements of a room")
+    identify.set_defaults(command=_identify)
+    identify.add_argument("room", metavar="ROOM", help="room folder, HAA folder or twin; its training positions count")
+    identify.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
+    identify.add_argument("--k", type=int, help="references a measurement (default: 8, or all others if fewer)")
+    identify.add_argument("--json", type=Path, help="write the ranking here")
+
+    finetune = commands.add_parser("finetune", help="adapt to a room by any method, in this process",
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    finetune.set_defaults(command=_finetune)
+    add_method(finetune)
+    add_arguments(finetune, None)
+
+    blend = commands.add_parser("blend", help="store an adapter between others, such as a panel half open")
+    blend.set_defaults(command=_blend)
+    blend.add_argument("room", metavar="ROOM", help="whose measurements are its references, and which it is tested in")
+    blend.add_argument("--of", nargs="+", required=True, metavar="NAME", help="stored adapters")
+    blend.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help="of each (default: equal, 1 together)")
+    blend.add_argument("--name", help="adapter name (default: that of the room, @blend)")
+    blend.add_argument("--shots", type=int, help="measurements to keep as references (default: all training positions)")
+    blend.add_argument("--k", type=int, default=8, help="references a target (default: 8)")
+    blend.add_argument("--seed", type=int, default=0, help="of a random phase (default: 0)")
+    blend.add_argument("--json", type=Path, help="write the whole report here")
+
     adapters = commands.add_parser("adapters", help="list, show and verify stored adapters")
     adapters.set_defaults(command=_adapters)
     adapters.add_argument("action", choices=("list", "show", "verify"))
@@ -72,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--phase", choices=PHASES, default=PHASES[0], help="that a waveform starts from: the aligned "
                          "references', or a random one as published (default: references)")  # fmt: skip
     unseen.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
-    for one in (evaluate, render, adapters):
+    for one in (evaluate, render, identify, blend, adapters):
         one.add_argument("--store", help="folder of adapters (default: $HAA_PEFT_STORE or ./adapters)")
         one.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
 
@@ -108,8 +133,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     shots = len(room.splits["train"])
     if not 1 <= args.k <= shots:
         raise InputError(f"--k is {args.k} but {room.name} has {shots} training measurements; give 1 to {shots}")
-    pack = None if name is None else read_pack(store_folder(args.store), name)
     backbone = load_backbone(args.backbone)
+    pack = None if name is None else load_pack(store_folder(args.store), name, backbone)
     candidates = {}
     if pack is not None:
         check_unseen(pack, room, args.split)
@@ -123,6 +148,41 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.json is not None:
         about = {} if pack is None else {**pack.card["training"], "method": pack.card["method"]}
         write_json(args.json, {**report, "training": about})
+
+
+def _identify(args: argparse.Namespace) -> None:
+    from haa_peft.evaluation.identify import BARE, fit_table, identify
+
+    if args.json is not None:
+        check_writable(args.json)
+    room = load_room(args.room)
+    room = room if args.shots is None else room.with_shots(args.shots)
+    fits, left_out = identify(room, load_backbone(args.backbone), store_folder(args.store), args.k)
+    print(f"{room.name}: {len(room.splits['train'])} measurements, each predicted from the others\n")
+    print(fit_table(fits))
+    for reason in left_out:
+        print(f"left out: {reason}")
+    if fits[0].adapter == BARE:
+        print("no stored adapter predicts this room better than the bare backbone; train one")
+    if args.json is not None:
+        write_json(args.json, {"room": room.name, "fits": [fit._asdict() for fit in fits], "left_out": left_out})
+
+
+def _finetune(args: argparse.Namespace) -> None:
+    finetune(args)
+
+
+def _blend(args: argparse.Namespace) -> None:
+    if args.json is not None:
+        check_writable(args.json)
+    shares = args.shares or [1 / len(args.of)] * len(args.of)
+    room = load_room(args.room)
+    room = room if args.shots is None else room.with_shots(args.shots)
+    if not 1 <= args.k <= len(room.splits["train"]):
+        raise InputError(f"--k is {args.k} but {room.name} has {len(room.splits['train'])} measurements")
+    name = AdapterName.parse(args.name or f"{room.room}/{room.configuration}@blend")
+    backbone = load_backbone(args.backbone)
+    store_blend(args, name, room, backbone, shares)
 
 
 def _evaluate_backbone(args: argparse.Namespace) -> None:
@@ -192,7 +252,7 @@ def _adapters(args: argparse.Namespace) -> None:
         try:
             pack = read_pack(store, name)
             if backbone is not None:
-                verify_pack(backbone, pack)
+                verify_pack(backbone, pack, store)
                 print(f"{name}: ok")
             made, training = pack.card["backbone"], pack.card["training"]
             weights, size = training["trainable_parameters"], training["adapter_bytes"]

@@ -4,66 +4,112 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from haa_peft.adaptation.methods import MethodSettings, attach_stored
-from haa_peft.backbone.checkpoint import load_backbone
+from haa_peft.adaptation.combine import blend
+from haa_peft.adaptation.methods import DELTA_METHODS, METHODS, PEFT_METHODS, MethodSettings, attach_stored, merged
+from haa_peft.adaptation.peft_adapter import KINDS
+from haa_peft.backbone.checkpoint import fingerprint, load_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
 from haa_peft.evaluation.compare import Candidate, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
-from haa_peft.inference.packs import prepare_pack
+from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import make_card
-from haa_peft.store.folder import write_pack
+from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import STORE_VARIABLE, AdapterName, store_folder
 from haa_peft.store.pack import RoomPack
-from haa_peft.training.adapt import LEARNING_RATES, Adaptation, TrainingSettings, adapt
+from haa_peft.training.adapt import Adaptation, Start, adapt
+from haa_peft.training.folds import measurements_validate
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.objective import check_k
+from haa_peft.training.sensitivity import sensitivity_table
+from haa_peft.training.settings import DECAY, LEARNING_RATES, VALIDATIONS, WEIGHT_DECAYS, TrainingSettings
 
 DEFAULT_ROOM = "classroom-twin/base"
 
 
-def parse_arguments(method: str, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Options of the fine-tuning recipes."""
-    training = TrainingSettings()
+def parse_arguments(
+    method: str | None, description: str, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Options of the fine-tuning recipes; with no method given, ``--method`` names it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if method is None:
+        add_method(parser)
+    else:
+        parser.set_defaults(method=method)
+    add_arguments(parser, method)
+    return parser.parse_args(arguments)
+
+
+def add_method(parser: argparse.ArgumentParser) -> None:
+    """``--method``, and what each is."""
+    about = "\n".join(f"  {name}: {what}" for name, what in {**PEFT_METHODS, **DELTA_METHODS}.items())
+    parser.epilog = f"methods:\n{about}"
+    parser.add_argument("--method", choices=METHODS, default="lora", help="default: %(default)s")
+
+
+def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
+    """What to adapt to, how, and where to; options that a given method does not have are left out."""
+    training, kind = TrainingSettings(), KINDS.get(method or "lora")
     parser.add_argument("--room", help=f"room folder, HAA folder or twin (default: {DEFAULT_ROOM})")
     parser.add_argument("--name", help="adapter name; room/configuration of the room unless given, @METHOD behind it "
                         "if the method is not lora; @trial without --room")  # fmt: skip
     parser.add_argument("--store", help=f"folder of adapters (default: ${STORE_VARIABLE} or ./adapters)")
     parser.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: %(default)s)")
-    if method == "lora":
-        parser.add_argument("--rank", type=int, default=4, help="of LoRA (default: %(default)s)")
-        parser.add_argument("--alpha", type=float, help="of LoRA (default: twice the rank)")
-    parser.add_argument("--k", type=int, default=training.k, help="references a target (default: %(default)s)")
+    parser.add_argument("--start", metavar="NAME", help="go on from this stored adapter (warm start)")
+    parser.add_argument("--on-top-of", metavar="NAME", help="leave this stored adapter as it is, and add a second one to it")
+    parser.add_argument("--first-stage", nargs="+", metavar="ROOM", default=[], help="adapt to all of these together "
+                        "first, and go on from there")  # fmt: skip
+    if kind is not None:
+        parser.add_argument("--rank", type=int, default=4, help="of the updates (default: %(default)s)")
+        parser.add_argument("--alpha", type=float, help="scales the updates by ALPHA / RANK (default: twice the rank)")
+        parser.add_argument("--ranks", nargs="+", type=_rank, default=[], metavar="LAYER=RANK", help="other ranks of "
+                            "layers whose names begin so, 0 for none (energy_blend=8)")  # fmt: skip
+        parser.add_argument("--convolutions", action="store_true", help="adapt convolutions too")
+        parser.add_argument("--dropout", type=float, default=0.0, help="before the updates (default: %(default)s)")
+    parser.add_argument("--freeze", default="none", metavar="WHICH", help="layers that are left alone: early:N, late:N, "
+                        "none, or auto, which measures what serves the simulation (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--k", type=int, help=f"references a target (default: {training.k}, or all others if fewer)")
     parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions, 12)")
     parser.add_argument("--seed", type=int, default=training.seed, help="of everything (default: %(default)s)")
     parser.add_argument("--max-steps", type=int, default=training.max_steps, help="default: %(default)s")
-    parser.add_argument("--lr", type=float, help=f"peak learning rate (default: {LEARNING_RATES[method]})")
-    parser.add_argument("--weight-decay", type=float, default=training.weight_decay, help="default: %(default)s")
+    rate = "the method's" if method is None else LEARNING_RATES[method]
+    parser.add_argument("--lr", type=float, help=f"peak learning rate (default: {rate})")
+    decay = "the method's" if method is None else WEIGHT_DECAYS.get(method, DECAY)
+    parser.add_argument("--weight-decay", type=float, help=f"default: {decay}")
     parser.add_argument("--audible-decay", type=float, default=training.audible_decay, help="weight of the decay "
                         "curves' audible part beside the published loss (default: %(default)s)")  # fmt: skip
     parser.add_argument("--warmup", type=int, default=training.warmup, help="steps (default: %(default)s)")
+    parser.add_argument("--validation", choices=VALIDATIONS, default=training.validation, help="what chooses the "
+                        "weights: validation positions, or every measurement left out once; auto: positions if there "
+                        "are any (default: %(default)s)")  # fmt: skip
     parser.add_argument("--validate-every", type=int, default=training.validate_every, help="steps (%(default)s)")
     parser.add_argument("--patience", type=int, default=training.patience, help="validations (default: %(default)s)")
+    parser.add_argument("--least-gain", type=float, default=training.least_gain, help="share of the validation loss "
+                        "below which an improvement is none for --patience (default: %(default)s)")  # fmt: skip
     parser.add_argument("--checkpointing", action="store_true", help="keep no activations inside the encoders but "
                         "compute them again: half the memory or less, a third more time")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the whole report here")
     parser.add_argument("--run-dir", type=Path, help="log and checkpoint (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
     parser.add_argument("--tensorboard", action="store_true", help="log to the run folder for tensorboard too")
-    args = parser.parse_args(arguments)
-    args.method = method
-    return args
 
 
-def run(method: str, description: str, arguments: Sequence[str] | None = None) -> None:
+def _rank(text: str) -> tuple[str, int]:
+    layer, _, rank = text.rpartition("=")
+    if not layer or not rank.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} must be LAYER=RANK, such as energy_blend=8")
+    return layer, int(rank)
+
+
+def run(method: str | None, description: str, arguments: Sequence[str] | None = None) -> None:
     """Entry point of the fine-tuning recipes: one line on bad input, a hint on interruption."""
     args = parse_arguments(method, description, arguments)
     with command("once training has begun, the same command with --resume goes on"):
@@ -72,18 +118,10 @@ def run(method: str, description: str, arguments: Sequence[str] | None = None) -
 
 def finetune(args: argparse.Namespace) -> None:
     """Adapt, evaluate and store as the arguments say."""
-    method = MethodSettings(args.method, *_lora_settings(args))
-    training = TrainingSettings(
-        args.max_steps,
-        args.lr,
-        args.weight_decay,
-        args.warmup,
-        args.k,
-        args.validate_every,
-        args.patience,
-        args.seed,
-        args.audible_decay,
-    )
+    peft = {key: getattr(args, key) for key in ("rank", "alpha", "convolutions", "dropout") if key in args}
+    method = MethodSettings(args.method, ranks=dict(getattr(args, "ranks", ())), freeze=args.freeze, **peft)
+    if args.start and args.first_stage:
+        raise InputError("--start and --first-stage are two beginnings; give one of them")
     if args.json is not None:
         check_writable(args.json)
     if args.tensorboard and find_spec("tensorboard") is None:
@@ -92,13 +130,27 @@ def finetune(args: argparse.Namespace) -> None:
     # need a twin both make it, which ends well
     room = load_room(DEFAULT_ROOM if args.room is None else args.room)
     room = room if args.shots is None else room.with_shots(args.shots)
-    check_k(args.k, len(room.splits["train"]), room.name)
+    shots = len(room.splits["train"])
+    k = min(TrainingSettings().k, max(1, shots - 1)) if args.k is None else args.k
+    check_k(k, shots, room.name)
+    others = [load_room(folder) for folder in args.first_stage]
+    training = TrainingSettings(
+        k=k, **{field.name: getattr(args, field.name) for field in fields(TrainingSettings) if field.name != "k"}
+    )
     name = _adapter_name(args, room)
     run_folder = args.run_dir or Path("runs") / name.room / name.folder_name
     check_writable(run_folder / "log.jsonl")
     check_writable(name.folder(store_folder(args.store)) / "card.json")
     trackers = {"log_with": "tensorboard", "project_dir": run_folder} if args.tensorboard else {}
-    backbone = load_backbone(args.backbone)
+    original = load_backbone(args.backbone)
+    start = parent = None
+    backbone = original
+    if args.start is not None:
+        pack = load_pack(store_folder(args.store), AdapterName.parse(args.start), original)
+        start = Start(args.start, pack.config, pack.tensors)
+    if args.on_top_of is not None:
+        parent = load_pack(store_folder(args.store), AdapterName.parse(args.on_top_of), original)
+        backbone = merged(original, parent.config, parent.tensors)
     accelerator = start_accelerator(args.seed, **trackers)
     backbone = backbone.to(accelerator.device)
     backbone.checkpointing = args.checkpointing
@@ -112,18 +164,18 @@ def finetune(args: argparse.Namespace) -> None:
             f"{len(room.splits['test'])} test; {args.method} on {args.backbone}, "
             f"{accelerator.num_processes} process(es){precision}"
         )
-        if not valid:
-            print("no validation positions: the training positions, each predicted from the others, choose the weights")
-    adaptation = adapt(backbone, room, method, training, accelerator, run_folder, resume=args.resume)
+        if measurements_validate([room], args.validation):
+            print(f"{shots} measurements choose the weights, each left out once: {shots} runs before the last one")
+    if others:
+        first = adapt(backbone, others, method, training, accelerator, run_folder / "first-stage", resume=args.resume
+                      and (run_folder / "first-stage" / "checkpoint.pt").exists())  # fmt: skip
+        start = Start("first stage: " + ", ".join(other.name for other in others), first.config, first.tensors)
+    adaptation = adapt(backbone, room, method, training, accelerator, run_folder, start=start, resume=args.resume)
     if accelerator.is_main_process:
-        _finish(args, name, room, backbone, adaptation)
+        if adaptation.sensitivities:
+            print("\n" + sensitivity_table(adaptation.sensitivities))
+        _finish(args, k, name, room, backbone, original, parent, adaptation)
     accelerator.end_training()
-
-
-def _lora_settings(args: argparse.Namespace) -> tuple[int, float] | tuple[()]:
-    if args.method != "lora":
-        return ()
-    return args.rank, 2.0 * args.rank if args.alpha is None else args.alpha
 
 
 def _adapter_name(args: argparse.Namespace, room: Room) -> AdapterName:
@@ -137,31 +189,55 @@ def _adapter_name(args: argparse.Namespace, room: Room) -> AdapterName:
 
 def _finish(
     args: argparse.Namespace,
+    k: int,
     name: AdapterName,
     room: Room,
     backbone: XRIR,
+    original: XRIR,
+    parent: RoomPack | None,
     adaptation: Adaptation,
 ) -> None:
     """Compare on test positions, print the table, store the pack."""
     if len(room.splits["test"]):
-        report = compare(room, backbone, {str(name): candidate(backbone, adaptation)}, args.k, args.seed)
+        report = compare(room, backbone, {str(name): candidate(backbone, adaptation)}, k, args.seed)
         print("\n" + report_table(report))
         summary = {key: value for key, value in report.items() if key != "position_indices"}
         dropped = ("per_position", "iso", "iso_defined")
         summary["rows"] = [{k: v for k, v in row.items() if k not in dropped} for row in report["rows"]]
     else:
         print("\nno test positions, so no test errors; measure at 14 or more, or give splits in room.json")
-        report, summary = report_head(room, "test", args.k, args.seed), None
-    card = make_card(adaptation, room, backbone.origin, summary)
-    pack = prepare_pack(backbone, RoomPack.of_room(name, room, adaptation.config, adaptation.tensors, card))
-    verb = "replaced" if name.folder(store_folder(args.store)).exists() else "stored"
-    folder = write_pack(store_folder(args.store), pack)
-    kept = f"step {adaptation.best_step} of {adaptation.steps}"
-    print(f"\n{adaptation.seconds:.0f} s of training, weights of {kept}; {verb} {name} in {folder}")
-    if adaptation.best_step == 0:
-        print("note: no step lowered the validation loss, so this adapter is the backbone unchanged; try a lower --lr")
+        report, summary = report_head(room, "test", k, args.seed), None
+    store = store_folder(args.store)
+    below = None if parent is None else (str(parent.name), read_pack(store, parent.name).adapter_digest())
+    card = make_card(adaptation, room, original.origin, summary, made_for=fingerprint(original), parent=below)
+    pack = RoomPack.of_room(name, room, adaptation.config, adaptation.tensors, card)
+    pack = prepare_pack(original.to(backbone.device), pack, parent)
+    verb = "replaced" if name.folder(store).exists() else "stored"
+    folder = write_pack(store, pack)
+    how = f"{adaptation.seconds:.0f} s of training, weights of step {adaptation.best_step} of {adaptation.steps}"
+    print(f"\n{how if adaptation.steps else adaptation.started_from}; {verb} {name} in {folder}")
+    if adaptation.steps and adaptation.best_step == 0:
+        began = "the backbone" if adaptation.started_from is None else adaptation.started_from
+        print(f"note: no step lowered the validation loss, so this adapter is {began} unchanged; try a lower --lr")
     if args.json is not None:
         write_json(args.json, {**report, "training": {**card["training"], "method": card["method"]}})
+
+
+def store_blend(
+    args: argparse.Namespace, name: AdapterName, room: Room, backbone: XRIR, shares: Sequence[float]
+) -> None:
+    """Blend the stored adapters ``args.of``, compare on test positions, print the table and store the pack."""
+    store = store_folder(args.store)
+    check_writable(name.folder(store) / "card.json")
+    packs = [load_pack(store, AdapterName.parse(one), backbone) for one in args.of]
+    config, tensors = blend(backbone, [(pack.config, pack.tensors) for pack in packs], shares)
+    size = sum(tensor.numel() for tensor in tensors.values())
+    method = MethodSettings("lora" if config["peft_type"] == "LORA" else "full")
+    recipe = " + ".join(f"{share:g} {one}" for share, one in zip(shares, args.of, strict=True))
+    training = TrainingSettings(k=args.k, seed=args.seed, lr=LEARNING_RATES[method.method], weight_decay=0.0)
+    blended = Adaptation(method, training, config, tensors, fingerprint(backbone), size, 0, 0, [], 0.0,
+                         started_from=recipe)  # fmt: skip
+    _finish(args, args.k, name, room, backbone, backbone, None, blended)
 
 
 def candidate(backbone: XRIR, adaptation: Adaptation) -> Candidate:

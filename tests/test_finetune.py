@@ -1,12 +1,22 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from haa_peft import RoomPredictor, load_backbone, load_room
+from haa_peft.cli import main
 from haa_peft.finetune import run
+from haa_peft.store.folder import read_pack
+from haa_peft.store.names import AdapterName
 
 
-def finetune(*arguments):
-    run("lora", "", [str(argument) for argument in arguments])
+def finetune(*arguments, method="lora"):
+    run(method, "", [str(argument) for argument in arguments])
+
+
+def pack(name):
+    return read_pack(Path("adapters"), AdapterName.parse(name))
 
 
 @pytest.fixture
@@ -33,11 +43,91 @@ def test_resuming_without_a_log(options, tmp_path):
     finetune(*options, "--resume")
 
 
+def test_every_option_reaches_the_card(options, capsys):
+    finetune(*options, "--method", "dora", "--rank", 2, "--ranks", "energy_blend=3", "lin_proj_1=0", "--dropout", 0.1,
+             "--freeze", "early:4", "--convolutions", "--name", "studio/base@all", method=None)  # fmt: skip
+    method = pack("studio/base@all").card["method"]
+    assert method["method"] == "dora"
+    assert (method["rank"], method["alpha"], method["dropout"]) == (2, 4.0, 0.1)
+    assert method["ranks"] == {"energy_blend": 3, "lin_proj_1": 0}
+    assert len(method["frozen"]) == 4
+    assert "audio_enc.cnn.layer1.0.conv1" in method["targets"]
+    assert not any(target.startswith(("lin_proj_1", "source_network.to_patch")) for target in method["targets"])
+
+
+def test_a_warm_start(options, capsys):
+    finetune(*options)
+    finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--shots", 3, "--k", 2)
+    card = pack("studio/moved").card
+    assert card["training"]["started_from"] == "studio/base"
+    assert card["room"]["shots"] == 3
+    with pytest.raises(SystemExit):
+        finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--rank", 2)
+    assert "cannot start from studio/base: its" in capsys.readouterr().err
+
+
+def test_a_second_adapter_on_top_of_the_first(options, room_folder, tiny_backbone_file, capsys):
+    backbone = load_backbone(tiny_backbone_file)
+    finetune(*options)
+    finetune(*options, "--name", "studio/panel", "--on-top-of", "studio/base", "--rank", 1)
+    upper = pack("studio/panel")
+    assert upper.parent[0] == "studio/base"
+    assert sum(t.numel() for t in upper.tensors.values()) < sum(t.numel() for t in pack("studio/base").tensors.values())
+    finetune(*options, "--name", "studio/panel2", "--on-top-of", "studio/panel", "--method", "bias", method=None)
+    capsys.readouterr()
+    main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])
+    assert capsys.readouterr().out.count(": ok") == 3
+    # what is served is what was evaluated
+    main(["evaluate", str(room_folder), "--adapter", "studio/panel2", "--k", "4", "--backbone", str(tiny_backbone_file)])
+    shown = next(line for line in capsys.readouterr().out.splitlines() if "studio/panel2 |" in line)
+    report = pack("studio/panel2").card["evaluation"]
+    kept = next(row for row in report["rows"] if row["predictor"] == "studio/panel2")
+    assert f"| {1000 * kept['edt_s']:.1f} |" in " ".join(shown.split())
+    room = load_room(room_folder)
+    predictor = RoomPredictor.load("studio/panel2", backbone=backbone)
+    rirs = predictor.predict(room.positions[room.splits["test"]])
+    assert np.isfinite(rirs).all()
+    finetune(*options, "--seed", 1)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(room_folder), "--adapter", "studio/panel2", "--backbone", str(tiny_backbone_file)])
+    assert "lies on top of studio/base, which has been trained anew since" in capsys.readouterr().err
+
+
+def test_two_stages(options, room_folder, capsys):
+    finetune(*options, "--first-stage", room_folder)
+    assert pack("studio/base").card["training"]["started_from"] == "first stage: studio/base"
+    assert Path("runs/studio/base/first-stage/log.jsonl").exists()
+
+
+def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
+    weights = ["--backbone", str(tiny_backbone_file)]
+    for seed in (0, 1):
+        finetune(*options, "--name", f"studio/base@s{seed}", "--seed", seed, "--lr", 0.05)
+    main(["blend", str(room_folder), "--of", "studio/base@s0", "studio/base@s1", *weights, "--k", "4"])
+    assert "0.5 studio/base@s0 + 0.5 studio/base@s1; stored studio/base@blend" in capsys.readouterr().out
+    main(["identify", str(room_folder), *weights, "--k", "4", "--json", "fits.json"])
+    fits = json.loads(Path("fits.json").read_text())["fits"]
+    assert {fit["adapter"] for fit in fits} == {"(none)", "studio/base@s0", "studio/base@s1", "studio/base@blend"}
+    assert [fit["loss"] for fit in fits] == sorted(fit["loss"] for fit in fits)
+    assert fits[0]["adapter"] != "(none)"  # trained on these very measurements
+    losses = {fit["adapter"]: fit["loss"] for fit in fits}
+    trained = pack("studio/base@s0").card["training"]
+    assert trained["best_step"] > 0
+    assert losses["studio/base@s0"] < losses["(none)"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["identify", str(room_folder), "--store", "elsewhere", *weights])
+    assert "store elsewhere is no folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["blend", str(room_folder), "--of", "studio/base@s0", "--shares", "0.5", "0.5", *weights])
+    assert "1 adapters have 2 shares" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--rank", 0], "--rank is 0 but must be at least 1"),
-        (["--rank", 10**9], "--rank is 1000000000 but must be at most 4096"),
+        (["--rank", 10**9], "--rank is 1000000000 but must be at least 1 and at most 4096"),
         (["--name", "../x/y"], "'../x/y' must be room/configuration"),
         (["--k", 12], "12 training measurements are fewer than K + 1 = 13"),
         (["--shots", 13], "--shots is 13 but studio/base has 12"),
@@ -48,6 +138,15 @@ def test_resuming_without_a_log(options, tmp_path):
         (["--seed", 2**32], "--seed is 4294967296"),
         (["--weight-decay", "nan"], "--weight-decay is nan"),
         (["--resume"], "no checkpoint to resume from"),
+        (["--ranks", "misspelt=3"], "--ranks misspelt=... fits no layer"),
+        (["--freeze", "middle"], "--freeze is 'middle' but must be early:N"),
+        (["--freeze", "early:99"], "would freeze all"),
+        (["--dropout", "1"], "--dropout is 1.0 but must be at least 0 and below 1"),
+        (["--least-gain", "2"], "--least-gain is 2.0 but must be from 0 to 1"),
+        (["--start", "studio/none"], "store adapters is no folder"),
+        (["--on-top-of", "studio/none"], "store adapters is no folder"),
+        (["--first-stage", "nowhere"], "nowhere: no such room folder"),
+        (["--start", "studio/base", "--first-stage", "nowhere"], "give one of them"),
     ],
 )
 def test_bad_input_is_one_line_before_any_training(more, message, options, tmp_path, capsys):

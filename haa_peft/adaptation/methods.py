@@ -1,23 +1,43 @@
-"""Which weights a method trains, and attaching them to a backbone."""
+"""Which weights a method changes, and attaching it to a backbone."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from haa_peft.adaptation.delta import DeltaAdapter
+from haa_peft.adaptation.delta import PEFT_TYPE, DeltaAdapter
 from haa_peft.adaptation.keys import check_finite
-from haa_peft.adaptation.lora import LARGEST_RANK, LoraAdapter
+from haa_peft.adaptation.layers import UNUSED, frozen_layers, layer_of, parse_freeze
+from haa_peft.adaptation.peft_adapter import KINDS, LARGEST_RANK, PeftAdapter, PeftSettings
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 
-METHODS = ("lora", "bias", "full")
-UNUSED = ("source_proj.", "audio_enc.cnn.fc_backup.")
-"""Modules of the published checkpoint that never run."""
+DELTA_METHODS = {
+    "bias": "the biases that exist",
+    "norm": "scales and shifts of all norms, and BatchNorm's statistics",
+    "statistics": "BatchNorm's statistics alone, taken anew in the room (Li et al. 2016, arXiv 1603.04779)",
+    "heads": "everything but the two encoders",
+    "full": "all weights",
+    "l2sp": "all weights, pulled towards the backbone's by weight decay (Li et al. 2018, arXiv 1802.01483)",
+}
+PEFT_METHODS = {
+    "lora": "low-rank updates (Hu et al. 2021, arXiv 2106.09685)",
+    "rslora": "LoRA scaled by the root of the rank (Kalajdzievski 2023, arXiv 2312.03732)",
+    "dora": "LoRA with the weights' magnitudes apart (Liu et al. 2024, arXiv 2402.09353)",
+    "loha": "Hadamard products of low-rank updates (Hyeon-Woo et al. 2021, arXiv 2108.06098)",
+    "lokr": "Kronecker products with a low-rank factor (Yeh et al. 2023, arXiv 2309.14859)",
+    "ia3": "a factor on every output (Liu et al. 2022, arXiv 2205.05638)",
+    "beft": "a bias behind every Linear, there before or not",
+}
+METHODS = (*PEFT_METHODS, *DELTA_METHODS)
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+ENCODERS = ("source_network.", "audio_enc.")
 
-Adapter = LoraAdapter | DeltaAdapter
+Adapter = PeftAdapter | DeltaAdapter
 
 
 @dataclass(frozen=True)
@@ -26,60 +46,129 @@ class MethodSettings:
 
     Attributes
     ----------
-    method : ``lora``, ``bias`` (the biases that exist) or ``full``.
-    rank, alpha : of LoRA; its update is ``alpha / rank`` times B A.
+    method : one of ``METHODS``.
+    rank, alpha : of methods that have them; an update is ``alpha / rank`` times the factors' product. ``alpha`` is
+        twice the rank unless given.
+    ranks : other ranks, by the beginning of layers' names, the longest that fits; 0 leaves a layer alone. ``alpha``
+        grows with them.
+    convolutions : change the audio encoder's convolutions too.
+    dropout : share of what is dropped in training.
+    freeze : layers that are left alone, ``early:N``, ``late:N``, ``none`` or ``auto``.
     """
 
     method: str = "lora"
     rank: int = 4
-    alpha: float = 8.0
+    alpha: float | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    convolutions: bool = False
+    dropout: float = 0.0
+    freeze: str = "none"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"method is {self.method!r} but must be one of {', '.join(METHODS)}")
-        if self.rank < 1:
-            raise InputError(f"--rank is {self.rank} but must be at least 1")
-        if self.rank > LARGEST_RANK:
-            raise InputError(f"--rank is {self.rank} but must be at most {LARGEST_RANK}")
-        if not 0 < self.alpha < float("inf"):
+        if not 1 <= self.rank <= LARGEST_RANK:
+            raise InputError(f"--rank is {self.rank} but must be at least 1 and at most {LARGEST_RANK}")
+        if self.alpha is not None and not 0 < self.alpha < float("inf"):
             raise InputError(f"--alpha is {self.alpha} but must be a positive number")
+        for name, rank in self.ranks.items():
+            if not 0 <= rank <= LARGEST_RANK:
+                raise InputError(f"--ranks {name}={rank} but a rank must be from 0 to {LARGEST_RANK}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout is {self.dropout} but must be at least 0 and below 1")
+        kind = KINDS.get(self.method)
+        for given, possible, flag in (
+            (bool(self.ranks), kind is not None, "--ranks"),
+            (self.convolutions, kind is not None and kind.convolutions, "--convolutions"),
+            (self.dropout > 0, kind is not None and kind.dropout != "", "--dropout"),
+        ):
+            if given and not possible:
+                raise InputError(f"{flag} does not go with {self.method}; leave it out or choose another method")
+        parse_freeze(self.freeze)
+
+    def describe(self) -> dict:
+        """What matters of it for this method."""
+        kind = KINDS.get(self.method)
+        found: dict = {"method": self.method}
+        if kind is not None and kind.ranked:
+            found |= {"rank": self.rank, "alpha": self.scale * self.rank}
+        if kind is not None:
+            found |= {"ranks": dict(self.ranks), "convolutions": self.convolutions, "dropout": self.dropout}
+        return {**found, "freeze": self.freeze}
+
+    @property
+    def scale(self) -> float:
+        """Alpha divided by rank."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
 
 
-def lora_targets(backbone: XRIR) -> list[str]:
-    """Full names of all Linear modules that run."""
-    return [
-        name
-        for name, module in backbone.named_modules()
-        if isinstance(module, nn.Linear) and not f"{name}.".startswith(UNUSED)
-    ]
+def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str] = ()) -> PeftSettings:
+    """Ranks of all Linear, and Conv2d if asked for, that run and are not frozen."""
+    kinds = (nn.Linear, nn.Conv2d) if settings.convolutions else (nn.Linear,)
+    targets = [name for name, module in backbone.named_modules() if isinstance(module, kinds)]
+    targets = [name for name in targets if not name.startswith(UNUSED)]
+    for prefix in settings.ranks:
+        if not any(_begins(name, prefix) for name in targets):
+            raise InputError(
+                f"--ranks {prefix}=... fits no layer that {settings.method} changes; layers are {', '.join(targets[:4])}..."
+            )
+    ranks = {}
+    for name in targets:
+        own = sorted((prefix for prefix in settings.ranks if _begins(name, prefix)), key=len)
+        rank = settings.ranks[own[-1]] if own else settings.rank
+        if rank and layer_of(name) not in frozen:
+            ranks[name] = rank
+    if not ranks:
+        raise InputError("--ranks and --freeze leave no layer to adapt; adapt at least one")
+    return PeftSettings(settings.method, ranks, settings.scale, settings.dropout)
 
 
-def parameter_names(backbone: XRIR, method: str) -> list[str]:
-    """Parameters that ``bias`` or ``full`` trains: those of modules that run."""
-    names = [name for name, _ in backbone.named_parameters() if not name.startswith(UNUSED)]
-    return [name for name in names if name.endswith(".bias")] if method == "bias" else names
+def _begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
 
 
-def attach(backbone: XRIR, settings: MethodSettings, seed: int) -> Adapter:
-    """Put a fresh adapter, which changes nothing yet, on a frozen backbone and make its weights trainable."""
+def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = ()) -> list[str]:
+    """Parameters and BatchNorm statistics that a method of differences changes, of modules that run."""
+    norms = [name for name, module in backbone.named_modules() if isinstance(module, NORMS)]
+    of_norms = {name for name, _ in backbone.named_parameters() if name.rpartition(".")[0] in norms}
+    statistics = [name for name, _ in backbone.named_buffers() if name.endswith((".running_mean", ".running_var"))]
+    parameters = [name for name, _ in backbone.named_parameters() if not name.startswith(UNUSED)]
+    names = {
+        "bias": [name for name in parameters if name.endswith(".bias")],
+        "norm": [name for name in parameters if name in of_norms] + statistics,
+        "statistics": statistics,
+        "heads": [name for name in parameters if not name.startswith(ENCODERS)],
+        "full": parameters,
+        "l2sp": parameters,
+    }[method]
+    if method == "statistics" and not names:
+        raise InputError("method statistics needs a backbone with BatchNorm; this one has none (GroupNorm keeps none)")
+    left = [name for name in names if layer_of(name) not in frozen]
+    if not left:
+        raise InputError(f"--freeze leaves nothing that {method} changes; freeze fewer layers")
+    return left
+
+
+def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence[str] | None = None) -> Adapter:
+    """Put a fresh adapter, which changes nothing yet, on a frozen backbone and make its weights trainable.
+
+    ``frozen``: the layers that are left alone; as the settings say unless given, which ``auto`` needs.
+    """
     check_free(backbone)
     torch.manual_seed(seed)
-    if settings.method == "lora":
-        return LoraAdapter.fresh(backbone, lora_targets(backbone), settings.rank, settings.alpha)
-    return DeltaAdapter(backbone, settings.method, parameter_names(backbone, settings.method))
+    if frozen is None:
+        if settings.freeze == "auto":
+            raise InputError("--freeze auto needs measurements; see haa_peft.training.sensitivity")
+        frozen = frozen_layers(backbone, settings.freeze)
+    if settings.method in PEFT_METHODS:
+        return PeftAdapter(backbone, peft_settings(backbone, settings, frozen))
+    return DeltaAdapter(backbone, settings.method, tensor_names(backbone, settings.method, frozen))
 
 
 def check_free(backbone: XRIR) -> None:
     """Raise ``InputError`` if the backbone carries an adapter already."""
     if backbone.base_fingerprint is not None:
         raise InputError("the backbone carries an adapter already; detach it, or load another backbone")
-
-
-def delta_method(config: dict) -> str:
-    """Method of an ``adapter_config.json`` that is not LoRA's: ``bias`` or ``full``, or an ``InputError``."""
-    if config.get("method") not in ("bias", "full"):
-        raise InputError(f"adapter method is {config.get('method')!r} but must be bias or full")
-    return config["method"]
 
 
 def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> Adapter:
@@ -93,13 +182,12 @@ def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> A
     """
     check_free(backbone)
     check_finite(tensors)
-    if config.get("peft_type") == "LORA":
-        return LoraAdapter.stored(backbone, config, tensors)
-    method = delta_method(config)
-    adapter = DeltaAdapter(backbone, method, parameter_names(backbone, method))
-    try:
-        adapter.load(tensors)
-    except InputError:
-        adapter.detach()
-        raise
-    return adapter
+    kind = DeltaAdapter if config.get("peft_type") == PEFT_TYPE else PeftAdapter
+    return kind.stored(backbone, config, tensors)
+
+
+def merged(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> XRIR:
+    """A frozen copy of the backbone whose own weights are the adapted ones."""
+    whole = copy.deepcopy(backbone)
+    attach_stored(whole, config, tensors).merge()
+    return whole

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adaptation.keys import check_finite, check_keys
-from haa_peft.adaptation.lora import check_targets, read_lora_config
-from haa_peft.adaptation.methods import delta_method, parameter_names
+from haa_peft.adaptation.delta import PEFT_TYPE, read_delta_config
+from haa_peft.adaptation.methods import merged
+from haa_peft.adaptation.peft_adapter import PeftSettings, check_targets
 from haa_peft.backbone.xrir import XRIR
 
 PEFT_PREFIX = "base_model.model."
@@ -34,27 +35,28 @@ class RoomWeights:
     def of_adapter(cls, backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> RoomWeights:
         """Read a stored adapter; raises ``InputError`` unless it fits the backbone exactly and is finite."""
         check_finite(tensors)
-        parameters = dict(backbone.named_parameters())
-        device = backbone.device
-        if config.get("peft_type") == "LORA":
-            rank, alpha, targets = read_lora_config(config)
-            check_targets(backbone, targets)
-            names = {target: [f"{PEFT_PREFIX}{target}.lora_{side}.weight" for side in "AB"] for target in targets}
-            expected: dict[str, torch.Size] = {}
-            for target, (down, up) in names.items():
-                outputs, inputs = parameters[f"{target}.weight"].shape
-                expected |= {down: torch.Size((rank, inputs)), up: torch.Size((outputs, rank))}
-            check_keys(expected, tensors)
-            moved = {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
-            return cls({}, {target: (moved[d], alpha / rank * moved[u]) for target, (d, u) in names.items()})
-        trained = parameter_names(backbone, delta_method(config))
-        check_keys({name: parameters[name].shape for name in trained}, tensors)
-        replaced: dict[str, dict[str, Tensor]] = {}
-        for name in trained:
-            layer, _, kind = name.rpartition(".")
-            base = parameters[name].detach()
-            replaced.setdefault(layer, {})[kind] = base + tensors[name].to(device, base.dtype)
-        return cls(replaced, {})
+        base = own_tensors(backbone)
+        if config.get("peft_type") == PEFT_TYPE:
+            _, names = read_delta_config(backbone, config)
+            check_keys({name: base[name].shape for name in names}, tensors)
+            return cls(_by_layer({n: base[n] + tensors[n].to(base[n].device, base[n].dtype) for n in names}), {})
+        settings = PeftSettings.read(config)
+        check_targets(backbone, settings)
+        is_plain = all(isinstance(backbone.get_submodule(name), nn.Linear) for name in settings.ranks)
+        if settings.method not in ("lora", "rslora") or not is_plain:
+            found = own_tensors(merged(backbone, config, tensors))
+            return cls(_by_layer({n: t for n, t in found.items() if n not in base or not torch.equal(t, base[n])}), {})
+        low_rank: dict[str, tuple[Tensor, Tensor]] = {}
+        expected: dict[str, torch.Size] = {}
+        for target, rank in settings.ranks.items():
+            outputs, inputs = base[f"{target}.weight"].shape
+            down, up = (f"{PEFT_PREFIX}{target}.lora_{side}.weight" for side in "AB")
+            expected |= {down: torch.Size((rank, inputs)), up: torch.Size((outputs, rank))}
+            if down in tensors and up in tensors:
+                scale = settings.scale * (rank**0.5 if settings.method == "rslora" else 1.0)
+                low_rank[target] = (_moved(backbone, tensors[down]), scale * _moved(backbone, tensors[up]))
+        check_keys(expected, tensors)
+        return cls({}, low_rank)
 
     def with_merged(self, backbone: XRIR) -> RoomWeights:
         """The same with merged weights: as large as the layers, and as fast as the backbone."""
@@ -65,16 +67,38 @@ class RoomWeights:
         return RoomWeights(self.replaced, self.low_rank, merged)
 
     def complete(self, backbone: XRIR) -> RoomWeights:
-        """All parameters, merged or the backbone's own: every room then has the same structure."""
-        merged = self.with_merged(backbone).merged
-        replaced: dict[str, dict[str, Tensor]] = {}
-        for name, parameter in backbone.named_parameters():
-            layer, _, kind = name.rpartition(".")
-            value = self.replaced.get(layer, {}).get(kind, parameter.detach())
-            if kind == "weight":
-                value = merged.get(layer, value)
-            replaced.setdefault(layer, {})[kind] = nn.Parameter(value, requires_grad=False)
-        return RoomWeights(replaced, {})
+        """All weights, merged or the backbone's own: every room then has the same structure."""
+        whole = self.with_merged(backbone).merged
+        replaced: dict[str, dict[str, Tensor | None]] = {}
+        for name, layer in own_layers(backbone).items():
+            own = self.replaced.get(name, {})
+            values = {kind: own.get(kind, tensor) for kind, tensor in (*layer._parameters.items(), *layer._buffers.items())}
+            if name in whole:
+                values["weight"] = whole[name]
+            replaced[name] = {
+                kind: nn.Parameter(value.detach(), requires_grad=False)
+                if value is not None and kind in layer._parameters
+                else value
+                for kind, value in values.items()
+            }
+        return RoomWeights(replaced, {})  # type: ignore[arg-type]
+
+
+def own_tensors(backbone: XRIR) -> dict[str, Tensor]:
+    """Parameters and stored buffers by full name."""
+    return {name: tensor.detach() for name, tensor in backbone.state_dict().items()}
+
+
+def _by_layer(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        found.setdefault(layer, {})[kind] = tensor
+    return found
+
+
+def _moved(backbone: XRIR, tensor: Tensor) -> Tensor:
+    return tensor.to(backbone.device, torch.float32)
 
 
 BASE = RoomWeights({}, {})

@@ -62,7 +62,8 @@ class PerRoom(nn.Module):
         pieces_of = zip(low_rank, replaced, x.split(counts), y.split(counts), strict=True)
         for factors, values, piece, out in pieces_of:
             if values is not None:
-                change = values["bias"] - self.layer.bias  # type: ignore[operator]
+                own = self.layer.bias
+                change = values["bias"] if own is None else values["bias"] - own  # type: ignore[operator]
                 out.add_(change[:, None, None] if isinstance(self.layer, OF_IMAGES) else change)
             if factors is not None:
                 add_low_rank(out, piece, *factors)
@@ -117,7 +118,9 @@ class RoomNetwork:
         if self.compiled:
             ((weights, _),) = parts
             for name, values in weights.replaced.items():
-                self._layers[name]._parameters.update(values)  # type: ignore[arg-type]
+                layer = self._layers[name]
+                for kind, value in values.items():
+                    (layer._buffers if kind in layer._buffers else layer._parameters)[kind] = value  # type: ignore[assignment]
             yield
             return
         with self._rows.of(parts):

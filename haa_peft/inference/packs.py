@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from haa_peft.adaptation.combine import stack
 from haa_peft.adaptation.methods import Adapter, attach_stored
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.prepared import PreparedRoom
@@ -16,7 +18,12 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.predict import References
 from haa_peft.rooms.load import NEAREST
+from haa_peft.store.folder import read_pack
+from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import PREPARED, PREPARED_FIELDS, RoomPack
+
+DEEPEST = 4
+"""Adapters that may lie on top of each other."""
 
 
 def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
@@ -30,8 +37,43 @@ def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
         )
 
 
+def load_pack(store: Path, name: AdapterName, backbone: XRIR, depth: int = 0) -> RoomPack:
+    """Read a pack that was made for this backbone, with what it lies on top of merged in.
+
+    Raises
+    ------
+    InputError
+        When it was made for another backbone, or the adapter below it is missing or has been trained anew.
+    """
+    pack = read_pack(store, name)
+    check_backbone(pack, fingerprint(backbone), backbone.origin)
+    return pack if pack.parent is None else resolve(pack, load_parent(store, pack, backbone, depth), backbone)
+
+
+def load_parent(store: Path, pack: RoomPack, backbone: XRIR, depth: int = 0) -> RoomPack:
+    """The pack that another one lies on top of, as it was then."""
+    name, digest = pack.parent or ("", "")
+    if depth >= DEEPEST:
+        raise InputError(f"{pack.name}: lies on more than {DEEPEST} adapters; train one from the backbone")
+    try:
+        parent = load_pack(store, AdapterName.parse(name), backbone, depth + 1)
+    except InputError as error:
+        raise InputError(f"{pack.name} lies on top of {name}: {error}") from None
+    if read_pack(store, parent.name).adapter_digest() != digest:
+        raise InputError(
+            f"{pack.name} lies on top of {name}, which has been trained anew since; restore it, or train {pack.name} again"
+        )
+    return parent
+
+
+def resolve(pack: RoomPack, parent: RoomPack, backbone: XRIR) -> RoomPack:
+    """A pack that lies on top of another one as an adapter of the backbone."""
+    config, tensors = stack(backbone, (parent.config, parent.tensors), (pack.config, pack.tensors))
+    return dataclasses.replace(pack, config=config, tensors=tensors)
+
+
 def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
-    """Put a pack's adapter on the backbone that it was made for; raises ``InputError`` for any other."""
+    """Put a pack's adapter, as :func:`load_pack` gives it, on its backbone; raises ``InputError`` for any other."""
     check_backbone(pack, fingerprint(backbone), backbone.origin)
     try:
         return attach_stored(backbone, pack.config, pack.tensors)
@@ -45,9 +87,12 @@ def references_of(pack: RoomPack) -> References:
     return References(panorama, pack.rirs, pack.positions - pack.receiver)
 
 
-def prepare_pack(backbone: XRIR, pack: RoomPack) -> RoomPack:
-    """The pack with its references and its panorama encoded by the backbone that it was made for."""
-    adapter = attach_pack(backbone, pack)
+def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None) -> RoomPack:
+    """The pack with its references and its panorama encoded by the backbone that it was made for.
+
+    ``parent`` is what it lies on top of, as :func:`load_pack` gives it.
+    """
+    adapter = attach_pack(backbone, pack if parent is None else resolve(pack, parent, backbone))
     try:
         prepared = references_of(pack).prepare(backbone)._asdict()
     finally:
@@ -56,9 +101,11 @@ def prepare_pack(backbone: XRIR, pack: RoomPack) -> RoomPack:
     return dataclasses.replace(pack, prepared=kept, prepared_from=pack.digest())
 
 
-def verify_pack(backbone: XRIR, pack: RoomPack) -> None:
+def verify_pack(backbone: XRIR, pack: RoomPack, store: Path) -> None:
     """Raise ``InputError`` unless a pack's adapter fits, and what it keeps prepared is what the backbone gives."""
-    expected = prepare_pack(backbone, pack).prepared or {}
+    check_backbone(pack, fingerprint(backbone), backbone.origin)
+    parent = None if pack.parent is None else load_parent(store, pack, backbone)
+    expected = prepare_pack(backbone, pack, parent).prepared or {}
     for name, tensor in (pack.prepared or {}).items():
         fits = tensor.shape == expected[name].shape
         # a GPU's convolutions may have computed it with TF32

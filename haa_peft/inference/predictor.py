@@ -23,7 +23,7 @@ from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.inference.packs import check_backbone, check_positions, check_prepared, check_references, references_of
+from haa_peft.inference.packs import check_backbone, check_positions, check_prepared, check_references, load_parent, references_of, resolve
 from haa_peft.inference.predict import PHASES, align_references, choose_targets, positions_at_once, waveforms
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
@@ -192,9 +192,11 @@ class RoomPredictor:
         return card.st_ino, card.st_mtime_ns, card.st_size
 
     def _read(self, name: AdapterName, state: tuple[int, int, int] | None) -> LoadedRoom:
+        base = self._networks.base
         pack = read_pack(self._store, name)
         check_backbone(pack, self._fingerprint, self._origin)
-        base = self._networks.base
+        if pack.parent is not None:
+            pack = resolve(pack, load_parent(self._store, pack, base), base)
         try:
             weights = RoomWeights.of_adapter(base, pack.config, pack.tensors)
         except InputError as error:

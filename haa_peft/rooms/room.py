@@ -75,7 +75,9 @@ class Room:
         if shots == len(train):
             return self
         kept = train[farthest_points(self.positions[train], shots)]
-        peak = float(np.abs(self.rirs[kept]).max())
-        return dataclasses.replace(
-            self, rirs=self.rirs / peak, scale=self.scale * peak, splits={**self.splits, "train": kept}
-        )
+        return self.with_splits({**self.splits, "train": kept})
+
+    def with_splits(self, splits: dict[str, np.ndarray]) -> Room:
+        """The same room with other splits, scaled by their training measurements."""
+        peak = float(np.abs(self.rirs[splits["train"]]).max())
+        return dataclasses.replace(self, rirs=self.rirs / peak, scale=self.scale * peak, splits=splits)

@@ -10,13 +10,14 @@ SHOTS = 12
 NAMES = ("train", "valid", "test")
 
 
-def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:
+def farthest_points(positions: np.ndarray, count: int, start: int | None = None) -> np.ndarray:
     """Indices of ``count`` well-spread positions (N, 3), in the order they are chosen.
 
-    Starts at the position nearest the centroid, then takes the one farthest from all chosen; ties go to the
-    lower index.
+    Starts at ``start``, or at the position nearest the centroid, then takes the one farthest from all chosen; ties go
+    to the lower index.
     """
-    start = int(np.linalg.norm(positions - positions.mean(axis=0), axis=1).argmin())
+    if start is None:
+        start = int(np.linalg.norm(positions - positions.mean(axis=0), axis=1).argmin())
     chosen = [start]
     distance = cdist(positions, positions[[start]])[:, 0]
     while len(chosen) < min(count, len(positions)):
@@ -25,8 +26,8 @@ def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def default_splits(positions: np.ndarray) -> dict[str, np.ndarray]:
-    """12 farthest points train; the rest alternate between validation and test by index."""
-    train = farthest_points(positions, SHOTS)
+def default_splits(positions: np.ndarray, start: int | None = None) -> dict[str, np.ndarray]:
+    """12 farthest points (from ``start``) train; the rest alternate between validation and test by index."""
+    train = farthest_points(positions, SHOTS, start)
     rest = np.setdiff1d(np.arange(len(positions)), train)
     return {"train": train, "valid": rest[0::2], "test": rest[1::2]}

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 SCHEMA = 1
 
 
-def make_card(adaptation: Adaptation, room: Room, origin: str, evaluation: dict | None) -> dict:
+def make_card(
+    adaptation: Adaptation,
+    room: Room,
+    origin: str,
+    evaluation: dict | None,
+    *,
+    made_for: str | None = None,
+    parent: tuple[str, str] | None = None,
+) -> dict:
     """The card of a trained adapter.
 
     Parameters
@@ -23,20 +31,24 @@ def make_card(adaptation: Adaptation, room: Room, origin: str, evaluation: dict 
     room : what it was trained on.
     origin : name of the backbone, for people; its fingerprint decides.
     evaluation : report of :func:`haa_peft.evaluation.evaluate.evaluate` on test positions, if there were any.
+    made_for : fingerprint of the backbone, if it is not the one that was trained on: that of below ``parent``.
+    parent : name and digest of the adapter that it lies on top of.
     """
     from dataclasses import asdict
 
-    method = asdict(adaptation.method)
-    if adaptation.method.method == "lora":
+    method = {**adaptation.method.describe(), "frozen": adaptation.frozen}
+    if adaptation.sensitivities:
+        method["sensitivities"] = [one._asdict() for one in adaptation.sensitivities]
+    if "target_modules" in adaptation.config:
         method["targets"] = adaptation.config["target_modules"]
-    else:
-        del method["rank"], method["alpha"]
     return {
-        "backbone": {"origin": origin, "fingerprint": adaptation.backbone_fingerprint},
+        "backbone": {"origin": origin, "fingerprint": made_for or adaptation.backbone_fingerprint},
+        **({} if parent is None else {"parent": dict(zip(("name", "digest"), parent, strict=True))}),
         "method": method,
         "training": {
             **asdict(adaptation.training),
             "precision": adaptation.precision,
+            "started_from": adaptation.started_from,
             "steps": adaptation.steps,
             "best_step": adaptation.best_step,
             "validation": adaptation.validation,

@@ -41,6 +41,8 @@ CARD_FIELDS: tuple[tuple[str, str, type], ...] = (
 )
 """What other modules read from a card."""
 
+PARENT_FIELDS = ("name", "digest")
+
 T = TypeVar("T")
 
 
@@ -92,17 +94,21 @@ class RoomPack:
             {"schema": SCHEMA, "name": str(name), **card},
         )
 
+    @property
+    def parent(self) -> tuple[str, str] | None:
+        """Name and :meth:`adapter_digest` of the adapter that this one lies on top of, if any."""
+        below = self.card.get("parent")
+        return None if below is None else (str(below["name"]), str(below["digest"]))
+
+    def adapter_digest(self) -> str:
+        """SHA-256 of the adapter and the backbone that it is for, and of what lies below it."""
+        about = [self.card["backbone"]["fingerprint"], json.dumps(self.config, sort_keys=True), *(self.parent or ())]
+        return _digest(about, {name: tensor.float().numpy() for name, tensor in self.tensors.items()})
+
     def digest(self) -> str:
         """SHA-256 of all that a prepared room follows from: backbone, adapter, references and geometry."""
-        made_for = self.card["backbone"]["fingerprint"]
-        digest = hashlib.sha256(f"{PREPARATION}|{made_for}|{json.dumps(self.config, sort_keys=True)}".encode())
-        arrays = {"rirs": self.rirs, "positions": self.positions, "receiver": self.receiver}
-        arrays |= {name: tensor.float().numpy() for name, tensor in self.tensors.items()}
-        for name, values in sorted(arrays.items()):
-            digest.update(f"|{name}|{values.shape}|".encode())
-            digest.update(np.ascontiguousarray(values).tobytes())
-        digest.update(json.dumps(self.surfaces.to_json()).encode())
-        return digest.hexdigest()
+        about = [str(PREPARATION), self.adapter_digest(), json.dumps(self.surfaces.to_json())]
+        return _digest(about, {"rirs": self.rirs, "positions": self.positions, "receiver": self.receiver})
 
     def to_files(self) -> dict[str, bytes]:
         """Content of every file of the pack; the card holds the others' SHA-256."""
@@ -200,10 +206,21 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
     fields = [card.get(section) for section in ("files", "backbone", "method", "training", "room")]
     if card.get("name") != str(name) or not all(isinstance(field, dict) for field in fields):
         raise InputError(f"{name}: {CARD} is of {card.get('name')!r} or incomplete; restore or retrain the adapter")
+    below = card.get("parent")
+    if below is not None and not (isinstance(below, dict) and all(isinstance(below.get(k), str) for k in PARENT_FIELDS)):
+        raise InputError(f"{name}: {CARD} has no valid parent; restore or retrain the adapter")
     for section, field, kind in CARD_FIELDS:
         if not isinstance(card[section].get(field), kind):
             raise InputError(f"{name}: {CARD} has no valid {section}.{field}; restore or retrain the adapter")
     return card
+
+
+def _digest(texts: list[str], arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256("|".join(texts).encode())
+    for name, values in sorted(arrays.items()):
+        digest.update(f"|{name}|{values.shape}|".encode())
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def sha256(content: bytes) -> str:

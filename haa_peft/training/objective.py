@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -29,9 +31,9 @@ def check_k(k: int, shots: int, name: str) -> None:
         raise InputError(f"{name}: {shots} training measurements are fewer than K + 1 = {k + 1}; {remedy}")
 
 
-def draw_references(shots: int, k: int, seed: int, step: int) -> np.ndarray:
-    """For each of the measurements, K of the others, (shots, K); the same for the same seed and step."""
-    order = np.random.default_rng((seed, step)).random((shots, shots))
+def draw_references(shots: int, k: int, seed: int, step: int, room: int = 0) -> np.ndarray:
+    """For each of the measurements, K of the others, (shots, K); the same for the same seed, step and room."""
+    order = np.random.default_rng((seed, step, room) if room else (seed, step)).random((shots, shots))
     np.fill_diagonal(order, np.inf)
     return order.argsort(axis=1)[:, :k]
 
@@ -71,6 +73,10 @@ class RoomObjective(nn.Module):
             self._frozen = FrozenParts(self.backbone, self.panorama, self.rirs, self.positions)
         return self._frozen
 
+    def forget(self) -> None:
+        """Frozen parts have changed after all: compute them again."""
+        self._frozen = None
+
     def forward(self, targets: Tensor, references: Tensor) -> Tensor:
         """Loss of each target, (B,): indices (B,) into training then validation, (B, K) into training."""
         if not self._reuse:
@@ -98,15 +104,14 @@ class RoomObjective(nn.Module):
             )
             return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
 
-    @torch.no_grad()
     def validation_loss(self, k: int) -> float:
-        """Mean loss over the validation positions, or over the training positions where there are none.
+        """Mean loss over the validation positions, each predicted from its K nearest training positions."""
+        return float(self.losses_at(np.arange(self.shots, len(self.positions)), k).mean())
 
-        Each is predicted from its K nearest training positions, itself left out.
-        """
+    @torch.no_grad()
+    def losses_at(self, rows: np.ndarray, k: int) -> Tensor:
+        """Loss (N,) at rows of ``positions``, each predicted from its K nearest training positions but itself."""
         positions = self.positions.cpu().numpy()
-        rows = np.arange(self.shots, len(positions))
-        rows = rows if len(rows) else np.arange(self.shots)
         nearest = nearest_references(positions[rows], positions[: self.shots], self.shots)
         references = np.stack([order[order != row][:k] for row, order in zip(rows, nearest, strict=True)])
         device = self.positions.device
@@ -117,4 +122,42 @@ class RoomObjective(nn.Module):
             targets = torch.from_numpy(rows[part]).to(device)
             chosen = torch.from_numpy(references[part]).to(device)
             losses.append(self._losses(targets, chosen, vectors, 1 + torch.cat([targets[:, None], chosen], dim=1)))
-        return float(torch.cat(losses).mean())
+        return torch.cat(losses)
+
+
+class RoomsObjective(nn.Module):
+    """Losses of the backbone over measurements of several rooms, one adapter for all of them."""
+
+    def __init__(self, backbone: XRIR, rooms: Sequence[Room], *, audible_decay: float = 0.0) -> None:
+        super().__init__()
+        every = [RoomObjective(backbone, room, audible_decay=audible_decay) for room in rooms]
+        self.rooms = nn.ModuleList(every)
+        self.counts = [objective.shots for objective in every]
+
+    def each(self) -> list[RoomObjective]:
+        """The rooms' objectives."""
+        return [room for room in self.rooms if isinstance(room, RoomObjective)]
+
+    def forward(self, draws: Sequence[tuple[int, Tensor, Tensor]]) -> Tensor:
+        """Losses of all targets, (B,): for each room its number, targets (b,) and references (b, K)."""
+        return torch.cat([self.rooms[i](targets, references) for i, targets, references in draws])
+
+    def draw(self, k: int, seed: int, step: int, rank: int, processes: int) -> list[tuple[int, Tensor, Tensor]]:
+        """A process' share of a step: every measurement of every room is a target once, among all processes.
+
+        All randomness comes from seed and step: the same for any number of processes, and after a resume.
+        """
+        device = self.each()[0].positions.device
+        rooms = np.repeat(np.arange(len(self.counts)), self.counts)[rank::processes]
+        targets = np.concatenate([np.arange(count) for count in self.counts])[rank::processes]
+        found = []
+        for i in np.unique(rooms):
+            drawn = draw_references(self.counts[i], min(k, self.counts[i] - 1), seed, step, int(i))
+            mine = targets[rooms == i]
+            found.append((int(i), torch.from_numpy(mine).to(device), torch.from_numpy(drawn[mine]).to(device)))
+        return found
+
+    def validation_loss(self, k: int) -> float:
+        """Mean over the rooms that have validation positions."""
+        losses = [room.validation_loss(k) for room in self.each() if len(room.positions) > room.shots]
+        return float(np.mean(losses))

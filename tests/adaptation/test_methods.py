@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -7,11 +8,53 @@ from peft import LoraConfig
 from safetensors.torch import save
 
 from haa_peft import load_backbone
-from haa_peft.adaptation.methods import METHODS, MethodSettings, attach, attach_stored
+from haa_peft.adaptation.delta import PEFT_TYPE
+from haa_peft.adaptation.layers import frozen_layers, layer_names, layer_of
+from haa_peft.adaptation.methods import (
+    DELTA_METHODS,
+    METHODS,
+    PEFT_METHODS,
+    MethodSettings,
+    attach,
+    attach_stored,
+    merged,
+    peft_settings,
+    tensor_names,
+)
+from haa_peft.adaptation.weights import RoomWeights
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.inference.network import RoomNetwork
 from tests.conftest import TINY
+
+TABLE = {
+    **{method: MethodSettings(method) for method in METHODS},
+    **{
+        f"{method} with convolutions": MethodSettings(method, convolutions=True)
+        for method in PEFT_METHODS
+        if method != "beft"
+    },
+    "lora of other ranks": MethodSettings("lora", ranks={"energy_blend": 7, "source_network": 0, "lin_proj_1.proj": 2}),
+    "rslora of other ranks": MethodSettings("rslora", rank=2, alpha=1.0, ranks={"energy_blend.mixing": 5}),
+    "loha of other ranks": MethodSettings("loha", ranks={"energy_blend": 7}),
+    "lora with dropout": MethodSettings("lora", dropout=0.3),
+    "lokr with dropout": MethodSettings("lokr", dropout=0.3),
+    "lora late": MethodSettings("lora", freeze="early:5"),
+    "full early": MethodSettings("full", freeze="late:3"),
+}
+
+
+@pytest.fixture
+def network():
+    """With BatchNorm, whose statistics are not those that it starts with, and something to unlearn."""
+    torch.manual_seed(0)
+    backbone = XRIR(dataclasses.replace(TINY, normalisation="batch")).eval().requires_grad_(False)
+    torch.nn.init.normal_(backbone.energy_blend.departure.weight, std=0.2)
+    for name, buffer in backbone.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2.0)
+    return backbone
 
 
 @pytest.fixture
@@ -27,54 +70,93 @@ def output(network, inputs):
     return network(*inputs)
 
 
-def same(found, expected, method):
-    """Bit for bit, but while all weights train: torch then folds the product with one output otherwise, and rounds."""
-    return torch.allclose(found, expected, rtol=0, atol=2e-6) if method == "full" else torch.equal(found, expected)
+def same(found, expected):
+    """To rounding: while all weights train, torch folds the product with one output otherwise."""
+    return torch.allclose(found, expected, rtol=0, atol=2e-6)
 
 
-def train_a_little(backbone, adapter, inputs):
-    optimizer = torch.optim.SGD(adapter.parameters(), lr=0.1)
-    for _ in range(2):
-        backbone(*inputs).square().mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_an_adapters_life(method, tiny_backbone, inputs):
-    base = output(tiny_backbone, inputs)
-    before = fingerprint(tiny_backbone)
-    adapter = attach(tiny_backbone, MethodSettings(method), seed=0)
-    assert same(output(tiny_backbone, inputs), base, method)  # fresh = base
-    trainable = [parameter for parameter in tiny_backbone.parameters() if parameter.requires_grad]
-    assert {id(p) for p in trainable} == {id(p) for p in adapter.parameters()}
-
-    train_a_little(tiny_backbone, adapter, inputs)
-    with adapter.disabled():
-        assert same(output(tiny_backbone, inputs), base, method)
-    config, tensors = json.loads(json.dumps(adapter.config())), adapter.tensors()
+@torch.no_grad()
+def change(adapter, scale=0.3):
+    """Move everything that may change, statistics too, by random amounts."""
+    generator = torch.Generator().manual_seed(4)
+    tensors = {
+        name: tensor + scale * torch.rand(tensor.shape, generator=generator) * (tensor.abs().mean() + 0.1)
+        for name, tensor in adapter.tensors().items()
+    }
     adapter.load(tensors)
-    adapted = output(tiny_backbone, inputs)
-    assert not torch.allclose(adapted, base)
+
+
+@pytest.mark.parametrize("settings", TABLE.values(), ids=TABLE)
+def test_an_adapters_life(settings, network, inputs):
+    base = output(network, inputs)
+    before = fingerprint(network)
+    adapter = attach(network, settings, seed=0)
+    assert same(output(network, inputs), base)  # fresh = base
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    assert {id(p) for p in trainable} == {id(p) for p in adapter.parameters()}
+    assert adapter.size() >= sum(p.numel() for p in trainable)
+
+    change(adapter)
+    adapted = output(network, inputs)
+    assert not torch.allclose(adapted, base, atol=1e-3)
+    with adapter.disabled():
+        assert same(output(network, inputs), base)
+    assert same(output(network, inputs), adapted)
+    config, tensors = json.loads(json.dumps(adapter.config())), adapter.tensors()
 
     adapter.detach()
-    assert fingerprint(tiny_backbone) == before
-    assert torch.equal(output(tiny_backbone, inputs), base)
-    assert not any(parameter.requires_grad for parameter in tiny_backbone.parameters())
+    assert fingerprint(network) == before
+    assert torch.equal(output(network, inputs), base)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
-    stored = attach_stored(tiny_backbone, config, tensors)
-    assert torch.equal(output(tiny_backbone, inputs), adapted)
+    stored = attach_stored(network, config, tensors)
+    assert same(output(network, inputs), adapted)
+    assert stored.config() == config
     stored.detach()
-    assert fingerprint(tiny_backbone) == before
+    assert fingerprint(network) == before
+
+    whole = merged(network, config, tensors)
+    assert torch.allclose(output(whole, inputs), adapted, atol=2e-5)
+    assert not any(parameter.requires_grad for parameter in whole.parameters())
+    assert fingerprint(network) == before
+
+    serving = RoomNetwork(network)
+    for weights in (RoomWeights.of_adapter(network, config, tensors),):
+        for one in (weights, weights.with_merged(network)):
+            with serving.using([(one, 1)]):
+                assert torch.allclose(output(serving.network, inputs), adapted, atol=2e-5)
+    assert torch.equal(output(serving.network, inputs), base)
+
+
+@pytest.mark.parametrize("settings", TABLE.values(), ids=TABLE)
+def test_gradients_reach_everything_that_may_change(settings, network, inputs):
+    adapter = attach(network, settings, seed=0)
+    change(adapter)
+    output_ = network(*inputs)
+    if settings.method != "statistics":
+        output_.square().mean().backward()
+    assert all(float(parameter.grad.abs().max()) > 0 for parameter in adapter.parameters())
+
+
+def test_dropout_is_on_in_training_alone(network, inputs):
+    for method in ("lora", "loha", "lokr"):
+        adapter = attach(network, MethodSettings(method, dropout=0.5), seed=0)
+        change(adapter)
+        adapted = output(network, inputs)
+        adapter.train(True)
+        assert not torch.equal(output(network, inputs), output(network, inputs))
+        adapter.train(False)
+        assert torch.equal(output(network, inputs), adapted)
+        adapter.detach()
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("fault", ["missing", "unexpected", "shape", "nan"])
-def test_tensors_that_do_not_fit(method, fault, tiny_backbone):
-    adapter = attach(tiny_backbone, MethodSettings(method), seed=0)
+def test_tensors_that_do_not_fit(method, fault, network):
+    adapter = attach(network, MethodSettings(method), seed=0)
     config, tensors = adapter.config(), adapter.tensors()
     adapter.detach()
-    before = fingerprint(tiny_backbone)
+    before = fingerprint(network)
     name = next(iter(tensors))
     if fault == "missing":
         del tensors[name]
@@ -85,24 +167,32 @@ def test_tensors_that_do_not_fit(method, fault, tiny_backbone):
     else:
         tensors[name] = torch.full_like(tensors[name], math.nan)
     with pytest.raises(InputError, match="does not fit this backbone|holds NaN"):
-        attach_stored(tiny_backbone, config, tensors)
-    assert fingerprint(tiny_backbone) == before
+        attach_stored(network, config, tensors)
+    assert fingerprint(network) == before
 
 
 def test_published_sizes():
-    """33 729 live biases and 271 k LoRA weights (rank 4), as counted on the published network."""
+    """33 729 live biases and 271 k LoRA weights (rank 4), as counted on the published network, and what follows."""
     network = XRIR().requires_grad_(False)
     published_bytes = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     counts = {}
-    for method in METHODS:
+    for method in ("lora", "bias", "full", "heads", "norm", "statistics", "beft"):
         adapter = attach(network, MethodSettings(method, rank=4), seed=0)
         counts[method] = sum(parameter.numel() for parameter in adapter.parameters())
         if method == "lora":
             assert len(save(adapter.tensors())) < 0.01 * published_bytes
             assert not any("source_proj" in name or "fc_backup" in name for name in adapter.tensors())
         adapter.detach()
-    live = sum(p.numel() for p in network.parameters()) - 513_000 - 11_008
-    assert counts == {"lora": 270_676, "bias": 33_729, "full": live}
+    parameters = dict(network.named_parameters())
+    encoders = sum(p.numel() for n, p in parameters.items() if n.startswith(("source_network.", "audio_enc.")))
+    live = sum(p.numel() for p in parameters.values()) - 513_000 - 11_008
+    heads = live - encoders + 513_000
+    # 12 layers of two LayerNorms of 512, three more of 1536 + 512 + 512; 9600 of BatchNorm as in every ResNet-18
+    norms = 2 * (12 * 2 * 512 + 1536 + 512 + 512) + 9600
+    assert counts.pop("beft") in range(38_000, 40_000)  # 39 k
+    assert counts == {
+        "lora": 270_676, "bias": 33_729, "full": live, "heads": heads, "norm": norms, "statistics": 0
+    }  # fmt: skip
 
 
 def test_lora_of_the_bundled_backbone_is_under_a_twentieth_of_it():
@@ -111,37 +201,86 @@ def test_lora_of_the_bundled_backbone_is_under_a_twentieth_of_it():
     assert len(save(attach(network, MethodSettings("lora"), seed=0).tensors())) < 0.05 * backbone_bytes
 
 
-def test_lora_files_are_pefts(tiny_backbone, inputs, tmp_path):
+@pytest.mark.parametrize("name", [name for name, settings in TABLE.items() if settings.method in PEFT_METHODS])
+def test_files_are_pefts(name, network, inputs, tmp_path):
     from peft import PeftModel
     from safetensors.torch import save_file
 
-    adapter = attach(tiny_backbone, MethodSettings("lora"), seed=0)
-    train_a_little(tiny_backbone, adapter, inputs)
-    adapted = output(tiny_backbone, inputs)
+    adapter = attach(network, TABLE[name], seed=0)
+    change(adapter)
+    adapted = output(network, inputs)
     save_file(adapter.tensors(), tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text(json.dumps(adapter.config()))
     adapter.detach()
-    theirs = PeftModel.from_pretrained(tiny_backbone, str(tmp_path))
+    theirs = PeftModel.from_pretrained(network, str(tmp_path))
     torch.testing.assert_close(output(theirs, inputs), adapted, rtol=1e-5, atol=1e-5)
 
 
-def test_batch_statistics_stay(tiny_backbone, inputs):
-    import dataclasses
+def test_the_norms_of_a_network_with_group_norm(tiny_backbone):
+    names = tensor_names(tiny_backbone, "norm")
+    modules = {name.rpartition(".")[0] for name in names}
+    kinds = {type(tiny_backbone.get_submodule(module)).__name__ for module in modules}
+    assert kinds == {"LayerNorm", "GroupNorm"}
+    with pytest.raises(InputError, match="statistics needs a backbone with BatchNorm"):
+        attach(tiny_backbone, MethodSettings("statistics"), seed=0)
 
-    network = XRIR(dataclasses.replace(TINY, normalisation="batch")).eval().requires_grad_(False)
-    before = fingerprint(network)
-    adapter = attach(network, MethodSettings("full"), seed=0)
-    train_a_little(network, adapter, inputs)
+
+def test_layers_in_the_order_of_the_data(tiny_backbone):
+    layers = layer_names(tiny_backbone)
+    assert layers[:3] == [f"source_network.{part}" for part in ("to_patch_embedding", "transformer.layers.0",
+                                                                "transformer.layers.1")]  # fmt: skip
+    assert layers[-1] == "energy_blend"
+    assert layers.index("src_proj") < layers.index("audio_enc.cnn.layer1.0") < layers.index("lin_proj_2")
+    assert {layer_of(name) for name in tensor_names(tiny_backbone, "full")} == set(layers)
+    assert not any(layer.startswith(("source_proj", "audio_enc.cnn.fc_backup")) for layer in layer_names(XRIR()))
+
+
+@pytest.mark.parametrize(("freeze", "trained"), [("early:6", slice(6, None)), ("late:2", slice(-2)), ("none", slice(99))])
+def test_frozen_layers_stay(freeze, trained, tiny_backbone):
+    layers = layer_names(tiny_backbone)
+    for method in ("full", "lora"):
+        adapter = attach(tiny_backbone, MethodSettings(method, freeze=freeze), seed=0)
+        names = [n.replace("base_model.model.", "") for n in adapter.tensors()]
+        found = {layer_of(name) for name in names}
+        assert found <= set(layers[trained])
+        if method == "full":
+            assert found == set(layers[trained])
+        adapter.detach()
+    with pytest.raises(InputError, match=f"would freeze all {len(layers)} layers"):
+        frozen_layers(tiny_backbone, f"late:{len(layers)}")
+
+
+def test_ranks_by_layer(tiny_backbone):
+    given = {"energy_blend": 7, "energy_blend.mixing.1": 1, "source_network": 0}
+    ranks = peft_settings(tiny_backbone, MethodSettings(ranks=given)).ranks
+    assert ranks["energy_blend.pair.0"] == 7
+    assert ranks["energy_blend.mixing.1.net.1"] == 1
+    assert ranks["lin_proj_1.proj"] == 4
+    assert not any(name.startswith("source_network") for name in ranks)
+    adapter = attach(tiny_backbone, MethodSettings(ranks=given, alpha=12.0), seed=0)
+    tensors = adapter.tensors()
+    assert tensors["base_model.model.energy_blend.pair.0.lora_A.weight"].shape[0] == 7
+    assert {layer.scaling["default"] for layer in adapter._layers} == {3.0}
     adapter.detach()
-    assert fingerprint(network) == before  # running statistics are part of it
+    with pytest.raises(InputError, match="--ranks misspelt=... fits no layer"):
+        peft_settings(tiny_backbone, MethodSettings(ranks={"misspelt": 2}))
+    with pytest.raises(InputError, match="leave no layer to adapt"):
+        peft_settings(tiny_backbone, MethodSettings(ranks={n: 0 for n in ranks} | {"source_network": 0}))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"method": "prefix"}, "'prefix' but must be one of lora, bias, full"),
+        ({"method": "prefix"}, "'prefix' but must be one of lora, rslora, dora"),
         ({"rank": 0}, "--rank is 0 but must be at least 1"),
         ({"alpha": float("nan")}, "--alpha is nan but must be a positive number"),
+        ({"dropout": 1.0}, "--dropout is 1.0 but must be at least 0 and below 1"),
+        ({"ranks": {"energy_blend": -1}}, "--ranks energy_blend=-1"),
+        ({"method": "bias", "dropout": 0.1}, "--dropout does not go with bias"),
+        ({"method": "beft", "convolutions": True}, "--convolutions does not go with beft"),
+        ({"method": "full", "ranks": {"energy_blend": 2}}, "--ranks does not go with full"),
+        ({"freeze": "early"}, "--freeze is 'early' but must be early:N"),
+        ({"freeze": "late:0"}, "--freeze is 'late:0' but must be"),
     ],
 )
 def test_bad_settings(values, message):
@@ -154,19 +293,39 @@ def test_bad_settings(values, message):
     [
         ({"target_modules": ["misspelt.proj"]}, "targets .'misspelt.proj'. are not in it"),
         ({"target_modules": []}, "are not in it"),
-        ({"use_dora": True}, "sets use_dora; only plain LoRA"),
+        ({"use_dora": True}, "does not fit"),
+        ({"use_qalora": True}, "sets use_qalora"),
         ({"init_lora_weights": "pissa"}, "sets init_lora_weights"),
+        ({"bias": "all"}, "sets bias"),
         ({"r": "four"}, "r 'four'"),
         ({"r": 8}, "does not fit"),
-        ({"target_modules": "all-linear"}, "target_modules are not LoRA's"),
+        ({"rank_pattern": {"elsewhere": 2}}, "are not lora's"),
+        ({"rank_pattern": {"lin_proj_1.proj": 2}}, "does not fit"),
+        ({"alpha_pattern": {"lin_proj_1.proj": 2.0}}, "sets alpha_pattern"),
+        ({"target_modules": "all-linear"}, "are not lora's"),
+        ({"peft_type": "VERA"}, "'VERA' but must be one of LORA"),
     ],
 )
-def test_bad_lora_configuration(changes, message, tiny_backbone):
+def test_bad_configuration(changes, message, tiny_backbone):
     adapter = attach(tiny_backbone, MethodSettings("lora"), seed=0)
     config, tensors = adapter.config(), adapter.tensors()
     adapter.detach()
     with pytest.raises(InputError, match=message):
         attach_stored(tiny_backbone, {**config, **changes}, tensors)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "prefix"}, "'prefix' but must be one of bias, norm"),
+        ({"parameters": ["misspelt.bias"]}, "parameters .'misspelt.bias'. are not in it"),
+        ({"parameters": []}, "names no parameters"),
+    ],
+)
+def test_bad_delta_configuration(changes, message, tiny_backbone):
+    config = {"peft_type": PEFT_TYPE, "method": "bias", "parameters": tensor_names(tiny_backbone, "bias")}
+    with pytest.raises(InputError, match=message):
+        attach_stored(tiny_backbone, {**config, **changes}, {"x": torch.zeros(1)})
 
 
 @pytest.mark.parametrize(("inputs", "rows", "lower"), [(60, 9, False), (300, 500, False), (60, 9, True)])

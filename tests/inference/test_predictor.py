@@ -163,26 +163,29 @@ def test_every_method_in_one_batch(options, changes, room, tmp_path):
     """Rows of rooms adapted by all methods, against each adapter on the backbone alone; log-spectrograms to 1e-5."""
     torch.manual_seed(0)
     backbone = XRIR(dataclasses.replace(TINY, **changes)).eval().requires_grad_(False)
-    names = {method: AdapterName("studio", method) for method in METHODS}
+    possible = [method for method in METHODS if method != "statistics" or changes]
+    names = {method: AdapterName("studio", method) for method in possible}
     for i, (method, name) in enumerate(names.items()):
-        write_pack(tmp_path, make_pack(room, backbone, name, shift=0.02 * (i + 1), method=method))
+        write_pack(tmp_path, make_pack(room, backbone, name, shift=0.02 * (i % 3 + 1), method=method))
     predictor = RoomPredictor.load("studio/lora", store=tmp_path, backbone=backbone, **options)
     seen = []
     real = predictor_module.waveforms
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor_module, "positions_at_once", lambda *_: 64)
         patch.setattr(predictor_module, "waveforms", lambda logs, *given: (seen.append(logs), real(logs, *given))[1])
-        answers = predictor.predict_many([(str(name), QUERIES[i:]) for i, name in enumerate(names.values())])
+        answers = predictor.predict_many([(str(name), QUERIES[i % 3 :]) for i, name in enumerate(names.values())])
     assert len(seen) == 1
-    assert [len(answer) for answer in answers] == [3, 2, 1]
+    sizes = [3 - i % 3 for i in range(len(names))]
+    assert [len(answer) for answer in answers] == sizes
     for i, name in enumerate(names.values()):
         alone = RoomPredictor.load(str(name), store=tmp_path, backbone=backbone, **options)
-        assert_close(answers[i], alone.predict(QUERIES[i:]))
+        assert_close(answers[i], alone.predict(QUERIES[i % 3 :]))
         adapter = attach_pack(backbone, read_pack(tmp_path, name))
         prepared = References.of_room(room).prepare(backbone)
-        targets = choose_targets(prepared, QUERIES[i:] - room.receiver, 4)
+        targets = choose_targets(prepared, QUERIES[i % 3 :] - room.receiver, 4)
         expected = predict_prepared(backbone, [(prepared, targets)])
         adapter.detach()
-        ours = seen[0].split([3, 2, 1])[i]
+        ours = seen[0].split(sizes)[i]
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
     assert predictor.name == "studio/lora"
 

@@ -7,15 +7,23 @@ import torch
 from accelerate import Accelerator
 
 from haa_peft import load_room
-from haa_peft.adaptation.methods import METHODS, MethodSettings
+from haa_peft.acoustics.spectrogram import log_magnitude
+from haa_peft.adaptation.layers import layer_of
+from haa_peft.adaptation.methods import METHODS, MethodSettings, attach
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
-from haa_peft.training import adapt as adapt_module
-from haa_peft.training.adapt import TrainingSettings, adapt
+from haa_peft.training import objective as objective_module
+from haa_peft.training import sensitivity as sensitivity_module
+from haa_peft.training.adapt import Start, adapt
+from haa_peft.training.folds import folds_of
+from haa_peft.training.progress import is_plateau
+from haa_peft.training.settings import TrainingSettings
+from haa_peft.training.statistics import refresh_statistics
 from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
 from tests.conftest import TINY
 
+LEARNED = [method for method in METHODS if method != "statistics"]
 SHORT = TrainingSettings(max_steps=6, k=4, validate_every=2, warmup=1, lr=1e-2)
 
 
@@ -29,7 +37,7 @@ def accelerator():
     return Accelerator(cpu=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LEARNED)
 def test_training_lowers_the_loss_and_gives_the_base_back(method, room, tiny_backbone, accelerator, tmp_path):
     before = fingerprint(tiny_backbone)
     settings = TrainingSettings(max_steps=30, k=4, validate_every=5, warmup=2, lr=1e-2)
@@ -49,37 +57,39 @@ def test_the_same_seed_gives_the_same_adapter(room, tiny_backbone, accelerator, 
     assert all(torch.equal(runs[0].tensors[name], runs[1].tensors[name]) for name in runs[0].tensors)
 
 
-@pytest.mark.parametrize("align_before_encoding", [False, True])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_broken_run_resumes_to_the_same_adapter(
-    method, align_before_encoding, room, accelerator, tmp_path, monkeypatch
-):
-    torch.manual_seed(0)
-    tiny_backbone = XRIR(dataclasses.replace(TINY, align_before_encoding=align_before_encoding)).eval()
-    tiny_backbone.requires_grad_(False)
-    whole = adapt(tiny_backbone, room, MethodSettings(method), SHORT, accelerator, tmp_path / "whole")
-    real, calls = adapt_module.draw_references, []
+RESUMED = [(MethodSettings(method), False) for method in LEARNED]
+RESUMED += [(MethodSettings(method), True) for method in ("lora", "norm", "full")]
+RESUMED += [(MethodSettings("lora", dropout=0.3), False)]
 
-    def interrupted(shots, k, seed, step):
-        calls.append(step)
+
+@pytest.mark.parametrize(("method", "published"), RESUMED, ids=str)
+def test_a_broken_run_resumes_to_the_same_adapter(method, published, room, accelerator, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    changes = {"align_before_encoding": True, "normalisation": "batch"} if published else {}
+    tiny_backbone = XRIR(dataclasses.replace(TINY, **changes)).eval().requires_grad_(False)
+    torch.nn.init.normal_(tiny_backbone.energy_blend.departure.weight, std=0.2)  # DoRA divides by its norm
+    whole = adapt(tiny_backbone, room, method, SHORT, accelerator, tmp_path / "whole")
+    real = objective_module.draw_references
+
+    def interrupted(shots, k, seed, step, room):
         if step == 5:
             raise KeyboardInterrupt
-        return real(shots, k, seed, step)
+        return real(shots, k, seed, step, room)
 
-    monkeypatch.setattr(adapt_module, "draw_references", interrupted)
+    monkeypatch.setattr(objective_module, "draw_references", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        adapt(tiny_backbone, room, MethodSettings(method), SHORT, accelerator, tmp_path / "broken")
-    monkeypatch.setattr(adapt_module, "draw_references", real)
-    resumed = adapt(tiny_backbone, room, MethodSettings(method), SHORT, accelerator, tmp_path / "broken", resume=True)
+        adapt(tiny_backbone, room, method, SHORT, accelerator, tmp_path / "broken")
+    monkeypatch.setattr(objective_module, "draw_references", real)
+    resumed = adapt(tiny_backbone, room, method, SHORT, accelerator, tmp_path / "broken", resume=True)
     assert resumed.validation == whole.validation
     logged = (tmp_path / "broken" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
     assert all(torch.equal(resumed.tensors[name], whole.tensors[name]) for name in whole.tensors)
     # adapter and optimiser alone: well below the backbone for LoRA
-    if method == "lora":
+    if method == MethodSettings():
         size = (tmp_path / "broken" / "checkpoint.pt").stat().st_size
         trained = sum(t.numel() for t in whole.tensors.values())
-        assert size < 4 * 4 * trained + 1500 * len(whole.tensors)  # four states; names and places of each tensor
+        assert size < 4 * 4 * trained + 2000 * len(whole.tensors)  # four states; names and places of each tensor
 
 
 def test_resume_needs_the_same_run(room, tiny_backbone, accelerator, tmp_path):
@@ -130,14 +140,174 @@ def test_nearest_references():
     assert nearest_references(np.array([[1.9, 0, 0], [6.0, 0, 0]]), line, 2).tolist() == [[2, 1], [3, 2]]
 
 
-def test_without_validation_positions_a_measurement_is_predicted_from_the_others(room, tiny_backbone):
-    alone = dataclasses.replace(room, splits={**room.splits, "valid": np.array([], dtype=int)})
-    objective = RoomObjective(tiny_backbone, alone).eval()
-    rows = np.arange(12)
-    nearest = nearest_references(objective.positions.numpy(), objective.positions.numpy(), 5)
-    assert (nearest[:, 0] == rows).all()
-    expected = objective(torch.from_numpy(rows), torch.from_numpy(nearest[:, 1:])).mean()
-    assert objective.validation_loss(4) == pytest.approx(float(expected), rel=1e-5)
+def without_positions(room):
+    return dataclasses.replace(room, splits={**room.splits, "valid": np.array([], dtype=int)})
+
+
+def test_every_measurement_is_left_out_once(room):
+    folds = [fold for (fold,) in folds_of([room])]
+    train = room.splits["train"]
+    assert [fold.splits["valid"].tolist() for fold in folds] == [[i] for i in train]
+    for fold in folds:
+        assert sorted([*fold.splits["train"], *fold.splits["valid"]]) == sorted(train)
+        assert len(fold.splits["test"]) == 0
+
+
+def test_leave_one_out_validation(room, tiny_backbone, accelerator, tmp_path, monkeypatch):
+    """Against folds trained one by one; and a broken run goes on to the same adapter."""
+    alone = without_positions(room.with_shots(6))
+    found = adapt(tiny_backbone, alone, MethodSettings(), SHORT, accelerator, tmp_path / "whole")
+    single = dataclasses.replace(SHORT, patience=SHORT.max_steps)
+    curves = []
+    for (fold,) in folds_of([alone]):
+        curves.append(adapt(tiny_backbone, fold, MethodSettings(), single, accelerator, tmp_path / "fold").validation)
+    mean = [(step, np.mean([dict(curve)[step] for curve in curves])) for step, _ in curves[0]]
+    assert dict(found.validation) == pytest.approx(dict(mean))
+    assert found.best_step == found.steps == min(mean, key=lambda pair: pair[1])[0]
+    assert 0 < found.best_step
+    # the last run is as long, on all measurements: its weights are those that another run passes at that step
+    judged = dataclasses.replace(alone, splits={**alone.splits, "valid": room.splits["valid"]})
+    passed = []
+    real_loss = objective_module.RoomsObjective.validation_loss
+
+    def seen(objective, k):
+        parameters = objective.each()[0].backbone.named_parameters()
+        passed.append({name: parameter.detach().clone() for name, parameter in parameters if "lora_" in name})
+        return real_loss(objective, k)
+
+    monkeypatch.setattr(objective_module.RoomsObjective, "validation_loss", seen)
+    every = dataclasses.replace(SHORT, validate_every=found.best_step, patience=99)
+    adapt(tiny_backbone, judged, MethodSettings(), every, accelerator, tmp_path / "judged")
+    monkeypatch.undo()
+    assert len(passed[1]) == len(found.tensors)
+    for name, tensor in found.tensors.items():
+        ours = passed[1][name.removeprefix("base_model.model.").replace(".weight", ".default.weight")]
+        torch.testing.assert_close(tensor, ours, rtol=1e-5, atol=1e-7)
+
+    real_draw, calls, again = objective_module.draw_references, [], []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 3 * SHORT.max_steps + 2 and not again:
+            again.append(True)
+            raise KeyboardInterrupt
+        return real_draw(*given)
+
+    monkeypatch.setattr(objective_module, "draw_references", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        adapt(tiny_backbone, alone, MethodSettings(), SHORT, accelerator, tmp_path / "broken")
+    calls.clear()
+    resumed = adapt(tiny_backbone, alone, MethodSettings(), SHORT, accelerator, tmp_path / "broken", resume=True)
+    assert len(calls) == 3 * SHORT.max_steps + found.best_step  # three folds were done
+    assert resumed.validation == found.validation
+    assert all(torch.equal(resumed.tensors[name], found.tensors[name]) for name in found.tensors)
+
+
+def test_positions_that_are_not_there(room, tiny_backbone, accelerator, tmp_path):
+    settings = dataclasses.replace(SHORT, validation="positions")
+    with pytest.raises(InputError, match="has no validation positions; give --validation leave-one-out"):
+        adapt(tiny_backbone, without_positions(room), MethodSettings(), settings, accelerator, tmp_path)
+
+
+def test_a_plateau_stops_too():
+    falling = [1.0, 0.9, 0.8999, 0.8998, 0.8997]
+    assert not is_plateau(falling[:4], patience=3, least_gain=1e-3)
+    assert is_plateau(falling, patience=3, least_gain=1e-3)
+    assert not is_plateau(falling, patience=3, least_gain=0.0)
+    assert not is_plateau([1.0, 1.2, 1.1, 0.5], patience=3, least_gain=1e-3)
+
+
+def test_a_start_is_where_another_run_ended(room, tiny_backbone, accelerator, tmp_path):
+    first = adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path / "first")
+    start = Start("studio/base", first.config, first.tensors)
+    second = adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path / "second", start=start)
+    assert second.validation[0][1] == pytest.approx(dict(first.validation)[first.best_step], rel=1e-6)
+    assert second.started_from == "studio/base"
+    for other, key in ((MethodSettings(rank=2), "alpha"), (MethodSettings("rslora"), "use_rslora"),
+                       (MethodSettings(freeze="early:2"), "target_modules"), (MethodSettings("bias"), "method")):  # fmt: skip
+        with pytest.raises(InputError, match=f"cannot start from studio/base: its .*{key}|its "):
+            adapt(tiny_backbone, room, other, SHORT, accelerator, tmp_path / "third", start=start)
+
+
+def test_several_rooms_together(room, tiny_backbone):
+    other = dataclasses.replace(room, rirs=room.rirs[::-1].copy()).with_shots(7)
+    both = objective_module.RoomsObjective(tiny_backbone, [room, other]).eval()
+    draws = both.draw(8, 0, 3, 0, 1)
+    assert [(i, len(targets), references.shape[1]) for i, targets, references in draws] == [(0, 12, 8), (1, 7, 6)]
+    alone = [RoomObjective(tiny_backbone, one).eval() for one in (room, other)]
+    expected = [alone[i](targets, references) for i, targets, references in draws]
+    torch.testing.assert_close(both(draws), torch.cat(expected))
+    mean = np.mean([objective.validation_loss(8) for objective in alone])
+    assert both.validation_loss(8) == pytest.approx(mean)
+    parts = [both.draw(8, 0, 3, rank, 2) for rank in range(2)]
+    shared = [(i, int(t)) for part in parts for i, targets, _ in part for t in targets]
+    assert sorted(shared) == [(0, t) for t in range(12)] + [(1, t) for t in range(7)]
+    for part in parts:
+        for i, targets, references in part:
+            assert torch.equal(references, draws[i][2][targets])
+
+
+def test_l2sp_stays_nearer_to_the_backbone(room, tiny_backbone, accelerator, tmp_path):
+    moved = {}
+    for method, decay in (("full", 0.0), ("l2sp", 0.0), ("l2sp", 90.0)):
+        settings = dataclasses.replace(SHORT, weight_decay=decay, patience=99)
+        found = adapt(tiny_backbone, room, MethodSettings(method), settings, accelerator, tmp_path)
+        moved[method, decay] = float(sum(tensor.square().sum() for tensor in found.tensors.values()))
+    assert moved["l2sp", 0.0] == pytest.approx(moved["full", 0.0], rel=1e-3)
+    assert 0 < moved["l2sp", 90.0] < 0.5 * moved["full", 0.0]
+
+
+def test_statistics_are_the_rooms(room, accelerator, tmp_path):
+    """The first norm's against a convolution computed here; the second's follows from it."""
+    torch.manual_seed(0)
+    network = XRIR(dataclasses.replace(TINY, normalisation="batch")).eval().requires_grad_(False)
+    before = fingerprint(network)
+    found = adapt(network, room, MethodSettings("statistics"), SHORT, accelerator, tmp_path)
+    assert fingerprint(network) == before
+    assert [step for step, _ in found.validation] == [0, 1]
+    assert found.steps == 1
+    adapter = attach(network, MethodSettings("statistics"), 0)
+    objective = RoomObjective(network, room)
+    refresh_statistics([objective])
+    norm = network.audio_enc.cnn.bn1
+    heard = torch.nn.functional.avg_pool1d(log_magnitude(objective.rirs), TINY.audio_pooling)
+    out = torch.nn.functional.conv2d(heard[:, None], network.audio_enc.cnn.conv1.weight, stride=2, padding=3)
+    torch.testing.assert_close(norm.running_mean, out.mean(dim=(0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(norm.running_var, out.var(dim=(0, 2, 3)), rtol=1e-3, atol=1e-5)
+    if found.best_step:
+        torch.testing.assert_close(adapter.tensors(), found.tensors)
+    adapter.detach()
+    assert fingerprint(network) == before
+
+
+def test_auto_freezing_measures_both_domains(room, tiny_backbone, accelerator, tmp_path, monkeypatch):
+    """Shares against squared gradients of the network's plain forward pass."""
+    other = dataclasses.replace(room, rirs=room.rirs[:, ::-1].copy())
+    monkeypatch.setattr(sensitivity_module, "simulated_rooms", lambda count, seed: [other])
+    settings = dataclasses.replace(SHORT, audible_decay=0.0)
+    found = sensitivity_module.measure_sensitivity(tiny_backbone, [room], settings)
+    for domain in ("room", "simulation"):
+        assert sum(getattr(one, domain) for one in found) == pytest.approx(1)
+    objective = RoomObjective(tiny_backbone, room, reuse=False).eval()
+    adapter = attach(tiny_backbone, MethodSettings("full"), 0)
+    expected = dict.fromkeys((one.layer for one in found), 0.0)
+    for draw in range(sensitivity_module.DRAWS):
+        references = torch.from_numpy(draw_references(12, SHORT.k, 0, draw))
+        for i in range(12):
+            tiny_backbone.zero_grad()
+            objective(torch.tensor([i]), references[[i]]).sum().backward()
+            for name, parameter in tiny_backbone.named_parameters():
+                expected[layer_of(name)] += float(parameter.grad.square().sum())
+    adapter.detach()
+    total = sum(expected.values())
+    for layer, share, _ in found:
+        assert share == pytest.approx(expected[layer] / total, rel=1e-2, abs=1e-7)
+    frozen = sensitivity_module.choose_frozen(found)
+    assert 0 < len(frozen) < len(found)
+    adaptation = adapt(tiny_backbone, room, MethodSettings("full", freeze="auto"), settings, accelerator, tmp_path)
+    assert adaptation.frozen == frozen
+    assert not {layer_of(name) for name in adaptation.tensors} & set(frozen)
+    assert "frozen |" in sensitivity_module.sensitivity_table(adaptation.sensitivities)
 
 
 def test_too_few_measurements(room, tiny_backbone, accelerator, tmp_path):

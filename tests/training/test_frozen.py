@@ -8,12 +8,12 @@ from accelerate.state import AcceleratorState
 
 from haa_peft import load_room
 from haa_peft.adaptation.delta import DeltaAdapter
-from haa_peft.adaptation.lora import LoraAdapter
-from haa_peft.adaptation.methods import MethodSettings, attach, lora_targets, parameter_names
+from haa_peft.adaptation.methods import MethodSettings, attach, tensor_names
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.training import frozen as frozen_module
-from haa_peft.training.adapt import TrainingSettings, adapt
+from haa_peft.training.adapt import adapt
 from haa_peft.training.objective import RoomObjective, draw_references
+from haa_peft.training.settings import TrainingSettings
 from tests.conftest import TINY
 
 HEADS = ("src_coord_proj.", "reflection_proj.", "lin_proj_1.", "lin_proj_2.", "energy_blend.")
@@ -22,7 +22,7 @@ STAGES = 1 + 2 * TINY.depth + 1 + 2
 
 
 def heads(backbone, ending=""):
-    return [name for name in parameter_names(backbone, "full") if name.startswith(HEADS) and name.endswith(ending)]
+    return [name for name in tensor_names(backbone, "full") if name.startswith(HEADS) and name.endswith(ending)]
 
 
 TRAINED = {
@@ -32,12 +32,9 @@ TRAINED = {
     "heads": (lambda b: DeltaAdapter(b, "full", heads(b)), STAGES, True),
     "bias of heads": (lambda b: DeltaAdapter(b, "bias", heads(b, ".bias")), STAGES, True),
     "lora on the last layer and the heads": (
-        lambda b: LoraAdapter.fresh(
-            b,
-            [t for t in lora_targets(b) if t.startswith(HEADS) or ".layers.1." in t or t.startswith("src_proj")],
-            2,
-            4.0,
-        ),
+        lambda b: attach(b, MethodSettings("lora", rank=2, ranks={
+            "source_network.to_patch_embedding": 0, "source_network.transformer.layers.0": 0, "lin_proj_0": 0
+        }), 0),  # fmt: skip
         3,
         True,
     ),

@@ -1,5 +1,6 @@
 """The recipes as people start them, in processes of their own."""
 
+import dataclasses
 import json
 import os
 import socket
@@ -11,7 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from haa_peft.adaptation.methods import METHODS
+from haa_peft.backbone.checkpoint import save_backbone
+from haa_peft.backbone.xrir import XRIR
 from haa_peft.training.launch import processes_in_command
+from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = str(REPOSITORY / "recipes" / "finetune_lora.py")
@@ -35,6 +40,38 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
+
+
+def test_every_method_in_two_processes(room_folder, tmp_path):
+    """The same validation losses as in one; a network with BatchNorm, which ``statistics`` needs."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, normalisation="batch")
+    network = XRIR(config).eval()
+    torch.nn.init.normal_(network.energy_blend.departure.weight, std=0.2)
+    save_backbone(network, tmp_path / "batch.safetensors")
+    runs = {
+        "one": (["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"], {}),
+        "two": (
+            [*TWO_ON_CPU, "--num_processes", "2", "--main_process_port", free_port()],
+            {"ACCELERATE_USE_CPU": "true"},
+        ),
+    }
+    for name, (launcher, environment) in runs.items():
+        (tmp_path / name).mkdir()
+        script = [str(tmp_path / name), str(tmp_path / "batch.safetensors"), str(room_folder)]
+        recipe = Path(__file__).with_name("every_method.py")
+        done = launch(launcher, script, tmp_path, recipe, **environment)
+        assert done.returncode == 0, done.stderr
+        assert f"{1 if name == 'one' else 2} processes" in done.stdout
+    for method in METHODS:
+        one, two = (
+            [[float(number) for number in line.split()] for line in (tmp_path / name / f"{method}.txt").read_text().splitlines()]
+            for name in runs
+        )
+        assert [step for step, _ in one] == ([0, 1] if method == "statistics" else [0, 3, 6])
+        assert [loss for _, loss in two] == pytest.approx([loss for _, loss in one], rel=1e-3)
+        first, second = (load_file(tmp_path / name / f"{method}.safetensors") for name in runs)
+        assert first.keys() == second.keys()
 
 
 def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, tmp_path):

@@ -1,0 +1,72 @@
+"""Which stored adapter fits a room that was just measured?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from haa_peft.backbone.checkpoint import fingerprint
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.evaluation.report import markdown
+from haa_peft.inference.packs import attach_pack, load_pack
+from haa_peft.rooms.room import Room
+from haa_peft.store.names import list_names
+from haa_peft.store.pack import RoomPack
+from haa_peft.training.objective import RoomObjective, check_k
+from haa_peft.training.settings import TrainingSettings
+
+BARE = "(none)"
+"""Stands for the backbone without an adapter."""
+
+
+class Fit(NamedTuple):
+    """How well an adapter predicts measurements from each other: the mean training loss, lower is better."""
+
+    adapter: str
+    loss: float
+
+
+def identify(room: Room, backbone: XRIR, store: Path, k: int | None = None) -> tuple[list[Fit], list[str]]:
+    """Rank the adapters of a store, and the bare backbone, on a room's training measurements.
+
+    Each measurement is predicted from its K nearest others (K as in training unless given, or all if there are fewer),
+    by the backbone with each adapter; what an adapter keeps as references is not used.
+
+    Returns
+    -------
+    The fits, best first, and what was left out, with the reason.
+    """
+    shots = len(room.splits["train"])
+    k = min(TrainingSettings().k, max(1, shots - 1)) if k is None else k
+    check_k(k, shots, room.name)
+    fits, left_out = [Fit(BARE, _loss(backbone, room, k))], []
+    for name in list_names(store):
+        try:
+            fits.append(Fit(str(name), _loss(backbone, room, k, load_pack(store, name, backbone))))
+        except InputError as error:
+            left_out.append(str(error))
+    if len(fits) == 1:
+        what = f"; {left_out[0]}" if left_out else ""
+        raise InputError(f"store {store} has no adapter of the backbone {fingerprint(backbone)[:16]}{what}")
+    return sorted(fits, key=lambda fit: fit.loss), left_out
+
+
+def _loss(backbone: XRIR, room: Room, k: int, pack: RoomPack | None = None) -> float:
+    adapter = None if pack is None else attach_pack(backbone, pack)
+    try:
+        objective = RoomObjective(backbone, room, audible_decay=TrainingSettings().audible_decay).eval()
+        return float(objective.losses_at(np.arange(objective.shots), k).mean())
+    finally:
+        if adapter is not None:
+            adapter.detach()
+
+
+def fit_table(fits: list[Fit]) -> str:
+    """The ranking as a Markdown table; percentages are of the bare backbone's loss."""
+    bare = next(fit.loss for fit in fits if fit.adapter == BARE)
+    rows = [["rank", "adapter", "loss", "of bare backbone's %"]]
+    rows += [[str(i), f.adapter, f"{f.loss:.4f}", f"{100 * f.loss / bare:.1f}"] for i, f in enumerate(fits, start=1)]
+    return markdown(rows)

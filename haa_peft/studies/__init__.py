@@ -1,0 +1,1 @@
+"""Studies: many runs planned, kept as one file each, and reported with intervals and figures."""

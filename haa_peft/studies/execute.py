@@ -1,0 +1,188 @@
+"""Running a study: what is left to do, on this machine or on a Ray cluster."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from haa_peft.adaptation.combine import Stored
+from haa_peft.backbone.checkpoint import fingerprint, load_backbone
+from haa_peft.errors import InputError
+from haa_peft.files import check_writable, nan_to_null, write_atomically
+from haa_peft.studies.plan import Job, Study, sources_of, waves
+from haa_peft.studies.results import BASELINES
+from haa_peft.studies.run import Outcome, job_settings, run_job
+
+EXECUTORS = ("local", "ray")
+Task = tuple[Job, Mapping[Job, Stored]]
+
+
+def run_study(study: Study, out: Path, *, executor: str = "local", workers: int | None = None) -> None:
+    """Run what is missing in ``out``: ``runs/*.json``, and adapters that other runs need in ``adapters/``.
+
+    Raises
+    ------
+    InputError
+        When ``out`` holds results of other settings, or Ray is asked for and not there.
+    """
+    from tqdm import tqdm
+
+    if executor not in EXECUTORS:
+        raise InputError(f"--executor is {executor!r} but must be one of {', '.join(EXECUTORS)}")
+    check_writable(out / "runs" / "x")
+    groups = waves(study)
+    needed = {source for group in groups for job in group for source in sources_of(study, job)}
+    done = {job for group in groups for job in group if is_done(study, job, out, job in needed)}
+    run = _local if executor == "local" else _ray
+    total = sum(len(group) for group in groups)
+    with tqdm(total=total, initial=len(done), desc=study.name, unit="run") as bar:
+        for group in groups:
+            tasks = [(job, _adapters(out, sources_of(study, job))) for job in group if job not in done]
+            for job, outcome in run(study, tasks, workers):
+                _keep(study, job, outcome, out)
+                bar.set_postfix_str(str(job))
+                bar.update()
+
+
+def test_paths(study: Study, job: Job, out: Path) -> list[Path]:
+    """Files of a job's results."""
+    folder, name = (out / "runs" / job.stem()).parent, f"shots{job.shots}-seed{job.seed}.json"
+    if not job.run:
+        return [folder / f"{baseline}-{name}" for baseline in BASELINES]
+    paths = [folder / f"{job.run}-{name}"]
+    if study.runs[job.run].transfer:
+        room, _, configuration = job.room.partition("/")
+        others = [other for other in study.rooms if other != job.room and other.startswith(f"{room}/")]
+        paths += [out / "runs" / other.replace("/", "-") / f"{job.run}-of-{configuration}-{name}" for other in others]
+    return paths
+
+
+def is_done(study: Study, job: Job, out: Path, adapter_needed: bool) -> bool:
+    """Whether a job's results are there; raises ``InputError`` if they are of other settings."""
+    paths = test_paths(study, job, out)
+    if not all(path.exists() for path in paths) or (adapter_needed and not _adapter_path(out, job).exists()):
+        return False
+    try:
+        kept = json.loads(paths[0].read_text(encoding="utf-8"))
+        settings, made_for = kept["job"], kept["backbone"]["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(f"{paths[0]} is no result of a run; remove it, and it is run again") from None
+    if settings != job_settings(study, job) or made_for != _fingerprint(study.backbone):
+        raise InputError(f"{paths[0]} is of other settings or of another backbone; give another --out or remove it")
+    return True
+
+
+def _fingerprint(backbone: str, known: dict[str, str] = {}) -> str:  # noqa: B006
+    if backbone not in known:
+        known[backbone] = fingerprint(load_backbone(backbone))
+    return known[backbone]
+
+
+def _adapter_path(out: Path, job: Job) -> Path:
+    return out / "adapters" / f"{job.stem()}.safetensors"
+
+
+def _keep(study: Study, job: Job, outcome: Outcome, out: Path) -> None:
+    if outcome.adapter is not None:
+        config, tensors = outcome.adapter
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        content = safetensors.torch.save(tensors, metadata={"adapter_config": json.dumps(config)})
+        write_atomically(_adapter_path(out, job), content)
+    for path, test in zip(test_paths(study, job, out), outcome.tests, strict=True):
+        text = json.dumps(nan_to_null(test), allow_nan=False, separators=(",", ":")) + "\n"
+        write_atomically(path, text.encode())
+
+
+def _adapters(out: Path, sources: Sequence[Job]) -> dict[Job, Stored]:
+    found = {}
+    for source in sources:
+        path = _adapter_path(out, source)
+        with safetensors.safe_open(path, "pt") as file:
+            config = json.loads(file.metadata()["adapter_config"])
+            found[source] = (config, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return found
+
+
+def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Job, Outcome]]:
+    """In ``workers`` processes, one to a GPU or to a core; in this one if that is one."""
+    gpus = torch.cuda.device_count()
+    workers = min(workers or gpus or os.cpu_count() or 1, max(1, len(tasks)))
+    if workers == 1:
+        device = "cuda" if gpus else None
+        yield from ((job, run_job(study, job, adapters, device)) for job, adapters in tasks)
+        return
+    context = multiprocessing.get_context("spawn")
+    counter = context.Value("i", 0)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, context, _begin, (counter, gpus, threads)) as pool:
+        futures = {pool.submit(_work, study, job, adapters): job for job, adapters in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_DEVICE: list[str | None] = [None]
+
+
+def _begin(counter: Any, gpus: int, threads: int) -> None:
+    """Settle a worker: its share of the cores, its GPU, no bars of its own."""
+    with counter.get_lock():
+        number = counter.value
+        counter.value += 1
+    torch.set_num_threads(threads)
+    os.environ["TQDM_DISABLE"] = "1"
+    _DEVICE[0] = f"cuda:{number % gpus}" if gpus else None
+
+
+def _work(study: Study, job: Job, adapters: Mapping[Job, Stored]) -> Outcome:
+    return run_job(study, job, adapters, _DEVICE[0])
+
+
+def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Job, Outcome]]:
+    """On the Ray cluster that is running ($RAY_ADDRESS, or this machine's), one core or GPU to a run.
+
+    Its machines must have this package, and the rooms under the same paths; results come back to this one.
+    """
+    if find_spec("ray") is None:
+        raise InputError('--executor ray needs the package ray; pip install "haa-peft[ray]"')
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False)
+        except ConnectionError:
+            raise InputError(
+                "--executor ray finds no cluster; start one with `ray start --head`, or name one in RAY_ADDRESS"
+            ) from None
+    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
+    needs = {"num_gpus": 1} if has_gpus else {"num_cpus": 1}
+    shared = ray.put(dataclasses.replace(study, rooms={n: str(Path(p).resolve()) if Path(p).exists() else p
+                                                       for n, p in study.rooms.items()}))  # fmt: skip
+    remote = ray.remote(**needs)(_ray_work)
+    left = {remote.remote(shared, job, adapters, has_gpus): job for job, adapters in tasks[: workers or len(tasks)]}
+    waiting = list(tasks[len(left) :])
+    while left:
+        (ready,), _ = ray.wait(list(left), num_returns=1)
+        job = left.pop(ready)
+        if waiting:
+            following, adapters = waiting.pop(0)
+            left[remote.remote(shared, following, adapters, has_gpus)] = following
+        yield job, ray.get(ready)
+
+
+def _ray_work(study: Study, job: Job, adapters: Mapping[Job, Stored], gpu: bool) -> Outcome:
+    torch.set_num_threads(1)
+    os.environ["TQDM_DISABLE"] = "1"
+    return run_job(study, job, adapters, "cuda" if gpu else None)

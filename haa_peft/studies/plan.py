@@ -1,0 +1,235 @@
+"""What a study is made of: rooms x runs x seeds x measurements, read from a YAML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from haa_peft.adaptation.methods import MethodSettings
+from haa_peft.errors import InputError, check_seed
+from haa_peft.rooms.load import load_room
+from haa_peft.rooms.room import NAME_PART, Room
+from haa_peft.rooms.splits import default_splits
+from haa_peft.studies.results import BASELINES
+from haa_peft.training.settings import TrainingSettings
+
+METHOD_FIELDS = tuple(f.name for f in dataclasses.fields(MethodSettings))
+TRAINING_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingSettings) if f.name not in ("k", "seed"))
+TEXTS = ("method", "freeze", "validation", "label")
+ADAPTER_FIELDS = ("start", "on_top_of", "use", "blend")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Another run's adapter: of the same room and seed, in ``configuration`` (the same if empty), of all measurements."""
+
+    run: str
+    configuration: str = ""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One row of a study.
+
+    Attributes
+    ----------
+    name, label : in tables, and for people.
+    method, training : how it is adapted; seed and K come with the job.
+    start : the adapter that training goes on from. on_top_of : the one that stays below. use : the one that is tested as it is.
+    blend : shares of other configurations' adapters of the run ``use`` names, by configuration.
+    first_stage : rooms (folders) that it is adapted to together, before the room itself.
+    only : configurations (``room/configuration``) that it is run in; all if empty.
+    transfer : test the adapter in the room's other configurations of the study too.
+    """
+
+    name: str
+    label: str
+    method: MethodSettings
+    training: dict[str, Any] = field(default_factory=dict)
+    start: Source | None = None
+    on_top_of: Source | None = None
+    use: Source | None = None
+    blend: dict[str, float] = field(default_factory=dict)
+    first_stage: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    transfer: bool = False
+
+    def sources(self, configuration: str) -> list[Source]:
+        """Adapters that must be there before it can run in a configuration."""
+        if self.blend and self.use is not None:
+            return [Source(self.use.run, other) for other in self.blend]
+        found = [source for source in (self.start, self.on_top_of, self.use) if source is not None]
+        return [Source(source.run, source.configuration or configuration) for source in found]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as its file says; see README, Studies."""
+
+    name: str
+    title: str
+    question: str
+    rooms: dict[str, str]
+    runs: dict[str, RunSpec]
+    seeds: tuple[int, ...]
+    shots: tuple[int, ...]
+    k: int
+    draws: bool
+    split: str
+    backbone: str
+    compare_with: str
+    show: tuple[str, ...]
+
+    def room(self, name: str, seed: int, shots: int) -> Room:
+        """A room with the splits of a seed and its number of measurements."""
+        room = load_room(self.rooms[name])
+        if self.draws:
+            start = int(np.random.default_rng(seed).integers(len(room.positions)))
+            room = room.with_splits(default_splits(room.positions, start))
+        return room.with_shots(shots)
+
+    def settings(self) -> dict[str, Any]:
+        """What every run of the study has in common and results depend on."""
+        return {"k": self.k, "draws": self.draws, "split": self.split}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run in one configuration with one seed and number of measurements; ``run`` is empty for the baselines."""
+
+    run: str
+    room: str
+    shots: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.run or 'baselines'} in {self.room}, {self.shots} measurements, seed {self.seed}"
+
+    def stem(self) -> str:
+        """Name of its files, without ending."""
+        return f"{self.room.replace('/', '-')}/{self.run or 'baselines'}-shots{self.shots}-seed{self.seed}"
+
+
+def load_study(path: Path) -> Study:
+    """Read a study; raises ``InputError`` for anything that it cannot mean."""
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(f"--study {path}: no such file; studies are in recipes/studies") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--study {path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(given, dict):
+        raise InputError(f"--study {path}: must hold a mapping with rooms, runs and seeds")
+    defaults = {"title": path.stem, "question": "", "seeds": [0, 1, 2], "shots": [12], "k": TrainingSettings().k,
+                "draws": False, "split": "test", "backbone": "small", "compare_with": "full", "show": [],
+                "defaults": {}}  # fmt: skip
+    unknown = sorted(set(given) - set(defaults) - {"rooms", "runs"})
+    if unknown:
+        raise InputError(f"{path}: unknown entry {unknown[0]!r}; known are rooms, runs, {', '.join(defaults)}")
+    for needed in ("rooms", "runs"):
+        if not given.get(needed):
+            raise InputError(f"{path}: has no {needed}")
+    given = defaults | given
+    for seed in given["seeds"]:
+        check_seed(seed)
+    if given["split"] not in ("test", "valid"):
+        raise InputError(f"{path}: split is {given['split']!r} but must be test or valid")
+    rooms: dict[str, str] = {}
+    for folder in given["rooms"]:
+        name = load_room(folder).name
+        if name in rooms:
+            raise InputError(f"{path}: {folder} is a second {name}; a study takes each configuration once")
+        rooms[name] = str(folder)
+    runs = {name: _read_run(path, name, {**given["defaults"], **(spec or {})}) for name, spec in given["runs"].items()}
+    study = Study(path.stem, rooms=rooms, runs=runs, seeds=tuple(given["seeds"]), shots=tuple(given["shots"]),
+                  show=tuple(given["show"]), **{key: given[key] for key in ("title", "question", "k", "draws", "split",
+                                                                          "backbone", "compare_with")})  # fmt: skip
+    waves(study)  # finds what is missing
+    return study
+
+
+def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
+    where = f"{path}: run {name!r}"
+    if not re.fullmatch(NAME_PART, str(name)) or name in BASELINES:
+        raise InputError(f"{where}: must be letters, digits, - or _, and none of {', '.join(BASELINES)}")
+    known = {*METHOD_FIELDS, *TRAINING_FIELDS, *ADAPTER_FIELDS, "label", "first_stage", "only", "transfer"}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise InputError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(sorted(known))}")
+    try:
+        given = {key: _number(key, value) for key, value in given.items()}
+        method = MethodSettings(**{key: given[key] for key in METHOD_FIELDS if key in given})
+        training = {key: given[key] for key in TRAINING_FIELDS if key in given}
+        TrainingSettings(**training)
+        sources = {key: Source(**given[key]) for key in ("start", "on_top_of", "use") if key in given}
+    except (InputError, TypeError) as error:
+        raise InputError(f"{where}: {error}") from None
+    return RunSpec(
+        name,
+        given.get("label", name),
+        method,
+        training,
+        blend={str(key): float(value) for key, value in given.get("blend", {}).items()},
+        first_stage=tuple(given.get("first_stage", ())),
+        only=tuple(given.get("only", ())),
+        transfer=bool(given.get("transfer", False)),
+        **sources,
+    )
+
+
+def _number(key: str, value: Any) -> Any:
+    """YAML takes 1e-3, without a point, for text."""
+    if not isinstance(value, str) or key in TEXTS:
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise InputError(f"{key} is {value!r} but must be a number") from None
+
+
+def jobs_of(study: Study) -> list[Job]:
+    """Every job of a study."""
+    found = []
+    for seed in study.seeds:
+        for name in study.rooms:
+            for shots in study.shots:
+                found.append(Job("", name, shots, seed))
+                found += [
+                    Job(run.name, name, shots, seed)
+                    for run in study.runs.values()
+                    if not run.only or name in run.only
+                ]
+    return found
+
+
+def sources_of(study: Study, job: Job) -> list[Job]:
+    """Jobs whose adapters a job needs: those with all measurements."""
+    if not job.run:
+        return []
+    room, _, configuration = job.room.partition("/")
+    needed = study.runs[job.run].sources(configuration)
+    return [Job(source.run, f"{room}/{source.configuration}", max(study.shots), job.seed) for source in needed]
+
+
+def waves(study: Study) -> list[list[Job]]:
+    """The jobs in groups, each of which only needs adapters of those before it."""
+    jobs = jobs_of(study)
+    left: Sequence[Job] = jobs
+    done: set[Job] = set()
+    found: list[list[Job]] = []
+    while left:
+        ready = [job for job in left if done.issuperset(sources_of(study, job))]
+        if not ready:
+            missing = next(source for job in left for source in sources_of(study, job) if source not in done)
+            raise InputError(f"{study.name}: {left[0]} needs {missing}, which the study does not have")
+        done |= set(ready)
+        found.append(ready)
+        left = [job for job in left if job not in done]
+    return found

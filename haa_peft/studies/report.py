@@ -1,0 +1,289 @@
+"""The report of a study: a Markdown page with tables, intervals and figures, made from its runs alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from haa_peft.errors import InputError
+from haa_peft.evaluation.report import COLUMNS, figure, markdown
+from haa_peft.files import write_atomically
+from haa_peft.studies import figures
+from haa_peft.studies.results import (
+    KINDS,
+    RunResult,
+    configurations,
+    mean_error,
+    over_shots,
+    read_results,
+    run_names,
+    trained_names,
+    usual_shots,
+)
+from haa_peft.studies.statistics import Difference, compare_runs
+
+SHOWN = tuple(column for column in COLUMNS if column[1] != "t60_30_percent")
+HEARD = figures.HEARD
+NOTES = {
+    "measured": "",
+    "reconstructed": "These rooms are *reconstructions*, not measured: RIRs rendered from published acoustic fits.",
+    "simulated": "These rooms are simulated, not measured.",
+}
+METHOD = (
+    "Negative is better. In brackets 95 % intervals of the paired difference (bootstrap over positions and seeds), "
+    "then the difference in just-noticeable differences (JND; ISO 3382-1:2009, table A.1: 5 % of EDT and 1 dB of C80, "
+    'used for T60 and C50 too). "Better" and "worse" where the interval excludes zero. Intervals are not corrected for '
+    "their number: where nothing differs, one in twenty still excludes zero. Only positions and seeds that both rows "
+    "have count."
+)
+
+
+def write_report(
+    folder: Path, *, compare_with: str = "full", title: str, question: str, show: Sequence[str] | None = None
+) -> Path:
+    """Write ``folder/README.md`` and its figures about the runs below ``folder/runs``; gives the page's path.
+
+    Parameters
+    ----------
+    compare_with : the run that all others are held against, besides the backbone and nearest neighbour.
+    show : runs in maps and decay curves; by default nearest neighbour, the backbone, an adapter and ``compare_with``.
+    """
+    results = read_results(folder)
+    names = run_names(results)
+    for run in (compare_with, *(show or ())):
+        if run not in names:
+            raise InputError(f"{run} is no run of {folder} but must be one of {', '.join(names)}")
+    adapters = [run for run in trained_names(results) if run != compare_with]
+    adapter = "lora" if "lora" in adapters else next(iter(adapters), "")
+    show = list(dict.fromkeys(show or [r for r in ("nearest", "backbone", adapter, compare_with) if r in names]))
+    styles = figures.run_styles(results)
+    parts = [f"# {title}", question, "## What it is of", _contents(results)]
+    for kind in KINDS:
+        here = [r for r in results if r.kind == kind]
+        if here:
+            parts += _kind(here, kind, folder, compare_with, show, styles)
+    path = folder / "README.md"
+    write_atomically(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    return path
+
+
+def _kind(
+    results: list[RunResult], kind: str, folder: Path, compare_with: str, show: list[str], styles: dict
+) -> list[str]:
+    """The part of the page about the rooms of one kind."""
+    own = [r for r in results if not r.is_transfer]
+    usual = [r for r in own if r.shots == usual_shots(own)]
+    names = run_names(usual)
+    parts = [f"## {kind.capitalize()} rooms", NOTES[kind], _winners(usual, compare_with)]
+    parts += [
+        f"### Mean errors in {kind} rooms",
+        "Means over configurations of mean absolute errors at all tested positions of all seeds, with "
+        f"{usual[0].shots} measurements. *Unchanged*: in how many runs validation kept the backbone as it was.",
+        markdown(_mean_table(usual)),
+        _embed(figures.plot_size(usual, folder / f"size-{kind}.png", styles), "errors against weights and bytes"),
+        f"### Differences in {kind} rooms",
+        METHOD,
+    ]
+    for other in dict.fromkeys((compare_with, "backbone", "nearest")):
+        if other in names and len(names) > 1:
+            rows = [
+                [run, *(_difference(compare_runs(usual, run, other, metric)) for _, metric, *_ in SHOWN)]
+                for run in names
+                if run != other
+            ]
+            parts += [f"Against `{other}`:", markdown([["run", *(_name(column) for column in SHOWN)], *rows])]
+    parts.append(f"### Each configuration, {kind}")
+    for column in HEARD:
+        parts += [f"{column[0]}, the lowest in bold:", markdown(_configuration_table(usual, column))]
+    if compare_with in names:
+        parts += [f"Against `{compare_with}`:", markdown(_verdict_table(usual, compare_with))]
+    for room in sorted({r.room for r in usual}):
+        here = [r for r in usual if r.room == room]
+        parts.append(_embed(figures.plot_maps(here, folder / f"map-{room}-{kind}.png", show), f"EDT errors in {room}"))
+        curves = figures.plot_decay_curves(here, folder / f"decay-{room}-{kind}.png", show, styles)
+        parts.append(_embed(curves, f"decay curves in {room}"))
+    several = over_shots(own)
+    if several:
+        chart = figures.plot_shots(own, folder / f"shots-{kind}.png", styles)
+        where = f"Means over {', '.join(configurations(several))}."
+        table = markdown(_shots_table(several, compare_with))
+        parts += [f"### Number of measurements, {kind}", where, table, _embed(chart, "errors against measurements")]
+    transfers = [r for r in results if r.shots == usual[0].shots]
+    chart = figures.plot_transfer(transfers, folder / f"transfer-{kind}.png")
+    if chart:
+        parts += [
+            f"### Weights of another configuration, {kind}",
+            "EDT errors with weights trained in another configuration, against the backbone without adaptation, and "
+            "against weights trained where they are tested; references are those of the tested configuration.",
+            markdown(_transfer_table(transfers)),
+            _embed(chart, "transfer"),
+        ]
+    return parts
+
+
+def _contents(results: Sequence[RunResult]) -> str:
+    lines = []
+    for kind in KINDS:
+        rooms = []
+        for name in configurations([r for r in results if r.kind == kind]):
+            here = [r for r in results if r.name == name]
+            every = len(np.unique(np.concatenate([r.positions for r in here])))
+            each = _values(len(r.positions) for r in here)
+            rooms.append(f"{name} ({each} positions" + (f" a seed, {every} in all)" if str(every) != each else ")"))
+        if rooms:
+            lines.append(f"{kind} rooms: {', '.join(rooms)}. {NOTES[kind]}".strip())
+    backbones = _values(f"{r.backbone.get('origin')} ({str(r.backbone.get('fingerprint'))[:12]})" for r in results)
+    lines += [
+        f"positions: {_values(r.split for r in results)}; seeds {_values(r.seed for r in results)}; "
+        f"K = {_values(r.k for r in results)} references of {_values(r.shots for r in results)} measurements",
+        f"backbone {backbones}",
+        "versions: " + _values(f"{name} {version}" for r in results for name, version in r.versions.items())
+        + f"; commit {_values(r.commit[:12] for r in results)}; {len(results)} runs",
+    ]  # fmt: skip
+    labels = {r.run: r.label for r in results if r.label and r.label != r.run}
+    lines += [f"`{run}`: {labels[run]}" for run in run_names(results) if run in labels]
+    if len({r.seed for r in results}) == 1:
+        lines.append("one seed: intervals hold what chance does to positions, not to training")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _winners(results: Sequence[RunResult], compare_with: str) -> str:
+    """A paragraph: the lowest means, and where full fine-tuning and nearest neighbour win."""
+    trained = trained_names(results)
+    lowest = []
+    for column in HEARD:
+        errors = {run: mean_error(results, run, column[1]) for run in run_names(results)}
+        best = min(errors, key=lambda run: errors[run] if errors[run] == errors[run] else np.inf)
+        lowest.append(f"{_name(column)} `{best}` ({figure(errors[best], *column[2:])} {column[0].split()[-1]})")
+    sentences = ["Lowest mean errors: " + ", ".join(lowest) + "."]
+    full = {r.run for r in results if r.group == "full"}
+    of_full = compare_with if compare_with in full else next((run for run in trained if run in full), "")
+    others = [run for run in trained if run not in full]
+    if of_full and others:
+        sentences.append(_wins(results, of_full, "full fine-tuning", others, "adapter"))
+    if trained and "nearest" in run_names(results):
+        sentences.append(_wins(results, "nearest", "nearest neighbour", trained, "trained run"))
+    return " ".join(sentences)
+
+
+def _wins(results: Sequence[RunResult], winner: str, title: str, others: Sequence[str], kind: str) -> str:
+    """Where a run is better than all or some of the others, by the intervals."""
+    everywhere: dict[str, list[str]] = {}
+    somewhere: dict[str, list[str]] = {}
+    count = 0
+    for name in configurations(results):
+        here = [r for r in results if r.name == name]
+        for column in HEARD:
+            beaten = [run for run in others if compare_runs(here, winner, run, column[1]).verdict == "better"]
+            count += 1
+            if len(beaten) == len(others):
+                everywhere.setdefault(name, []).append(_name(column))
+            elif beaten:
+                who = ", ".join(f"`{run}`" for run in beaten) if len(beaten) < 5 else f"{len(beaten)} of {len(others)}"
+                somewhere.setdefault(name, []).append(f"{_name(column)}: {who}")
+
+    def places(found: dict[str, list[str]], mark: str) -> str:
+        return "; ".join(f"{name} ({mark.join(metrics)})" for name, metrics in found.items())
+
+    wins = sum(len(metrics) for metrics in everywhere.values())
+    text = f"{title.capitalize()} (`{winner}`) is better than every {kind} in {wins} of {count} cases"
+    text += f" (a configuration and a metric each): {places(everywhere, ', ')}." if wins else "."
+    return text + (f" It is better than some in {places(somewhere, '; ')}." if somewhere else "")
+
+
+def _mean_table(results: Sequence[RunResult]) -> list[list[str]]:
+    cells = [["run", *(title for title, *_ in SHOWN), "weights", "bytes", "seconds", "unchanged"]]
+    every = len(configurations(results))
+    for run in run_names(results):
+        here = [r for r in results if r.run == run]
+        tested = len(configurations(here))
+        seconds = [r.seconds for r in here if r.seconds is not None]
+        is_baseline = here[0].group == "baseline"
+        cells.append(
+            [
+                run if tested == every else f"{run} ({tested} of {every} configurations)",
+                *(figure(mean_error(here, run, metric), factor, digits) for _, metric, factor, digits in SHOWN),
+                str(here[0].trainable_parameters),
+                figure(float(np.mean([r.bytes for r in here])), 1, 0),
+                figure(float(np.mean(seconds)) if seconds else None, 1, 1),
+                "-" if is_baseline else f"{sum(r.best_step == 0 for r in here)} of {len(here)}",
+            ]
+        )
+    return cells
+
+
+def _configuration_table(results: Sequence[RunResult], column: tuple) -> list[list[str]]:
+    _, metric, factor, digits = column
+    names = run_names(results)
+    cells = [["", *names]]
+    for name in configurations(results):
+        errors = [mean_error([r for r in results if r.name == name], run, metric) for run in names]
+        lowest = figure(np.nanmin(errors) if np.isfinite(errors).any() else None, factor, digits)
+        shown = [figure(error, factor, digits) for error in errors]
+        cells.append([name, *(f"**{text}**" if text == lowest != "-" else text for text in shown)])
+    return cells
+
+
+def _verdict_table(results: Sequence[RunResult], compare_with: str) -> list[list[str]]:
+    names = [run for run in run_names(results) if run != compare_with]
+    cells = [["", *names]]
+    for name in configurations(results):
+        here = [r for r in results if r.name == name]
+        for column in HEARD:
+            found = [_difference(compare_runs(here, run, compare_with, column[1]), jnd=False) for run in names]
+            cells.append([f"{name} {_name(column)}", *found])
+    return cells
+
+
+def _shots_table(results: Sequence[RunResult], compare_with: str) -> list[list[str]]:
+    names = run_names(results)
+    compared = compare_with if compare_with in names else names[0]
+    cells = [["measurements", "run", *(title for title, *_ in HEARD), f"EDT against `{compared}`"]]
+    for shots in sorted({r.shots for r in results}):
+        here = [r for r in results if r.shots == shots]
+        for run in run_names(here):
+            errors = [figure(mean_error(here, run, metric), factor, digits) for _, metric, factor, digits in HEARD]
+            against = "-" if run == compared else _difference(compare_runs(here, run, compared, "edt_s"))
+            cells.append([str(shots), run, *errors, against])
+    return cells
+
+
+def _transfer_table(results: Sequence[RunResult]) -> list[list[str]]:
+    cells = [["run", "trained in", "tested in", "EDT ms", "against `backbone`", "against its own"]]
+    for run, source, name in sorted({(r.run, str(r.trained_on), r.name) for r in results if r.is_transfer}):
+        here = [r for r in results if r.name == name and r.run in (run, "backbone")]
+        own = [r for r in here if not r.is_transfer]
+        moved = [dataclasses.replace(r, run="moved") for r in here if (r.run, r.trained_on) == (run, source)]
+        differences = [_difference(compare_runs(own + moved, "moved", other, "edt_s")) for other in ("backbone", run)]
+        cells.append([run, source, name, figure(mean_error(moved, "moved", "edt_s"), 1000), *differences])
+    return cells
+
+
+def _difference(found: Difference, jnd: bool = True) -> str:
+    if found.verdict == "undefined":
+        return "-"
+    if found.low == found.high == 0:
+        return "identical"
+    of_mean, low, high = (_percent(value) for value in (found.relative, found.relative_low, found.relative_high))
+    text = f"{of_mean} % [{low}, {high}]"
+    text += f" {found.jnd:+.2f} JND" if jnd and found.jnd == found.jnd else ""
+    return f"{text} {found.verdict}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:+.{int(abs(value) < 0.0995)}f}"
+
+
+def _name(column: tuple) -> str:
+    return column[0].rsplit(" ", 1)[0]
+
+
+def _values(values: Iterable) -> str:
+    return ", ".join(map(str, sorted(set(values))))
+
+
+def _embed(path: Path | None, text: str) -> str:
+    return f"![{text}]({path.name})" if path else ""

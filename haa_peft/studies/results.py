@@ -1,0 +1,193 @@
+"""The runs of a study as they were kept, one JSON file each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haa_peft.errors import InputError
+from haa_peft.evaluation.report import COLUMNS
+
+GROUPS = ("baseline", "adapter", "full")
+BASELINES = ("nearest", "linear", "energy", "backbone")
+REQUIRED = {"errors": [key for _, key, *_ in COLUMNS], "truth": ["edt_s"]}
+KINDS = ("measured", "reconstructed", "simulated")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One predictor in one configuration, with one seed and one number of measurements.
+
+    Attributes
+    ----------
+    run, label, group : name of the row in tables, the same for humans, one of ``GROUPS``.
+    room, configuration, reconstruction : what it was tested in, and whether that was rendered from published fits.
+    trained_on : ``room/configuration`` whose measurements trained the weights; None for baselines.
+    positions : (N,) indices of the tested positions in the room.
+    positions_xyz, receiver_xyz, references_xyz : (N, 3), (3,) and (shots, 3) metres in room coordinates.
+    floor_plan : (W, 2, 2) m, walls as segments (x, y) seen from above.
+    errors : per metric (N,) absolute errors, NaN where undefined; :func:`haa_peft.evaluation.evaluate.errors`.
+    truth : ``edt_s``, ``c50_db`` and ``t60_s``, each (N,), as measured.
+    decay_curves : ``position`` (C,) indices into ``positions``, ``time_s`` (M,), ``true_db``, ``predicted_db`` (C, M).
+    """
+
+    study: str
+    run: str
+    group: str
+    room: str
+    configuration: str
+    reconstruction: bool
+    seed: int
+    shots: int
+    k: int
+    split: str
+    trained_on: str | None
+    settings: dict[str, Any]
+    room_fingerprint: str
+    backbone: dict[str, Any]
+    versions: dict[str, Any]
+    commit: str
+    splits: dict[str, list[int]]
+    trainable_parameters: int
+    bytes: int
+    seconds: float | None
+    best_step: int | None
+    steps: int | None
+    validation: list
+    positions: np.ndarray
+    positions_xyz: np.ndarray
+    receiver_xyz: np.ndarray
+    references_xyz: np.ndarray
+    floor_plan: np.ndarray
+    errors: dict[str, np.ndarray]
+    truth: dict[str, np.ndarray]
+    decay_curves: dict[str, np.ndarray]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """``room/configuration`` that it was tested in."""
+        return f"{self.room}/{self.configuration}"
+
+    @property
+    def is_transfer(self) -> bool:
+        """Whether the weights were trained in another configuration than they were tested in."""
+        return self.trained_on not in (None, self.name)
+
+    @property
+    def kind(self) -> str:
+        """One of ``KINDS``: where the true RIRs come from; twins are simulated."""
+        if self.reconstruction:
+            return "reconstructed"
+        return "simulated" if self.room.endswith("-twin") else "measured"
+
+
+def read_results(folder: Path) -> list[RunResult]:
+    """All runs below ``folder/runs``; a damaged file, or two of the same run, is an ``InputError`` that names it."""
+    found: dict[tuple, Path] = {}
+    results = []
+    for path in sorted((folder / "runs").rglob("*.json")):
+        result = _read(path)
+        key = (result.run, result.name, result.trained_on, result.split, result.shots, result.seed)
+        if key in found:
+            raise InputError(f"{path} and {found[key]} hold the same run; remove one of them")
+        found[key] = path
+        results.append(result)
+    if not results:
+        raise InputError(f"{folder} has no results in runs/*.json; run the study first")
+    return results
+
+
+def _read(path: Path) -> RunResult:
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        fields = {f.name: entry[f.name] for f in dataclasses.fields(RunResult) if f.name != "label"}
+        if entry["group"] not in GROUPS:
+            raise ValueError(f"group is {entry['group']!r} but must be one of {', '.join(GROUPS)}")
+        for part, metrics in REQUIRED.items():
+            fields[part] = {metric: entry[part][metric] for metric in metrics} | entry[part]
+        count = len(entry["positions"])
+        curves = entry["decay_curves"]
+        shape = (len(curves["position"]), len(curves["time_s"]))
+        fields |= {
+            "positions": np.array(entry["positions"], dtype=int),
+            "positions_xyz": np.array(entry["positions_xyz"], dtype=float).reshape(count, 3),
+            "receiver_xyz": np.array(entry["receiver_xyz"], dtype=float).reshape(3),
+            "references_xyz": np.array(entry["references_xyz"], dtype=float).reshape(-1, 3),
+            "floor_plan": np.array(entry["floor_plan"], dtype=float).reshape(-1, 2, 2),
+            # null, an undefined value, becomes NaN
+            "errors": {m: np.array(v, dtype=float).reshape(count) for m, v in fields["errors"].items()},
+            "truth": {m: np.array(v, dtype=float).reshape(count) for m, v in fields["truth"].items()},
+            "decay_curves": {
+                "position": np.array(curves["position"], dtype=int),
+                "time_s": np.array(curves["time_s"], dtype=float),
+                "true_db": np.array(curves["true_db"], dtype=float).reshape(shape),
+                "predicted_db": np.array(curves["predicted_db"], dtype=float).reshape(shape),
+            },
+        }
+        return RunResult(**fields, label=entry.get("label") or "")
+    except KeyError as error:
+        reason = f"it has no {error}"
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:100]
+    raise InputError(f"{path} is no result of a run ({reason}); remove it and run it again")
+
+
+def run_names(results: Sequence[RunResult]) -> list[str]:
+    """Runs in the order of tables: baselines, then by trained weights."""
+    found = {r.run: r for r in results}
+
+    def place(run: str) -> tuple:
+        is_known = run in BASELINES
+        weights = found[run].trainable_parameters
+        return GROUPS.index(found[run].group) > 0, BASELINES.index(run) if is_known else len(BASELINES), weights, run
+
+    return sorted(found, key=place)
+
+
+def trained_names(results: Sequence[RunResult]) -> list[str]:
+    """The runs that are no baselines, in the same order."""
+    baselines = {r.run for r in results if r.group == "baseline"}
+    return [run for run in run_names(results) if run not in baselines]
+
+
+def configurations(results: Sequence[RunResult]) -> list[str]:
+    """``room/configuration`` of all that were tested in."""
+    return sorted({r.name for r in results})
+
+
+def usual_shots(results: Sequence[RunResult]) -> int:
+    """The number of measurements that most configurations were tested with, of several the largest."""
+    tested = {(r.shots, r.name) for r in results}
+    return max({shots for shots, _ in tested}, key=lambda shots: (sum(s == shots for s, _ in tested), shots))
+
+
+def over_shots(results: Sequence[RunResult]) -> list[RunResult]:
+    """Runs tested with several numbers of measurements, in the configurations tested with all of these numbers."""
+    shots = {run: {r.shots for r in results if r.run == run} for run in run_names(results)}
+    kept = [r for r in results if len(shots[r.run]) > 1]
+    numbers = {r.shots for r in kept}
+    complete = {name for name in configurations(kept) if {r.shots for r in kept if r.name == name} == numbers}
+    return [r for r in kept if r.name in complete]
+
+
+def mean_error(results: Sequence[RunResult], run: str, metric: str) -> float:
+    """Mean over configurations of the mean error at all tested positions of all seeds, NaN if there is none."""
+    found: dict[str, list[np.ndarray]] = {}
+    for r in results:
+        if r.run == run:
+            found.setdefault(r.name, []).append(r.errors[metric])
+    means = [mean_defined(np.concatenate(values)) for values in found.values()]
+    return mean_defined(np.array(means))
+
+
+def mean_defined(values: np.ndarray) -> float:
+    """Mean of what is finite, NaN if nothing is."""
+    defined = values[np.isfinite(values)]
+    return float(defined.mean()) if len(defined) else float("nan")

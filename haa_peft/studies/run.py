@@ -1,0 +1,245 @@
+"""One run of a study: adapt, predict, measure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from haa_peft.acoustics.iso import iso_metrics
+from haa_peft.acoustics.paper import paper_metrics
+from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.adaptation.combine import Stored, blend, stack
+from haa_peft.adaptation.methods import MethodSettings, attach, attach_stored, merged
+from haa_peft.backbone.checkpoint import fingerprint, load_backbone
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.evaluation.evaluate import Measured, baselines, errors
+from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.rooms.load import load_room
+from haa_peft.rooms.room import Room
+from haa_peft.studies.plan import Job, RunSpec, Study
+from haa_peft.training.adapt import Adaptation, Start, adapt
+from haa_peft.training.settings import TrainingSettings
+
+CURVES = 3
+"""Positions whose decay curves are kept: nearest to, midmost and farthest from the receiver."""
+CURVE_STEP = 0.005
+"""Seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a job gives: JSON of every test, and the adapter with what it lies on top of merged in, if it made one."""
+
+    tests: list[dict[str, Any]]
+    adapter: Stored | None = None
+
+
+def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | None = None) -> Outcome:
+    """Adapt to a job's room and test it; ``needed`` are the adapters that :func:`sources_of` names."""
+    backbone = load_backbone(study.backbone).to(device or "cpu")
+    room = study.room(job.room, job.seed, job.shots)
+    if not job.run:
+        return _run_baselines(study, job, room, backbone)
+    spec = study.runs[job.run]
+    facts, adapter = _make_adapter(study, spec, job, room, list(needed.values()), backbone)
+    tests = []
+    others = [name for name in study.rooms if spec.transfer and name != job.room and name.startswith(f"{room.room}/")]
+    for name in (job.room, *others):
+        tested = room if name == job.room else study.room(name, job.seed, job.shots)
+        predicted = _predict(study, job, tested, backbone, adapter)
+        about = {"run": spec.name, "label": spec.label, "trained_on": job.room, **facts}
+        tests.append(_report(study, job, tested, backbone, predicted, about))
+    return Outcome(tests, adapter)
+
+
+def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR) -> Outcome:
+    predictions = baselines(room, min(study.k, job.shots), study.split, job.seed)
+    predictions["backbone"] = _predict(study, job, room, backbone, None)
+    nothing = {"group": "baseline", "trained_on": None, "trainable_parameters": 0, "bytes": 0, "seconds": None,
+               "best_step": None, "steps": None, "validation": [], "settings": study.settings()}  # fmt: skip
+    return Outcome(
+        [_report(study, job, room, backbone, rirs, {"run": name, **nothing}) for name, rirs in predictions.items()]
+    )
+
+
+def _make_adapter(
+    study: Study, spec: RunSpec, job: Job, room: Room, needed: list[Stored], backbone: XRIR
+) -> tuple[dict[str, Any], Stored]:
+    """Train a run's adapter, or take or blend others'; and what is to be said of it."""
+    settings: dict[str, Any] = {**study.settings(), "method": spec.method.describe()}
+    if spec.use is not None:
+        adapter = blend(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
+        settings["use"] = {**dataclasses.asdict(spec.use), "blend": spec.blend}
+        return {**_facts(spec, settings), **_size(adapter)}, adapter
+    training = TrainingSettings(k=max(1, min(study.k, job.shots - 1)), seed=job.seed, **spec.training)
+    start = None if spec.start is None else Start(str(spec.start), *needed[0])
+    below = needed[-1] if spec.on_top_of is not None else None
+    base = backbone if below is None else merged(backbone, *below)
+    accelerator = Accelerator(cpu=backbone.device.type == "cpu")
+    if job.shots == 1:  # nothing can be predicted from others: what it would have started from
+        adapter = (start.config, start.tensors) if start is not None else below or nothing_learned(backbone)
+        return {**_facts(spec, settings), "best_step": 0, "steps": 0, **_size(adapter)}, adapter
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = 0.0
+        if spec.first_stage:
+            rooms = [load_room(path) for path in spec.first_stage]
+            first = adapt(base, rooms, spec.method, training, accelerator, Path(folder) / "first")
+            start, seconds = Start("first stage", first.config, first.tensors), first.seconds
+        found = adapt(base, room, spec.method, training, accelerator, Path(folder) / "run", start=start)
+    adapter = (found.config, found.tensors)
+    settings |= {"training": dataclasses.asdict(found.training), "frozen": found.frozen,
+                 "start": spec.start and dataclasses.asdict(spec.start), "on_top_of": spec.on_top_of and dataclasses.asdict(spec.on_top_of),
+                 "first_stage": list(spec.first_stage)}  # fmt: skip
+    facts = {**_facts(spec, settings), **_outcome(found), "seconds": round(found.seconds + seconds, 1)}
+    return facts, adapter if below is None else stack(backbone, below, adapter)
+
+
+def nothing_learned(backbone: XRIR) -> Stored:
+    """An adapter that changes nothing."""
+    adapter = attach(backbone, MethodSettings("bias"), 0)
+    found = adapter.config(), adapter.tensors()
+    adapter.detach()
+    return found
+
+
+def _facts(spec: RunSpec, settings: dict[str, Any]) -> dict[str, Any]:
+    whole = spec.method.method in ("full", "l2sp")
+    return {"group": "full" if whole else "adapter", "settings": settings, "seconds": None, "best_step": None,
+            "steps": None, "validation": []}  # fmt: skip
+
+
+def _outcome(found: Adaptation) -> dict[str, Any]:
+    return {
+        "trainable_parameters": found.trainable_parameters,
+        "bytes": found.adapter_bytes,
+        "best_step": found.best_step,
+        "steps": found.steps,
+        "validation": [(step, round(loss, 6)) for step, loss in found.validation],
+    }
+
+
+def _size(adapter: Stored) -> dict[str, int]:
+    tensors = adapter[1].values()
+    return {
+        "trainable_parameters": sum(tensor.numel() for tensor in tensors),
+        "bytes": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    }
+
+
+def _predict(study: Study, job: Job, room: Room, backbone: XRIR, adapter: Stored | None) -> np.ndarray:
+    targets = room.positions[room.splits[study.split]] - room.receiver
+    attached = None if adapter is None else attach_stored(backbone, *adapter)
+    try:
+        return predict_rirs(backbone, References.of_room(room), targets, min(study.k, job.shots), job.seed)
+    finally:
+        if attached is not None:
+            attached.detach()
+
+
+def _report(
+    study: Study, job: Job, room: Room, backbone: XRIR, predicted: np.ndarray, about: dict[str, Any]
+) -> dict[str, Any]:
+    """The JSON of one test; see :class:`haa_peft.studies.results.RunResult`."""
+    indices = room.splits[study.split]
+    rirs = room.rirs[indices]
+    true, found = Measured.of(rirs, iso=False), Measured.of(predicted, iso=False)
+    wrong = {name: values for name, values in errors(found, true).items() if name != "iso"}
+    c50 = [iso_metrics(each, SAMPLE_RATE, bands=())["broadband"]["c50_db"] for each in (predicted, rirs)]
+    wrong["iso_c50_db"] = np.abs(c50[0] - c50[1])
+    truth = paper_metrics(rirs, SAMPLE_RATE)
+    distance = np.linalg.norm(room.positions[indices] - room.receiver, axis=1).argsort(kind="stable")
+    kept = np.unique(distance[np.linspace(0, len(distance) - 1, CURVES).round().astype(int)])
+    time = np.arange(0, rirs.shape[1], round(CURVE_STEP * SAMPLE_RATE))
+    return {
+        "study": study.name,
+        "job": job_settings(study, job),
+        **about,
+        "room": room.room,
+        "configuration": room.configuration,
+        "reconstruction": "reconstruction" in f"{study.rooms[room.name]} {room.source}".lower(),
+        "seed": job.seed,
+        "shots": job.shots,
+        "k": min(study.k, job.shots),
+        "split": study.split,
+        "room_fingerprint": room.fingerprint,
+        "backbone": {"origin": backbone.origin, "fingerprint": fingerprint(backbone)},
+        "versions": _versions(),
+        "commit": _commit(),
+        "splits": {name: split.tolist() for name, split in room.splits.items()},
+        "positions": indices.tolist(),
+        "positions_xyz": room.positions[indices].round(3).tolist(),
+        "receiver_xyz": room.receiver.round(3).tolist(),
+        "references_xyz": room.positions[room.splits["train"]].round(3).tolist(),
+        "floor_plan": _floor_plan(room),
+        "errors": {name: _short(values) for name, values in wrong.items()},
+        "truth": {name: _short(truth[key]) for name, key in
+                  (("edt_s", "edt_s"), ("c50_db", "c50_db"), ("t60_s", "t60_20_s"))},  # fmt: skip
+        "decay_curves": {
+            "position": kept.tolist(),
+            "time_s": _short(time / SAMPLE_RATE),
+            "true_db": [_short(curve) for curve in _decay_db(rirs[kept])[:, time]],
+            "predicted_db": [_short(curve) for curve in _decay_db(predicted[kept])[:, time]],
+        },
+    }
+
+
+def job_settings(study: Study, job: Job) -> dict[str, Any]:
+    """What a job's results depend on beside the data, as JSON; a resumed study compares it."""
+    spec = dataclasses.asdict(study.runs[job.run]) if job.run else {}
+    for cosmetic in ("label", "only", "transfer"):
+        spec.pop(cosmetic, None)
+    return json.loads(json.dumps({**study.settings(), "backbone": study.backbone, "spec": spec}))
+
+
+def _decay_db(rirs: np.ndarray) -> np.ndarray:
+    """Schroeder curves (N, T) in dB, down to -60."""
+    left = np.cumsum(rirs[:, ::-1].astype(np.float64) ** 2, axis=1)[:, ::-1]
+    return 10 * np.log10(np.maximum(left / left[:, :1], 1e-6))
+
+
+def _floor_plan(room: Room) -> list:
+    """Walls, and what stands in the room, as segments (x, y) in m seen from above."""
+    found = []
+    for corner, first, second in room.surfaces.points:
+        normal = np.cross(first - corner, second - corner)
+        if abs(normal[2]) > 0.5 * np.linalg.norm(normal):
+            continue  # floor, ceiling
+        points = np.array([corner, first, second, first + second - corner])[:, :2]
+        gaps = np.linalg.norm(points[:, None] - points, axis=-1)
+        i, j = np.unravel_index(gaps.argmax(), gaps.shape)
+        found.append([points[i].round(3).tolist(), points[j].round(3).tolist()])
+    return found
+
+
+def _short(values: np.ndarray) -> list[float]:
+    """Five digits."""
+    return [float(f"{value:.5g}") for value in values]
+
+
+def _versions() -> dict[str, str]:
+    packages = ("haa-peft", "torch", "peft", "accelerate", "numpy")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str:
+    """Of the repository that this package lies in, if it does; with a + behind it where files were changed."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip()

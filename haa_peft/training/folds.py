@@ -1,0 +1,84 @@
+"""Leave-one-out validation: for those who have a dozen measurements and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+
+from haa_peft.errors import InputError
+from haa_peft.files import write_json
+from haa_peft.rooms.room import Room
+
+Curve = list[tuple[int, float]]
+"""Validation losses by step."""
+
+
+def measurements_validate(rooms: Sequence[Room], validation: str) -> bool:
+    """Whether the training measurements themselves must choose the weights."""
+    if validation == "auto":
+        return not any(len(room.splits["valid"]) for room in rooms)
+    if validation == "positions" and not any(len(room.splits["valid"]) for room in rooms):
+        raise InputError(f"{rooms[0].name} has no validation positions; give --validation leave-one-out")
+    return validation == "leave-one-out"
+
+
+def folds_of(rooms: Sequence[Room]) -> list[list[Room]]:
+    """The rooms, in turn without one of their training measurements, which then is the only validation position.
+
+    The n-th fold leaves the n-th measurement of every room out; there are as many as the largest room has.
+    """
+    empty = np.array([], dtype=np.int64)
+    folds = []
+    for i in range(max(len(room.splits["train"]) for room in rooms)):
+        fold = []
+        for room in rooms:
+            train = room.splits["train"]
+            left = train[[i]] if i < len(train) else empty
+            splits = {"train": np.setdiff1d(train, left), "valid": left, "test": empty}
+            fold.append(dataclasses.replace(room, splits=splits))
+        folds.append(fold)
+    return folds
+
+
+def leave_one_out(
+    rooms: Sequence[Room],
+    folder: Path,
+    settings: dict[str, Any],
+    train: Callable[[list[Room], Path], Curve],
+    accelerator: Accelerator,
+    *,
+    resume: bool,
+) -> tuple[int, Curve]:
+    """The best number of steps, and the mean validation losses of adapters each trained without one measurement.
+
+    ``train`` runs one fold to the end; its losses are kept in ``folder``, for a resumed run of the same ``settings``.
+    """
+    curves = []
+    for i, fold in enumerate(folds_of(rooms)):
+        path = folder / f"fold-{i}.json"
+        curve = _read(path, settings) if resume else None
+        if curve is None:
+            curve = train(fold, folder / f"fold-{i}")
+            if accelerator.is_main_process:
+                write_json(path, {"settings": settings, "validation": curve})
+        curves.append(curve)
+    steps = [step for step, _ in curves[0]]
+    losses = np.mean([[loss for _, loss in curve] for curve in curves], axis=0)
+    return steps[int(losses.argmin())], list(zip(steps, losses.tolist(), strict=True))
+
+
+def _read(path: Path, settings: dict[str, Any]) -> Curve | None:
+    """What a broken run kept of a fold; None if it did not come so far, or was another run."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["settings"] != json.loads(json.dumps(settings)):
+            return None
+        return [(int(step), float(loss)) for step, loss in kept["validation"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,112 @@
+"""Which layers serve the simulation and which the room: ``--freeze auto``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from haa_peft.adaptation.layers import layer_names, layer_of
+from haa_peft.adaptation.methods import MethodSettings, attach
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.rooms.room import Room
+from haa_peft.rooms.splits import farthest_points
+from haa_peft.training.objective import RoomsObjective, draw_references
+from haa_peft.training.settings import TrainingSettings
+
+SIMULATED, DRAWS = 8, 4
+"""Simulated rooms, and draws of references in every room."""
+
+
+class Sensitivity(NamedTuple):
+    """Share of a layer in the Fisher information of all layers, in the room's and in simulated measurements."""
+
+    layer: str
+    room: float
+    simulation: float
+
+
+def simulated_rooms(count: int, seed: int = 0) -> list[Room]:
+    """The first rooms that pretraining drew, of as many measurements as a room has; some seconds each."""
+    from haa_peft.rooms.drawing import draw_room
+    from haa_peft.rooms.simulation import simulate
+
+    rooms = []
+    for index in range(count):
+        drawn = draw_room(seed, index)
+        rirs = simulate(drawn, (seed, index))
+        train = farthest_points(drawn.positions, 12)
+        scale = float(np.abs(rirs[train]).max())
+        empty = np.array([], dtype=np.int64)
+        splits = {"train": train, "valid": empty, "test": empty}
+        rirs = (rirs / scale).astype(np.float32)
+        rooms.append(
+            Room("simulated", str(index), rirs, drawn.positions, drawn.receiver, drawn.surfaces, splits, scale)
+        )
+    return rooms
+
+
+def measure_sensitivity(backbone: XRIR, rooms: Sequence[Room], training: TrainingSettings) -> list[Sensitivity]:
+    """Sensitivity of every layer's weights to the rooms' measurements and to simulated ones, in the data's order.
+
+    The diagonal of the empirical Fisher information (Kirkpatrick et al. 2017, doi 10.1073/pnas.1611835114, who use it to
+    tell which weights a task needs): squared gradients of the loss of single measurements, averaged, and summed over a
+    layer's weights.
+    """
+    information = [
+        _fisher(backbone, group, training) for group in (rooms, simulated_rooms(SIMULATED, training.seed))
+    ]
+    sums = [sum(values.values()) for values in information]
+    return [
+        Sensitivity(layer, *(values[layer] / total for values, total in zip(information, sums, strict=True)))
+        for layer in layer_names(backbone)
+    ]
+
+
+def _fisher(backbone: XRIR, rooms: Sequence[Room], training: TrainingSettings) -> dict[str, float]:
+    """Mean squared gradient of single measurements' losses, summed over the weights of every layer."""
+    found = dict.fromkeys(layer_names(backbone), 0.0)
+    adapter = attach(backbone, MethodSettings("full"), training.seed)
+    try:
+        objective = RoomsObjective(backbone, rooms, audible_decay=training.audible_decay).eval().to(backbone.device)
+        names = {id(parameter): layer_of(name) for name, parameter in backbone.named_parameters()}
+        for i, room in enumerate(objective.each()):
+            k = min(training.k, room.shots - 1)
+            for draw in range(DRAWS):
+                references = torch.from_numpy(draw_references(room.shots, k, training.seed, draw, i))
+                for target in range(room.shots):
+                    rows = torch.tensor([target]), references[target : target + 1]
+                    loss = room(*(row.to(backbone.device) for row in rows)).sum()
+                    parameters = adapter.parameters()
+                    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                    for parameter, gradient in zip(parameters, gradients, strict=True):
+                        if gradient is not None:
+                            found[names[id(parameter)]] += float(gradient.square().sum()) / (DRAWS * room.shots)
+    finally:
+        adapter.detach()
+    return found
+
+
+def choose_frozen(sensitivities: Sequence[Sensitivity]) -> list[str]:
+    """Layers that serve the simulation rather than the room: where the ratio of the shares is below the median.
+
+    The median, since one layer may hold nine tenths of all information, and shares then tell little.
+    """
+    ratios = {layer: room / simulation if simulation else np.inf for layer, room, simulation in sensitivities}
+    middle = np.median(list(ratios.values()))
+    return [layer for layer, ratio in ratios.items() if ratio < middle]
+
+
+def sensitivity_table(sensitivities: Sequence[Sensitivity]) -> str:
+    """What was measured and chosen, as a Markdown table."""
+    from haa_peft.evaluation.report import markdown
+
+    frozen = choose_frozen(sensitivities)
+    rows = [["layer", "room %", "simulation %", "ratio", ""]]
+    for layer, room, simulation in sensitivities:
+        chosen = "frozen" if layer in frozen else "adapted"
+        ratio = f"{room / simulation:.2f}" if simulation else "-"
+        rows.append([layer, f"{100 * room:.2g}", f"{100 * simulation:.2g}", ratio, chosen])
+    return markdown(rows)

@@ -1,0 +1,69 @@
+"""How an adapter is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from haa_peft.errors import InputError, check_seed
+
+LEARNING_RATES = {
+    "lora": 2e-2, "rslora": 1e-2, "dora": 2e-2, "loha": 3e-2, "lokr": 3e-2, "ia3": 1e-2, "beft": 1e-2, "bias": 1e-1,
+    "norm": 3e-2, "statistics": 1e-2, "heads": 3e-3, "full": 3e-4, "l2sp": 3e-4,
+}  # fmt: skip
+"""Those with the lowest errors at validation positions, ``recipes/studies/rates.yaml``; ``statistics`` has no steps."""
+WEIGHT_DECAYS = {"l2sp": 10.0}
+"""Of methods whose default is not ``DECAY``."""
+DECAY = 1e-4
+VALIDATIONS = ("auto", "positions", "leave-one-out")
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How an adapter is trained.
+
+    Attributes
+    ----------
+    max_steps : most optimiser steps; every step takes all training measurements as targets.
+    lr : peak learning rate; the method's default unless given.
+    weight_decay : of AdamW, towards zero; of ``l2sp`` towards the backbone. The method's default unless given.
+    warmup : steps of linear warm-up, before a cosine decay over ``max_steps``.
+    k : references for each target, drawn anew each step.
+    validate_every : steps between validations.
+    patience : validations without improvement before stopping.
+    least_gain : share of the validation loss that an improvement must be of to count against ``patience``; on a plateau
+        of smaller ones training stops too.
+    seed : of everything.
+    audible_decay : weight of :func:`~haa_peft.acoustics.losses.audible_decay_loss` beside the published loss.
+    validation : what chooses the weights: ``positions``, the room's validation positions; ``leave-one-out``, the
+        training measurements, each predicted by an adapter that was trained on the others; or ``auto``, the former
+        where there are any.
+    """
+
+    max_steps: int = 80
+    lr: float | None = None
+    weight_decay: float | None = None
+    warmup: int = 10
+    k: int = 8
+    validate_every: int = 5
+    patience: int = 8
+    least_gain: float = 1e-3
+    seed: int = 0
+    audible_decay: float = 1.0
+    validation: str = "auto"
+
+    def __post_init__(self) -> None:
+        for field, least in (("max_steps", 1), ("warmup", 0), ("k", 1), ("validate_every", 1), ("patience", 1)):
+            if getattr(self, field) < least:
+                flag = "--" + field.replace("_", "-")
+                raise InputError(f"{flag} is {getattr(self, field)} but must be at least {least}")
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise InputError(f"--lr is {self.lr} but must be between 0 and 1")
+        if self.weight_decay is not None and not 0 <= self.weight_decay < 100:
+            raise InputError(f"--weight-decay is {self.weight_decay} but must be from 0 to 100")
+        if not 0 <= self.least_gain < 1:
+            raise InputError(f"--least-gain is {self.least_gain} but must be from 0 to 1")
+        if not 0 <= self.audible_decay < 100:
+            raise InputError(f"--audible-decay is {self.audible_decay} but must be from 0 to 100")
+        if self.validation not in VALIDATIONS:
+            raise InputError(f"--validation is {self.validation!r} but must be one of {', '.join(VALIDATIONS)}")
+        check_seed(self.seed)

@@ -1,0 +1,146 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from haa_peft.errors import InputError
+from haa_peft.studies.report import write_report
+from haa_peft.studies.results import mean_error, over_shots, read_results, run_names, usual_shots
+
+ERRORS = {"nearest": 0.05, "backbone": 0.02, "bias": 0.019, "lora": 0.018, "full": 0.015}
+
+
+@pytest.fixture
+def study(write_run):
+    """Five runs of two seeds in three configurations, one a reconstruction; other shots in one, a transfer."""
+    rng = np.random.default_rng(5)
+    for name in ("r3vival/000", "r3vival/RB", "hallway/panel1"):
+        for seed in (0, 1):
+            spread = rng.uniform(0.9, 1.1, 10)
+            for run, error in ERRORS.items():
+                # in the hallway nearest neighbour is best
+                factor = 0.1 if (name, run) == ("hallway/panel1", "nearest") else 1
+                write_run(run, factor * error * spread, name=name, seed=seed)
+                if name == "r3vival/000":
+                    write_run(run, 2 * error * spread, name=name, seed=seed, shots=6)
+            if name == "r3vival/RB":
+                folder = write_run("lora", 0.03 * spread, name=name, seed=seed, trained_on="r3vival/000")
+    return folder
+
+
+def rows(page, heading):
+    """The first table below a heading, per row its cells."""
+    below = page.split(heading, 1)[1].splitlines()
+    start = next(i for i, line in enumerate(below) if line.startswith("|"))
+    lines = []
+    for line in below[start:]:
+        if not line.startswith("|"):
+            break
+        lines.append([cell.strip() for cell in line.strip("|").split("|")])
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_the_page(study):
+    page = write_report(study, title="Methods", question="Which is best?").read_text()
+    assert page.startswith("# Methods\n\nWhich is best?\n")
+    assert "*reconstructions*, not measured" in page
+    own = [r for r in read_results(study) if r.room == "r3vival" and r.run == "lora" and r.shots == 12]
+    own = [r for r in own if not r.is_transfer]
+    expected = np.mean(
+        [np.concatenate([r.errors["edt_s"] for r in own if r.name == n]).mean() for n in {r.name for r in own}]
+    )
+    table = rows(page, "### Mean errors in measured rooms")
+    assert list(table)[2:] == list(ERRORS)
+    assert table["lora"] == [
+        f"{1000 * expected:.1f}", f"{20 * expected:.2f}", f"{100 * expected:.1f}", f"{50 * expected:.2f}",
+        "30004", "120016", "6.0", "4 of 4",
+    ]  # fmt: skip
+    against = rows(page, "Against `full`:")
+    assert against["lora"][0].startswith("+20 % [+20, +20] +0.15 JND worse")
+    assert "| r3vival/000 EDT |" in page
+    assert "Full fine-tuning (`full`) is better than every adapter in 6 of 6 cases" in page
+    assert "Nearest neighbour (`nearest`) is better than every trained run in 3 of 3 cases" in page
+    assert "hallway/panel1 (EDT, C50, T60)" in page
+    transfer = rows(page, "### Weights of another configuration, measured")
+    assert transfer["lora"][-1].startswith("+67 % [+67, +67]")
+    measurements = page.split("### Number of measurements, measured")[1]
+    assert "Means over r3vival/000." in measurements
+
+
+def test_every_figure_is_there_and_no_other(study):
+    page = write_report(study, title="Methods", question="?").read_text()
+    embedded = {line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
+    found = {path.name for path in study.glob("*.png")}
+    kinds = {"size-measured", "size-reconstructed", "shots-measured", "transfer-measured"}
+    rooms = {
+        f"{figure}-{room}" for figure in ("map", "decay") for room in ("r3vival-measured", "hallway-reconstructed")
+    }
+    assert found == embedded == {f"{name}.png" for name in kinds | rooms}
+    for path in study.glob("*.png"):
+        assert path.read_bytes()[:4] == b"\x89PNG"
+        assert path.stat().st_size > 5000
+
+
+def test_a_study_of_baselines_has_fewer_figures(write_run):
+    write_run("backbone", [0.01] * 6)
+    folder = write_run(
+        "nearest", [np.nan] * 6, decay_curves={"position": [], "time_s": [], "true_db": [], "predicted_db": []}
+    )
+    page = write_report(folder, title="t", question="q", compare_with="backbone").read_text()
+    assert {path.name for path in folder.glob("*.png")} == {"map-r3vival-measured.png", "decay-r3vival-measured.png"}
+    assert rows(page, "### Mean errors")["nearest"][0] == "-"
+
+
+def test_what_is_read(study):
+    results = read_results(study)
+    assert run_names(results) == list(ERRORS)
+    assert usual_shots(results) == 12
+    assert {r.name for r in over_shots(results)} == {"r3vival/000"}
+    assert [r.kind for r in results if r.room == "hallway"] == ["reconstructed"] * 10
+    assert np.isnan(mean_error(results, "linear", "edt_s"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda entry: entry["errors"]["edt_s"].pop(), "reshape"),
+        (lambda entry: entry.pop("splits"), "it has no 'splits'"),
+        (lambda entry: entry["errors"].pop("c50_db"), "it has no 'c50_db'"),
+        (lambda entry: entry.update(group="other"), "group is 'other'"),
+        (lambda entry: entry.update(errors=None), "NoneType"),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(write_run, damage, says):
+    folder = write_run("lora", [0.01] * 6)
+    path = next(folder.rglob("*.json"))
+    entry = json.loads(path.read_text())
+    damage(entry)
+    path.write_text(json.dumps(entry))
+    with pytest.raises(InputError) as error:
+        read_results(folder)
+    assert says in str(error.value)
+    assert path.name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_bad_input(write_run, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="run the study first"):
+        read_results(tmp_path)
+    folder = write_run("lora", [0.01] * 6)
+    with pytest.raises(InputError, match="full is no run of .* must be one of lora"):
+        write_report(folder, title="t", question="q")
+    path = next(folder.rglob("*.json"))
+    path.with_name("copy.json").write_text(path.read_text())
+    with pytest.raises(InputError, match=r"hold the same run"):
+        read_results(folder)
+    path.with_name("copy.json").write_text(path.read_text()[:100])
+    with pytest.raises(InputError, match=r"copy\.json is no result of a run"):
+        read_results(folder)
+
+
+def test_without_matplotlib(study, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setattr("haa_peft.studies.drawing.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"haa-peft\[plots\]"):
+        write_report(study, title="t", question="q")

@@ -1,0 +1,180 @@
+"""Studies from their file to their report, on a made-up room and a tiny network."""
+
+import json
+import shutil
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from haa_peft import load_backbone, load_room
+from haa_peft.errors import InputError
+from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.studies.execute import run_study
+from haa_peft.studies.plan import Job, jobs_of, load_study, sources_of, waves
+from haa_peft.studies.report import write_report
+from haa_peft.studies.results import read_results
+
+RUNS = """
+  lora: {rank: 2, transfer: true}
+  bias: {method: bias, lr: 1e-2}
+  full: {method: full}
+  warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}
+  upper: {rank: 1, on_top_of: {run: lora, configuration: base}, only: [studio/panel]}
+  staged: {rank: 2, first_stage: [ROOM], only: [studio/panel]}
+  between: {use: {run: lora}, blend: {base: 0.5, panel: 0.5}, only: [studio/panel]}
+"""
+
+
+@pytest.fixture
+def rooms(room_folder):
+    """Two configurations of a room; the second is a quieter copy with other noise."""
+    panel = room_folder.with_name("panel")
+    shutil.copytree(room_folder, panel)
+    rirs = np.load(panel / "RIRs.npy")
+    np.save(panel / "RIRs.npy", rirs * np.exp(-np.arange(rirs.shape[1]) / 20_000).astype(np.float32))
+    return [room_folder, panel]
+
+
+@pytest.fixture
+def study_file(rooms, tiny_backbone_file, tmp_path):
+    def write(runs=RUNS, **more):
+        entries = {"rooms": json.dumps([str(room) for room in rooms]), "seeds": "[0]", "shots": "[12]", "k": "4",
+                   "backbone": str(tiny_backbone_file), "defaults": "{max_steps: 2, validate_every: 1}", **more}  # fmt: skip
+        path = tmp_path / "made-up.yaml"
+        text = "\n".join(f"{key}: {value}" for key, value in entries.items())
+        path.write_text(f"{text}\nruns:{textwrap.indent(runs.replace('ROOM', str(rooms[0])), '')}")
+        return path
+
+    return write
+
+
+def kept_tests(out):
+    return {path.relative_to(out / "runs").as_posix(): json.loads(path.read_text()) for path in out.rglob("runs/*/*.json")}
+
+
+def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
+    study, out = load_study(study_file(seeds="[0, 3]", draws="true")), tmp_path / "out"
+    assert [len(group) for group in waves(study)] == [2 * 2 * 4 + 2, 2 * 3]
+    run_study(study, out, workers=1)
+    found = kept_tests(out)
+    own = [f"studio-{c}/{r}-shots12-seed{s}.json" for c in ("base", "panel") for s in (0, 3)
+           for r in ("nearest", "linear", "energy", "backbone", "lora", "bias", "full")]  # fmt: skip
+    panel = [f"studio-panel/{r}-shots12-seed{s}.json" for r in ("warm", "upper", "staged", "between", "lora-of-base") for s in (0, 3)]
+    assert set(found) == {*own, *panel, *(f"studio-base/lora-of-panel-shots12-seed{s}.json" for s in (0, 3))}
+    # every seed has its own positions, and what is kept is enough to repeat them
+    splits = [found[f"studio-base/lora-shots12-seed{seed}.json"]["splits"] for seed in (0, 3)]
+    assert splits[0] != splits[1]
+    for one in splits:
+        assert sorted(sum(one.values(), [])) == list(range(20))
+    # the errors of the backbone, computed here
+    room, kept = study.room("studio/panel", 3, 12), found["studio-panel/backbone-shots12-seed3.json"]
+    targets = room.positions[room.splits["test"]] - room.receiver
+    predicted = predict_rirs(load_backbone(tiny_backbone_file), References.of_room(room), targets, 4, 3)
+    true = room.rirs[room.splits["test"]]
+    expected = errors(Measured.of(predicted, iso=False), Measured.of(true, iso=False))
+    np.testing.assert_allclose(np.array(kept["errors"]["edt_s"], dtype=float), expected["edt_s"], rtol=1e-4)
+    np.testing.assert_allclose(np.array(kept["errors"]["c50_db"], dtype=float), expected["c50_db"], rtol=1e-4)
+    assert kept["positions"] == room.splits["test"].tolist()
+    assert found["studio-panel/lora-of-base-shots12-seed0.json"]["trained_on"] == "studio/base"
+    assert found["studio-panel/upper-shots12-seed0.json"]["settings"]["on_top_of"] == {"run": "lora", "configuration": "base"}
+
+    # nothing is run twice, one run that is missing is
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
+    lost = out / "runs" / "studio-panel" / "warm-shots12-seed0.json"
+    content = json.loads(lost.read_text())
+    lost.unlink()
+    run_study(study, out, workers=1)
+    assert {path for path, time in before.items() if path.stat().st_mtime_ns != time} == {lost}
+    again = json.loads(lost.read_text())
+    assert {**again, "seconds": 0} == {**content, "seconds": 0}
+    page = write_report(out, compare_with="full", title="Made up", question="Which?")
+    assert len(read_results(out)) == len(found)
+    assert "| upper" in page.read_text()
+    with pytest.raises(InputError, match="is of other settings or of another backbone"):
+        run_study(load_study(study_file(k="3")), out, workers=1)
+
+
+def test_few_measurements(study_file, tmp_path):
+    runs = "\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}"
+    study, out = load_study(study_file(runs, shots="[12, 3, 1]")), tmp_path / "out"
+    run_study(study, out, workers=2)
+    found = kept_tests(out)
+    assert {test["k"] for name, test in found.items() if "shots3" in name} == {3}
+    assert {len(test["splits"]["train"]) for name, test in found.items() if "shots1-" in name} == {1}
+    assert found["studio-panel/lora-shots3-seed0.json"]["settings"]["training"]["k"] == 2
+    # with one measurement nothing is trained: the backbone, and the base's adapter
+    panel = {name: found[f"studio-panel/{name}-shots1-seed0.json"] for name in ("backbone", "lora", "warm")}
+    assert panel["lora"]["errors"] == panel["backbone"]["errors"]
+    assert panel["lora"]["steps"] == panel["warm"]["steps"] == 0
+    assert panel["warm"]["errors"] != panel["backbone"]["errors"]
+    starts = sources_of(study, Job("warm", "studio/panel", 3, 0))
+    assert starts == [Job("lora", "studio/base", 12, 0)]
+    assert len(jobs_of(study)) == 2 * 3 * 2 + 3
+
+
+@pytest.mark.parametrize(
+    ("runs", "more", "message"),
+    [
+        ("\n  lora: {rank: 0}", {}, "run 'lora': --rank is 0"),
+        ("\n  lora: {rnak: 2}", {}, "run 'lora': unknown entry 'rnak'"),
+        ("\n  nearest: {}", {}, "run 'nearest': must be letters"),
+        ("\n  lora: {lr: fast}", {}, "run 'lora': .*fast"),
+        ("\n  warm: {start: {run: lora}}", {}, "needs lora in studio/base.*, which the study does not have"),
+        ("\n  a: {use: {run: b}}\n  b: {use: {run: a}}", {}, "which the study does not have"),
+        ("\n  lora: {}", {"sides": "3"}, "unknown entry 'sides'"),
+        ("\n  lora: {}", {"split": "train"}, "split is 'train'"),
+        ("\n  lora: {}", {"seeds": "[-1]"}, "--seed is -1"),
+        ("\n  lora: {}", {"rooms": "[nowhere]"}, "nowhere: no such room folder"),
+        ("\n  lora: {]", {}, "cannot be read as YAML"),
+    ],
+)
+def test_bad_studies(runs, more, message, study_file):
+    with pytest.raises(InputError, match=message):
+        load_study(study_file(runs, **more))
+
+
+def test_studies_that_are_shipped(shared_data, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    for path in sorted(Path("recipes/studies").glob("*.yaml")):
+        study = load_study(path)
+        assert study.question
+        assert len(waves(study)) >= 1
+        for name, folder in study.rooms.items():
+            assert load_room(folder).name == name
+
+
+def test_a_ray_cluster_of_two_nodes_gives_the_same(study_file, tmp_path):
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    study = load_study(study_file())
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        import ray
+
+        ray.init(address=cluster.address, log_to_driver=False)
+        assert len(ray.nodes()) == 2
+        run_study(study, tmp_path / "ray", executor="ray")
+    finally:
+        import ray
+
+        ray.shutdown()
+        cluster.shutdown()
+    run_study(study, tmp_path / "local", workers=1)
+    there, here = kept_tests(tmp_path / "ray"), kept_tests(tmp_path / "local")
+    assert there.keys() == here.keys()
+    for name, test in here.items():
+        for metric in ("edt_s", "c50_db"):
+            theirs, ours = (np.array(one["errors"][metric], dtype=float) for one in (there[name], test))
+            np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_ray_that_is_not_there(study_file, tmp_path, monkeypatch):
+    monkeypatch.setattr("haa_peft.studies.execute.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="needs the package ray"):
+        run_study(load_study(study_file()), tmp_path / "out", executor="ray")
