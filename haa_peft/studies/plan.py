@@ -28,10 +28,18 @@ ADAPTER_FIELDS = ("start", "on_top_of", "use", "blend")
 
 @dataclass(frozen=True)
 class Source:
-    """Another run's adapter: of the same room and seed, in ``configuration`` (the same if empty), of all measurements."""
+    """Another run's adapter, of the same room and seed and of all measurements.
+
+    ``configuration`` is whose: its name, or a mapping of rooms to names; the same configuration if empty.
+    """
 
     run: str
-    configuration: str = ""
+    configuration: str | Mapping[str, str] = ""
+
+    def of(self, room: str, configuration: str) -> tuple[str, str]:
+        """Run and configuration, for one that runs in ``room/configuration``."""
+        given = self.configuration if isinstance(self.configuration, str) else self.configuration.get(room, "")
+        return self.run, given or configuration
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,9 @@ class RunSpec:
     method, training : how it is adapted; seed and K come with the job.
     start : the adapter that training goes on from. on_top_of : the one that stays below. use : the one that is tested as it is.
     blend : shares of other configurations' adapters of the run ``use`` names, by configuration.
-    first_stage : rooms (folders) that it is adapted to together, before the room itself.
+    first_stage : configurations of the study that it is adapted to together, before the one itself.
     only : configurations (``room/configuration``) that it is run in; all if empty.
+    shots : numbers of measurements that it is run with; the study's if empty.
     transfer : test the adapter in the room's other configurations of the study too.
     """
 
@@ -59,19 +68,23 @@ class RunSpec:
     blend: dict[str, float] = field(default_factory=dict)
     first_stage: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
+    shots: tuple[int, ...] = ()
     transfer: bool = False
 
-    def sources(self, configuration: str) -> list[Source]:
-        """Adapters that must be there before it can run in a configuration."""
+    def sources(self, room: str, configuration: str) -> list[tuple[str, str]]:
+        """Runs and configurations whose adapters must be there before it can run in ``room/configuration``."""
         if self.blend and self.use is not None:
-            return [Source(self.use.run, other) for other in self.blend]
+            return [(self.use.run, other) for other in self.blend]
         found = [source for source in (self.start, self.on_top_of, self.use) if source is not None]
-        return [Source(source.run, source.configuration or configuration) for source in found]
+        return [source.of(room, configuration) for source in found]
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study as its file says; see README, Studies."""
+    """A study as its file says; see README, Studies.
+
+    ``draws``: every seed draws its own training positions, well spread from one at random, in all rooms or those named.
+    """
 
     name: str
     title: str
@@ -81,7 +94,7 @@ class Study:
     seeds: tuple[int, ...]
     shots: tuple[int, ...]
     k: int
-    draws: bool
+    draws: bool | tuple[str, ...]
     split: str
     backbone: str
     compare_with: str
@@ -90,7 +103,7 @@ class Study:
     def room(self, name: str, seed: int, shots: int) -> Room:
         """A room with the splits of a seed and its number of measurements."""
         room = load_room(self.rooms[name])
-        if self.draws:
+        if self.draws is True or (self.draws and room.room in self.draws):
             start = int(np.random.default_rng(seed).integers(len(room.positions)))
             room = room.with_splits(default_splits(room.positions, start))
         return room.with_shots(shots)
@@ -137,6 +150,8 @@ def load_study(path: Path) -> Study:
         if not given.get(needed):
             raise InputError(f"{path}: has no {needed}")
     given = defaults | given
+    if isinstance(given["draws"], list):
+        given["draws"] = tuple(given["draws"])
     for seed in given["seeds"]:
         check_seed(seed)
     if given["split"] not in ("test", "valid"):
@@ -151,6 +166,12 @@ def load_study(path: Path) -> Study:
     study = Study(path.stem, rooms=rooms, runs=runs, seeds=tuple(given["seeds"]), shots=tuple(given["shots"]),
                   show=tuple(given["show"]), **{key: given[key] for key in ("title", "question", "k", "draws", "split",
                                                                           "backbone", "compare_with")})  # fmt: skip
+    named = {name for run in runs.values() for name in (*run.first_stage, *run.only)}
+    if named - set(rooms):
+        raise InputError(f"{path}: a run names {min(named - set(rooms))}, which is none of {', '.join(rooms)}")
+    odd = {shots for run in runs.values() for shots in run.shots} - set(study.shots)
+    if odd:
+        raise InputError(f"{path}: a run has shots {min(odd)}, which are none of the study's {list(study.shots)}")
     waves(study)  # finds what is missing
     return study
 
@@ -159,7 +180,7 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
     where = f"{path}: run {name!r}"
     if not re.fullmatch(NAME_PART, str(name)) or name in BASELINES:
         raise InputError(f"{where}: must be letters, digits, - or _, and none of {', '.join(BASELINES)}")
-    known = {*METHOD_FIELDS, *TRAINING_FIELDS, *ADAPTER_FIELDS, "label", "first_stage", "only", "transfer"}
+    known = {*METHOD_FIELDS, *TRAINING_FIELDS, *ADAPTER_FIELDS, "label", "first_stage", "only", "shots", "transfer"}
     unknown = sorted(set(given) - known)
     if unknown:
         raise InputError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -179,6 +200,7 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
         blend={str(key): float(value) for key, value in given.get("blend", {}).items()},
         first_stage=tuple(given.get("first_stage", ())),
         only=tuple(given.get("only", ())),
+        shots=tuple(given.get("shots", ())),
         transfer=bool(given.get("transfer", False)),
         **sources,
     )
@@ -204,7 +226,7 @@ def jobs_of(study: Study) -> list[Job]:
                 found += [
                     Job(run.name, name, shots, seed)
                     for run in study.runs.values()
-                    if not run.only or name in run.only
+                    if (not run.only or name in run.only) and (not run.shots or shots in run.shots)
                 ]
     return found
 
@@ -214,8 +236,8 @@ def sources_of(study: Study, job: Job) -> list[Job]:
     if not job.run:
         return []
     room, _, configuration = job.room.partition("/")
-    needed = study.runs[job.run].sources(configuration)
-    return [Job(source.run, f"{room}/{source.configuration}", max(study.shots), job.seed) for source in needed]
+    needed = study.runs[job.run].sources(room, configuration)
+    return [Job(run, f"{room}/{other}", max(study.shots), job.seed) for run, other in needed]
 
 
 def waves(study: Study) -> list[list[Job]]:

@@ -15,6 +15,7 @@ from haa_peft.studies import figures
 from haa_peft.studies.results import (
     KINDS,
     RunResult,
+    comparable,
     configurations,
     mean_error,
     over_shots,
@@ -75,13 +76,13 @@ def _kind(
 ) -> list[str]:
     """The part of the page about the rooms of one kind."""
     own = [r for r in results if not r.is_transfer]
-    usual = [r for r in own if r.shots == usual_shots(own)]
+    usual = comparable(own)
     names = run_names(usual)
     parts = [f"## {kind.capitalize()} rooms", NOTES[kind], _winners(usual, compare_with)]
     parts += [
         f"### Mean errors in {kind} rooms",
         "Means over configurations of mean absolute errors at all tested positions of all seeds, with "
-        f"{usual[0].shots} measurements. *Unchanged*: in how many runs validation kept the backbone as it was.",
+        f"{usual_shots(own)} measurements where the run's label names no other number. *Unchanged*: in how many runs validation kept the backbone as it was.",
         markdown(_mean_table(usual)),
         _embed(figures.plot_size(usual, folder / f"size-{kind}.png", styles), "errors against weights and bytes"),
         f"### Differences in {kind} rooms",
@@ -111,7 +112,7 @@ def _kind(
         where = f"Means over {', '.join(configurations(several))}."
         table = markdown(_shots_table(several, compare_with))
         parts += [f"### Number of measurements, {kind}", where, table, _embed(chart, "errors against measurements")]
-    transfers = [r for r in results if r.shots == usual[0].shots]
+    transfers = [r for r in results if r.shots == usual_shots(own)]
     chart = figures.plot_transfer(transfers, folder / f"transfer-{kind}.png")
     if chart:
         parts += [

@@ -168,6 +168,13 @@ def usual_shots(results: Sequence[RunResult]) -> int:
     return max({shots for shots, _ in tested}, key=lambda shots: (sum(s == shots for s, _ in tested), shots))
 
 
+def comparable(results: Sequence[RunResult]) -> list[RunResult]:
+    """Runs with the usual number of measurements, and those that were only tested with another one."""
+    usual = usual_shots(results)
+    numbers = {run: {r.shots for r in results if r.run == run} for run in {r.run for r in results}}
+    return [r for r in results if r.shots == usual or len(numbers[r.run]) == 1]
+
+
 def over_shots(results: Sequence[RunResult]) -> list[RunResult]:
     """Runs tested with several numbers of measurements, in the configurations tested with all of these numbers."""
     shots = {run: {r.shots for r in results if r.run == run} for run in run_names(results)}

@@ -25,7 +25,6 @@ from haa_peft.backbone.checkpoint import fingerprint, load_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.evaluation.evaluate import Measured, baselines, errors
 from haa_peft.inference.predict import References, predict_rirs
-from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.studies.plan import Job, RunSpec, Study
 from haa_peft.training.adapt import Adaptation, Start, adapt
@@ -93,7 +92,8 @@ def _make_adapter(
     with tempfile.TemporaryDirectory() as folder:
         seconds = 0.0
         if spec.first_stage:
-            rooms = [load_room(path) for path in spec.first_stage]
+            # with the seed's own splits, lest test positions train
+            rooms = [study.room(name, job.seed, job.shots) for name in spec.first_stage]
             first = adapt(base, rooms, spec.method, training, accelerator, Path(folder) / "first")
             start, seconds = Start("first stage", first.config, first.tensors), first.seconds
         found = adapt(base, room, spec.method, training, accelerator, Path(folder) / "run", start=start)
@@ -197,7 +197,7 @@ def _report(
 def job_settings(study: Study, job: Job) -> dict[str, Any]:
     """What a job's results depend on beside the data, as JSON; a resumed study compares it."""
     spec = dataclasses.asdict(study.runs[job.run]) if job.run else {}
-    for cosmetic in ("label", "only", "transfer"):
+    for cosmetic in ("label", "only", "shots", "transfer"):
         spec.pop(cosmetic, None)
     return json.loads(json.dumps({**study.settings(), "backbone": study.backbone, "spec": spec}))
 

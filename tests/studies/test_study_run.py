@@ -23,7 +23,7 @@ RUNS = """
   full: {method: full}
   warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}
   upper: {rank: 1, on_top_of: {run: lora, configuration: base}, only: [studio/panel]}
-  staged: {rank: 2, first_stage: [ROOM], only: [studio/panel]}
+  staged: {rank: 2, first_stage: [studio/base, studio/panel], only: [studio/panel]}
   between: {use: {run: lora}, blend: {base: 0.5, panel: 0.5}, only: [studio/panel]}
 """
 
@@ -45,7 +45,7 @@ def study_file(rooms, tiny_backbone_file, tmp_path):
                    "backbone": str(tiny_backbone_file), "defaults": "{max_steps: 2, validate_every: 1}", **more}  # fmt: skip
         path = tmp_path / "made-up.yaml"
         text = "\n".join(f"{key}: {value}" for key, value in entries.items())
-        path.write_text(f"{text}\nruns:{textwrap.indent(runs.replace('ROOM', str(rooms[0])), '')}")
+        path.write_text(f"{text}\nruns:{textwrap.indent(runs, '')}")
         return path
 
     return write
@@ -56,7 +56,7 @@ def kept_tests(out):
 
 
 def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
-    study, out = load_study(study_file(seeds="[0, 3]", draws="true")), tmp_path / "out"
+    study, out = load_study(study_file(seeds="[0, 3]", draws="[studio]")), tmp_path / "out"
     assert [len(group) for group in waves(study)] == [2 * 2 * 4 + 2, 2 * 3]
     run_study(study, out, workers=1)
     found = kept_tests(out)
@@ -99,6 +99,7 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
 
 def test_few_measurements(study_file, tmp_path):
     runs = "\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}"
+    runs += "\n  few: {rank: 2, shots: [3], start: {run: lora, configuration: {studio: base}}, only: [studio/panel]}"
     study, out = load_study(study_file(runs, shots="[12, 3, 1]")), tmp_path / "out"
     run_study(study, out, workers=2)
     found = kept_tests(out)
@@ -112,7 +113,8 @@ def test_few_measurements(study_file, tmp_path):
     assert panel["warm"]["errors"] != panel["backbone"]["errors"]
     starts = sources_of(study, Job("warm", "studio/panel", 3, 0))
     assert starts == [Job("lora", "studio/base", 12, 0)]
-    assert len(jobs_of(study)) == 2 * 3 * 2 + 3
+    assert len(jobs_of(study)) == 2 * 3 * 2 + 3 + 1
+    assert found["studio-panel/few-shots3-seed0.json"]["errors"] == found["studio-panel/warm-shots3-seed0.json"]["errors"]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +126,8 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: {lr: fast}", {}, "run 'lora': .*fast"),
         ("\n  warm: {start: {run: lora}}", {}, "needs lora in studio/base.*, which the study does not have"),
         ("\n  a: {use: {run: b}}\n  b: {use: {run: a}}", {}, "which the study does not have"),
+        ("\n  lora: {only: [studio/moved]}", {}, "a run names studio/moved, which is none of"),
+        ("\n  lora: {shots: [5]}", {}, "a run has shots 5"),
         ("\n  lora: {}", {"sides": "3"}, "unknown entry 'sides'"),
         ("\n  lora: {}", {"split": "train"}, "split is 'train'"),
         ("\n  lora: {}", {"seeds": "[-1]"}, "--seed is -1"),
