@@ -10,14 +10,13 @@ SHOTS = 12
 NAMES = ("train", "valid", "test")
 
 
-def farthest_points(positions: np.ndarray, count: int, start: int | None = None) -> np.ndarray:
+def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:
     """Indices of ``count`` well-spread positions (N, 3), in the order they are chosen.
 
-    Starts at ``start``, or at the position nearest the centroid, then takes the one farthest from all chosen; ties go
-    to the lower index.
+    Starts at the position nearest the centroid, then takes the one farthest from all chosen; ties go to the
+    lower index.
     """
-    if start is None:
-        start = int(np.linalg.norm(positions - positions.mean(axis=0), axis=1).argmin())
+    start = int(np.linalg.norm(positions - positions.mean(axis=0), axis=1).argmin())
     chosen = [start]
     distance = cdist(positions, positions[[start]])[:, 0]
     while len(chosen) < min(count, len(positions)):
@@ -26,8 +25,14 @@ def farthest_points(positions: np.ndarray, count: int, start: int | None = None)
     return np.array(chosen)
 
 
-def default_splits(positions: np.ndarray, start: int | None = None) -> dict[str, np.ndarray]:
-    """12 farthest points (from ``start``) train; the rest alternate between validation and test by index."""
-    train = farthest_points(positions, SHOTS, start)
+def default_splits(positions: np.ndarray) -> dict[str, np.ndarray]:
+    """12 farthest points train; the rest alternate between validation and test by index."""
+    train = farthest_points(positions, SHOTS)
     rest = np.setdiff1d(np.arange(len(positions)), train)
     return {"train": train, "valid": rest[0::2], "test": rest[1::2]}
+
+
+def random_splits(positions: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """12 positions at random train; the rest alternate between validation and test in random order."""
+    order = np.random.default_rng(seed).permutation(len(positions))
+    return {"train": order[:SHOTS], "valid": order[SHOTS::2], "test": order[SHOTS + 1 :: 2]}

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 from haa_peft.adaptation.methods import MethodSettings
 from haa_peft.errors import InputError, check_seed
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART, Room
-from haa_peft.rooms.splits import default_splits
+from haa_peft.rooms.splits import random_splits
 from haa_peft.studies.results import BASELINES
 from haa_peft.training.settings import TrainingSettings
 
@@ -83,7 +82,7 @@ class RunSpec:
 class Study:
     """A study as its file says; see README, Studies.
 
-    ``draws``: every seed draws its own training positions, well spread from one at random, in all rooms or those named.
+    ``draws``: every seed draws its own training positions at random, in all rooms or those named.
     """
 
     name: str
@@ -104,8 +103,7 @@ class Study:
         """A room with the splits of a seed and its number of measurements."""
         room = load_room(self.rooms[name])
         if self.draws is True or (self.draws and room.room in self.draws):
-            start = int(np.random.default_rng(seed).integers(len(room.positions)))
-            room = room.with_splits(default_splits(room.positions, start))
+            room = room.with_splits(random_splits(room.positions, seed))
         return room.with_shots(shots)
 
     def settings(self) -> dict[str, Any]:

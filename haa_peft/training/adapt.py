@@ -28,7 +28,7 @@ from haa_peft.rooms.room import Room
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.folds import leave_one_out, measurements_validate
 from haa_peft.training.objective import RoomsObjective, check_k
-from haa_peft.training.progress import Log, Progress
+from haa_peft.training.progress import Average, Log, Progress
 from haa_peft.training.schedule import warmup_cosine
 from haa_peft.training.sensitivity import Sensitivity, choose_frozen, measure_sensitivity
 from haa_peft.training.settings import DECAY, LEARNING_RATES, WEIGHT_DECAYS, TrainingSettings
@@ -119,7 +119,7 @@ def adapt(
         frozen = frozen_layers(backbone, method.freeze)
     stop_at, curve = None, []
     if measurements_validate(rooms, training.validation):
-        fixed = dataclasses.replace(training, validation="positions", patience=training.max_steps)
+        fixed = dataclasses.replace(training, validation="positions", patience=training.max_steps, caution=0.0)
 
         def train_fold(fold: list[Room], folder: Path) -> list[tuple[int, float]]:
             run = _Run(backbone, fold, method, fixed, accelerator, folder, frozen, start)
@@ -127,7 +127,8 @@ def adapt(
 
         settings = {"rooms": [room.fingerprint for room in rooms], "frozen": frozen, "start": str(start and start.name)}
         settings |= dataclasses.asdict(method) | dataclasses.asdict(training) | {"backbone": fingerprint(backbone)}
-        stop_at, curve = leave_one_out(rooms, run_folder, settings, train_fold, accelerator, resume=resume)
+        stop_at, curve = leave_one_out(rooms, run_folder, settings, train_fold, accelerator,
+                                       caution=training.caution, resume=resume)  # fmt: skip
         resume = resume and (run_folder / "checkpoint.pt").exists()
     run = _Run(backbone, rooms, method, training, accelerator, run_folder, frozen, start)
     found = run.train(resume=resume, title="adapting", stop_at=stop_at)
@@ -185,20 +186,21 @@ class _Run:
             scheduler = LambdaLR(optimizer, warmup_cosine(training.warmup, training.max_steps))
             module, optimizer = accelerator.prepare(objective, optimizer)
         checkpoint = self.folder / "checkpoint.pt"
-        run = Progress(adapter, optimizer, scheduler)
+        average = Average(adapter, training.averaging)
+        run = Progress(adapter, optimizer, scheduler, average)
 
         def validate() -> None:
-            if stop_at is not None:
-                run.keep()
-            else:
-                loss = _agreed(objective.validation_loss(training.k), accelerator)
-                run.consider(loss, training.patience, training.least_gain)
+            with average.applied():
+                if stop_at is not None:
+                    run.keep()
+                else:
+                    losses = _agreed(objective.validation_losses(training.k), accelerator)
+                    run.consider(losses, training.patience, training.least_gain)
             if accelerator.is_main_process:
                 save_checkpoint(checkpoint, {"settings": self.settings, **run.state()})
 
         if resume:
             run.restore(load_checkpoint(checkpoint, self.settings, run.state()))
-            self.settings = {**self.settings}
         else:
             validate()
         total = 1 if not parameters else training.max_steps
@@ -218,12 +220,14 @@ class _Run:
                 scheduler.step()
                 entry["lr"] = scheduler.get_last_lr()[0]
             run.step = step + 1
+            average.update(run.step)
             if run.step % training.validate_every == 0 or run.step == total:
                 validate()
                 if stop_at is None:
                     entry["validation"] = run.validation[-1][1]
             log.write(entry, run.best_loss)
         log.close()
+        run.settle(training.caution)
         return Adaptation(
             self.method,
             training,
@@ -279,8 +283,8 @@ def _start_from(adapter: Adapter, start: Start) -> None:
     adapter.load(start.tensors)
 
 
-def _agreed(loss: float, accelerator: Accelerator) -> float:
-    """The main process' loss: all stop at the same step, whatever the last bits of theirs."""
+def _agreed(losses: list[float], accelerator: Accelerator) -> list[float]:
+    """The main process' losses: all stop at the same step, whatever the last bits of theirs."""
     if accelerator.num_processes == 1:
-        return loss
-    return float(broadcast(torch.tensor([loss], dtype=torch.float64, device=accelerator.device))[0])
+        return losses
+    return broadcast(torch.tensor(losses, dtype=torch.float64, device=accelerator.device)).tolist()

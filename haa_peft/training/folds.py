@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from haa_peft.errors import InputError
 from haa_peft.files import write_json
 from haa_peft.rooms.room import Room
+from haa_peft.training.progress import is_gain
 
 Curve = list[tuple[int, float]]
 """Validation losses by step."""
@@ -53,11 +54,12 @@ def leave_one_out(
     train: Callable[[list[Room], Path], Curve],
     accelerator: Accelerator,
     *,
+    caution: float,
     resume: bool,
 ) -> tuple[int, Curve]:
     """The best number of steps, and the mean validation losses of adapters each trained without one measurement.
 
-    ``train`` runs one fold to the end; its losses are kept in ``folder``, for a resumed run of the same ``settings``.
+    No step at all unless the best ones are better by ``caution`` standard errors. ``train`` runs one fold to the end; its losses are kept in ``folder``, for a resumed run of the same ``settings``.
     """
     curves = []
     for i, fold in enumerate(folds_of(rooms)):
@@ -69,8 +71,11 @@ def leave_one_out(
                 write_json(path, {"settings": settings, "validation": curve})
         curves.append(curve)
     steps = [step for step, _ in curves[0]]
-    losses = np.mean([[loss for _, loss in curve] for curve in curves], axis=0)
-    return steps[int(losses.argmin())], list(zip(steps, losses.tolist(), strict=True))
+    losses = np.array([[loss for _, loss in curve] for curve in curves])
+    means = losses.mean(axis=0)
+    best = int(means.argmin())
+    stop = steps[best] if is_gain(losses[:, 0].tolist(), losses[:, best].tolist(), caution) else 0
+    return stop, list(zip(steps, means.tolist(), strict=True))
 
 
 def _read(path: Path, settings: dict[str, Any]) -> Curve | None:

@@ -104,9 +104,9 @@ class RoomObjective(nn.Module):
             )
             return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
 
-    def validation_loss(self, k: int) -> float:
-        """Mean loss over the validation positions, each predicted from its K nearest training positions."""
-        return float(self.losses_at(np.arange(self.shots, len(self.positions)), k).mean())
+    def validation_losses(self, k: int) -> Tensor:
+        """Losses at the validation positions, each predicted from its K nearest training positions."""
+        return self.losses_at(np.arange(self.shots, len(self.positions)), k)
 
     @torch.no_grad()
     def losses_at(self, rows: np.ndarray, k: int) -> Tensor:
@@ -157,7 +157,7 @@ class RoomsObjective(nn.Module):
             found.append((int(i), torch.from_numpy(mine).to(device), torch.from_numpy(drawn[mine]).to(device)))
         return found
 
-    def validation_loss(self, k: int) -> float:
-        """Mean over the rooms that have validation positions."""
-        losses = [room.validation_loss(k) for room in self.each() if len(room.positions) > room.shots]
-        return float(np.mean(losses))
+    def validation_losses(self, k: int) -> list[float]:
+        """Losses at the validation positions of all rooms."""
+        losses = [room.validation_losses(k) for room in self.each() if len(room.positions) > room.shots]
+        return torch.cat(losses).tolist()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,14 +20,57 @@ from haa_peft.adaptation.methods import Adapter
 from haa_peft.errors import InputError
 
 
+class Average:
+    """Running average of an adapter's trained weights, which a step moves by ``1 - decay`` of the way.
+
+    References are drawn anew every step, so single steps are noisy; their average is not (Polyak and Juditsky 1992). The
+    first steps count more, so that the start is soon forgotten.
+    """
+
+    def __init__(self, adapter: Adapter, decay: float) -> None:
+        self._parameters, self._decay = adapter.parameters(), decay
+        self.tensors = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After the ``step``-th step, counted from 1."""
+        share = 1 - min(self._decay, step / (step + 2))
+        for tensor, parameter in zip(self.tensors, self._parameters, strict=True):
+            tensor.lerp_(parameter, share)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The averages inside the block, the weights themselves again after it."""
+        own = [parameter.detach().clone() for parameter in self._parameters]
+        self._set(self.tensors)
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    def restore(self, tensors: list[Tensor]) -> None:
+        """Go on from averages that were kept."""
+        for mine, kept in zip(self.tensors, tensors, strict=True):
+            mine.copy_(kept)
+
+    @torch.no_grad()
+    def _set(self, values: list[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=True):
+            parameter.copy_(value)
+
+
 class Progress:
     """Where a run stands, and the best weights so far."""
 
-    def __init__(self, adapter: Adapter, optimizer: Any, scheduler: LambdaLR | None) -> None:
+    def __init__(self, adapter: Adapter, optimizer: Any, scheduler: LambdaLR | None, average: Average) -> None:
         self._adapter, self._optimizer, self._scheduler = adapter, optimizer, scheduler
+        self._average = average
         self._started = time.monotonic()
         self.step, self.best_step, self.best_loss, self.stopped = 0, 0, float("inf"), False
         self.best_tensors: dict[str, Tensor] = {}
+        self._first_tensors = adapter.tensors()  # the same in a resumed run
+        self.first: list[float] = []
+        self.best: list[float] = []
         self.validation: list[tuple[int, float]] = []
 
     def seconds(self) -> float:
@@ -34,18 +81,29 @@ class Progress:
         """Take the present weights for the best."""
         self.best_step, self.best_tensors = self.step, self._adapter.tensors()
 
-    def consider(self, loss: float, patience: int, least_gain: float) -> None:
-        """Keep the weights if they are the best; stop after ``patience`` validations that gained next to nothing."""
+    def consider(self, losses: list[float], patience: int, least_gain: float) -> None:
+        """Keep the weights if they are the best; stop after ``patience`` validations that gained next to nothing.
+
+        ``losses`` are those at the validation positions.
+        """
+        loss = sum(losses) / len(losses)
         if self.step == 0 and not math.isfinite(loss):
             raise InputError(
                 f"the backbone's loss in this room is {loss}; check its RIRs, its positions and that the receiver is "
                 "inside its surfaces"
             )
         self.validation.append((self.step, loss))
+        if self.step == 0:
+            self.first = losses
         if loss < self.best_loss:
-            self.best_loss = loss
+            self.best_loss, self.best = loss, losses
             self.keep()
         self.stopped = is_plateau([value for _, value in self.validation], patience, least_gain)
+
+    def settle(self, caution: float) -> None:
+        """Go back to the start unless the best weights are better by ``caution`` standard errors; see :func:`is_gain`."""
+        if self.first and not is_gain(self.first, self.best, caution):
+            self.best_step, self.best_tensors = 0, self._first_tensors
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -54,10 +112,13 @@ class Progress:
             "best_step": self.best_step,
             "best_loss": self.best_loss,
             "best_tensors": self.best_tensors,
+            "first": self.first,
+            "best": self.best,
             "stopped": self.stopped,
             "validation": self.validation,
             "seconds": self.seconds(),
             "weights": self._adapter.state(),
+            "average": [tensor.cpu() for tensor in self._average.tensors],
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "scheduler": None if self._scheduler is None else self._scheduler.state_dict(),
         }
@@ -66,12 +127,25 @@ class Progress:
         """Go on from what :meth:`state` gave."""
         self.step, self.best_step, self.best_loss = state["step"], state["best_step"], state["best_loss"]
         self.best_tensors, self.stopped = state["best_tensors"], state["stopped"]
+        self.first, self.best = state["first"], state["best"]
         self.validation = [(int(step), loss) for step, loss in state["validation"]]
         self._started = time.monotonic() - state["seconds"]
         self._adapter.restore(state["weights"])
+        self._average.restore(state["average"])
         if self._optimizer is not None and self._scheduler is not None:
             self._optimizer.load_state_dict(state["optimizer"])
             self._scheduler.load_state_dict(state["scheduler"])
+
+
+def is_gain(before: Sequence[float], after: Sequence[float], caution: float) -> bool:
+    """Whether losses at the same positions fell by more than ``caution`` standard errors of their mean difference.
+
+    The one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees): of a dozen positions, the lowest
+    of many means is easily lower by chance.
+    """
+    gains = np.subtract(before, after)
+    error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return bool(gains.mean() > caution * error)
 
 
 def is_plateau(losses: list[float], patience: int, least_gain: float) -> bool:

@@ -17,14 +17,14 @@ from haa_peft.training import objective as objective_module
 from haa_peft.training import sensitivity as sensitivity_module
 from haa_peft.training.adapt import Start, adapt
 from haa_peft.training.folds import folds_of
-from haa_peft.training.progress import is_plateau
+from haa_peft.training.progress import Average, is_gain, is_plateau
 from haa_peft.training.settings import TrainingSettings
 from haa_peft.training.statistics import refresh_statistics
 from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
 from tests.conftest import TINY
 
 LEARNED = [method for method in METHODS if method != "statistics"]
-SHORT = TrainingSettings(max_steps=6, k=4, validate_every=2, warmup=1, lr=1e-2)
+SHORT = TrainingSettings(max_steps=6, k=4, validate_every=2, warmup=1, lr=1e-2, caution=0.0)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_broken_run_resumes_to_the_same_adapter(method, published, room, accel
     if method == MethodSettings():
         size = (tmp_path / "broken" / "checkpoint.pt").stat().st_size
         trained = sum(t.numel() for t in whole.tensors.values())
-        assert size < 4 * 4 * trained + 2000 * len(whole.tensors)  # four states; names and places of each tensor
+        assert size < 5 * 4 * trained + 2500 * len(whole.tensors)  # five states; names and places of each tensor
 
 
 def test_resume_needs_the_same_run(room, tiny_backbone, accelerator, tmp_path):
@@ -168,14 +168,14 @@ def test_leave_one_out_validation(room, tiny_backbone, accelerator, tmp_path, mo
     # the last run is as long, on all measurements: its weights are those that another run passes at that step
     judged = dataclasses.replace(alone, splits={**alone.splits, "valid": room.splits["valid"]})
     passed = []
-    real_loss = objective_module.RoomsObjective.validation_loss
+    real_loss = objective_module.RoomsObjective.validation_losses
 
     def seen(objective, k):
         parameters = objective.each()[0].backbone.named_parameters()
         passed.append({name: parameter.detach().clone() for name, parameter in parameters if "lora_" in name})
         return real_loss(objective, k)
 
-    monkeypatch.setattr(objective_module.RoomsObjective, "validation_loss", seen)
+    monkeypatch.setattr(objective_module.RoomsObjective, "validation_losses", seen)
     every = dataclasses.replace(SHORT, validate_every=found.best_step, patience=99)
     adapt(tiny_backbone, judged, MethodSettings(), every, accelerator, tmp_path / "judged")
     monkeypatch.undo()
@@ -217,6 +217,47 @@ def test_a_plateau_stops_too():
     assert not is_plateau([1.0, 1.2, 1.1, 0.5], patience=3, least_gain=1e-3)
 
 
+def test_one_standard_error():
+    before = [1.0, 2.0, 3.0, 4.0]
+    sure, chance = [0.9, 1.8, 2.9, 3.8], [0.2, 2.2, 3.2, 3.8]
+    assert is_gain(before, sure, caution=1.0)
+    # by hand: gains .8, -.2, -.2, .2, mean .15, standard deviation .4726, error .2363
+    assert not is_gain(before, chance, caution=1.0)
+    assert is_gain(before, chance, caution=0.6)
+    assert not is_gain(before, chance, caution=0.64)
+    assert not is_gain(before, before, caution=0.0)
+    assert is_gain([2.0], [1.0], caution=9.0)  # nothing is known of its spread
+
+
+def test_a_gain_by_chance_is_undone(room, tiny_backbone, accelerator, tmp_path):
+    found = adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path)
+    assert found.best_step > 0
+    careful = dataclasses.replace(SHORT, caution=50.0)
+    undone = adapt(tiny_backbone, room, MethodSettings(), careful, accelerator, tmp_path)
+    assert undone.validation == found.validation
+    assert undone.best_step == 0
+    assert all(not tensor.any() for name, tensor in undone.tensors.items() if "lora_B" in name)
+
+
+def test_the_average_of_steps(tiny_backbone):
+    """Against the closed form of its weights."""
+    adapter = attach(tiny_backbone, MethodSettings("bias"), 0)
+    average, values = Average(adapter, 0.9), [adapter.parameters()[0].detach().clone()]
+    for step in range(1, 31):
+        adapter.load({name: tensor + 0.01 * step for name, tensor in adapter.tensors().items()})
+        average.update(step)
+        values.append(adapter.parameters()[0].detach().clone())
+    weights = np.array([1.0])
+    for step in range(1, 31):
+        decay = min(0.9, step / (step + 2))
+        weights = np.append(decay * weights, 1 - decay)
+    expected = sum(float(weight) * value for weight, value in zip(weights, values, strict=True))
+    with average.applied():
+        torch.testing.assert_close(adapter.parameters()[0].detach(), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(adapter.parameters()[0].detach(), values[-1])
+    adapter.detach()
+
+
 def test_a_start_is_where_another_run_ended(room, tiny_backbone, accelerator, tmp_path):
     first = adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path / "first")
     start = Start("studio/base", first.config, first.tensors)
@@ -237,8 +278,8 @@ def test_several_rooms_together(room, tiny_backbone):
     alone = [RoomObjective(tiny_backbone, one).eval() for one in (room, other)]
     expected = [alone[i](targets, references) for i, targets, references in draws]
     torch.testing.assert_close(both(draws), torch.cat(expected))
-    mean = np.mean([objective.validation_loss(8) for objective in alone])
-    assert both.validation_loss(8) == pytest.approx(mean)
+    expected = torch.cat([objective.validation_losses(8) for objective in alone])
+    assert both.validation_losses(8) == pytest.approx(expected.tolist())
     parts = [both.draw(8, 0, 3, rank, 2) for rank in range(2)]
     shared = [(i, int(t)) for part in parts for i, targets, _ in part for t in targets]
     assert sorted(shared) == [(0, t) for t in range(12)] + [(1, t) for t in range(7)]
@@ -324,6 +365,9 @@ def test_too_few_measurements(room, tiny_backbone, accelerator, tmp_path):
         ({"seed": 2**32}, "--seed is 4294967296 but must be from 0"),
         ({"lr": -1.0}, "--lr is -1.0 but must be between 0 and 1"),
         ({"patience": 0}, "--patience is 0"),
+        ({"averaging": 1.0}, "--averaging is 1.0 but must be at least 0 and below 1"),
+        ({"caution": -1.0}, "--caution is -1.0 but must be from 0 to 100"),
+        ({"validation": "none"}, "--validation is 'none' but must be one of auto"),
     ],
 )
 def test_bad_settings(values, message):

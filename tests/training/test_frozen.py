@@ -77,7 +77,7 @@ def trajectory(backbone, room, attach_one, reuse, steps=5):
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    stages, validation = objective.frozen.stages, objective.validation_loss(4)
+    stages, validation = objective.frozen.stages, float(objective.validation_losses(4).mean())
     tensors = adapter.tensors()
     adapter.detach()
     return losses, tensors, validation, stages, seen
