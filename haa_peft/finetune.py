@@ -35,9 +35,7 @@ from haa_peft.training.settings import DECAY, LEARNING_RATES, VALIDATIONS, WEIGH
 DEFAULT_ROOM = "classroom-twin/base"
 
 
-def parse_arguments(
-    method: str | None, description: str, arguments: Sequence[str] | None = None
-) -> argparse.Namespace:
+def parse_arguments(method: str | None, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Options of the fine-tuning recipes; with no method given, ``--method`` names it."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     if method is None:
@@ -64,7 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument("--store", help=f"folder of adapters (default: ${STORE_VARIABLE} or ./adapters)")
     parser.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: %(default)s)")
     parser.add_argument("--start", metavar="NAME", help="go on from this stored adapter (warm start)")
-    parser.add_argument("--on-top-of", metavar="NAME", help="leave this stored adapter as it is, and add a second one to it")
+    parser.add_argument(
+        "--on-top-of", metavar="NAME", help="leave this stored adapter as it is, and add a second one to it"
+    )
     parser.add_argument("--first-stage", nargs="+", metavar="ROOM", default=[], help="adapt to all of these together "
                         "first, and go on from there")  # fmt: skip
     if kind is not None:
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
                             "layers whose names begin so, 0 for none (energy_blend=8)")  # fmt: skip
         parser.add_argument("--convolutions", action="store_true", help="adapt convolutions too")
         parser.add_argument("--dropout", type=float, default=0.0, help="before the updates (default: %(default)s)")
-    parser.add_argument("--freeze", default="none", metavar="WHICH", help="layers that are left alone: early:N, late:N, "
+    parser.add_argument("--freeze", default="none", metavar="WHICH", help="layers left alone: early:N, late:N, "
                         "none, or auto, which measures what serves the simulation (default: %(default)s)")  # fmt: skip
     parser.add_argument("--k", type=int, help=f"references a target (default: {training.k}, or all others if fewer)")
     parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions, 12)")
@@ -97,7 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument("--caution", type=float, default=training.caution, help="standard errors by which validation "
                         "losses must fall, or training is undone (default: %(default)s)")  # fmt: skip
     parser.add_argument("--averaging", type=float, default=training.averaging, help="decay a step of the weights' "
-                        "running average, which is what is validated and kept; 0 for none (default: %(default)s)")  # fmt: skip
+                        "running average, which is validated and kept; 0 for none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--checkpointing", action="store_true", help="keep no activations inside the encoders but "
                         "compute them again: half the memory or less, a third more time")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the whole report here")

@@ -22,6 +22,8 @@ from haa_peft.training.launch import start_accelerator
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, required=True, help="YAML file")
+    parser.add_argument("--rooms", nargs="+", metavar="ROOM", default=[], help="room folders, HAA folders or twins "
+                        "instead of the study's; needs --out")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of results (default: recipes/results/NAME of the study)")
     parser.add_argument("--executor", choices=EXECUTORS, default="local", help="default: %(default)s")
     parser.add_argument("--workers", type=int, help="runs at once (default: one for each GPU, or each core)")
@@ -35,7 +37,9 @@ def main() -> None:
         raise InputError(f"--workers is {args.workers} but must be at least 1")
     if start_accelerator(0).num_processes > 1:
         raise InputError("this recipe starts its own processes; leave --num_processes out and give --workers")
-    study = load_study(args.study)
+    if args.rooms and args.out is None:
+        raise InputError("--rooms needs --out, the folder of your results")
+    study = load_study(args.study, args.rooms)
     out = args.out or Path(__file__).parent / "results" / study.name
     if not args.report_only:
         run_study(study, out, executor=args.executor, workers=args.workers)

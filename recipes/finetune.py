@@ -4,7 +4,8 @@ The embedded default, a simulated stand-in of HAA's classroom, with LoRA whose m
 
     accelerate launch recipes/finetune.py --method dora
 
-Your room: --room path/to/hallwayPanel1. Several GPUs: accelerate launch --multi_gpu --num_processes 4 recipes/finetune.py ...
+Your room: --room path/to/hallwayPanel1.
+Several GPUs: accelerate launch --multi_gpu --num_processes 4 recipes/finetune.py ...
 """
 
 from haa_peft.finetune import run

@@ -78,7 +78,9 @@ def test_a_second_adapter_on_top_of_the_first(options, room_folder, tiny_backbon
     main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])
     assert capsys.readouterr().out.count(": ok") == 3
     # what is served is what was evaluated
-    main(["evaluate", str(room_folder), "--adapter", "studio/panel2", "--k", "4", "--backbone", str(tiny_backbone_file)])
+    main(
+        ["evaluate", str(room_folder), "--adapter", "studio/panel2", "--k", "4", "--backbone", str(tiny_backbone_file)]
+    )
     shown = next(line for line in capsys.readouterr().out.splitlines() if "studio/panel2 |" in line)
     report = pack("studio/panel2").card["evaluation"]
     kept = next(row for row in report["rows"] if row["predictor"] == "studio/panel2")

@@ -126,7 +126,7 @@ class DeltaAdapter:
 
 
 def read_delta_config(backbone: XRIR, config: dict) -> tuple[str, list[str]]:
-    """Method and names of an ``adapter_config.json`` of this kind; raises ``InputError`` for names of other networks."""
+    """Method and names of an ``adapter_config.json`` of this kind; ``InputError`` for names of other networks."""
     from haa_peft.adaptation.methods import DELTA_METHODS
 
     method, names = config.get("method"), config.get("parameters")

@@ -110,7 +110,8 @@ def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str
     for prefix in settings.ranks:
         if not any(_begins(name, prefix) for name in targets):
             raise InputError(
-                f"--ranks {prefix}=... fits no layer that {settings.method} changes; layers are {', '.join(targets[:4])}..."
+                f"--ranks {prefix}=... fits no layer that {settings.method} changes; "
+                f"layers are {', '.join(targets[:4])}..."
             )
     ranks = {}
     for name in targets:

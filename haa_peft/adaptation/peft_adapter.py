@@ -71,7 +71,7 @@ class PeftSettings:
     dropout: float = 0.0
 
     def config(self) -> PeftConfig:
-        """peft's own settings."""
+        """Peft's own settings."""
         import peft
 
         kind, targets = KINDS[self.method], sorted(self.ranks)

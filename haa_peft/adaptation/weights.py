@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from haa_peft.adaptation.keys import check_finite, check_keys
 from haa_peft.adaptation.delta import PEFT_TYPE, read_delta_config
+from haa_peft.adaptation.keys import check_finite, check_keys
 from haa_peft.adaptation.methods import merged
 from haa_peft.adaptation.peft_adapter import PeftSettings, check_targets
 from haa_peft.backbone.xrir import XRIR
@@ -72,7 +72,9 @@ class RoomWeights:
         replaced: dict[str, dict[str, Tensor | None]] = {}
         for name, layer in own_layers(backbone).items():
             own = self.replaced.get(name, {})
-            values = {kind: own.get(kind, tensor) for kind, tensor in (*layer._parameters.items(), *layer._buffers.items())}
+            values = {
+                kind: own.get(kind, tensor) for kind, tensor in (*layer._parameters.items(), *layer._buffers.items())
+            }
             if name in whole:
                 values["weight"] = whole[name]
             replaced[name] = {

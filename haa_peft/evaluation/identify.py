@@ -1,4 +1,4 @@
-"""Which stored adapter fits a room that was just measured?"""
+"""Finding the stored adapter that fits a room which was just measured."""
 
 from __future__ import annotations
 

@@ -61,7 +61,8 @@ def load_parent(store: Path, pack: RoomPack, backbone: XRIR, depth: int = 0) -> 
         raise InputError(f"{pack.name} lies on top of {name}: {error}") from None
     if read_pack(store, parent.name).adapter_digest() != digest:
         raise InputError(
-            f"{pack.name} lies on top of {name}, which has been trained anew since; restore it, or train {pack.name} again"
+            f"{pack.name} lies on top of {name}, which has been trained anew since; restore it, "
+            f"or train {pack.name} again"
         )
     return parent
 

@@ -23,7 +23,15 @@ from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.inference.packs import check_backbone, check_positions, check_prepared, check_references, load_parent, references_of, resolve
+from haa_peft.inference.packs import (
+    check_backbone,
+    check_positions,
+    check_prepared,
+    check_references,
+    load_parent,
+    references_of,
+    resolve,
+)
 from haa_peft.inference.predict import PHASES, align_references, choose_targets, positions_at_once, waveforms
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder

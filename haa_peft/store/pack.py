@@ -207,7 +207,9 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
     if card.get("name") != str(name) or not all(isinstance(field, dict) for field in fields):
         raise InputError(f"{name}: {CARD} is of {card.get('name')!r} or incomplete; restore or retrain the adapter")
     below = card.get("parent")
-    if below is not None and not (isinstance(below, dict) and all(isinstance(below.get(k), str) for k in PARENT_FIELDS)):
+    if below is not None and not (
+        isinstance(below, dict) and all(isinstance(below.get(k), str) for k in PARENT_FIELDS)
+    ):
         raise InputError(f"{name}: {CARD} has no valid parent; restore or retrain the adapter")
     for section, field, kind in CARD_FIELDS:
         if not isinstance(card[section].get(field), kind):

@@ -167,10 +167,10 @@ def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Iterator[t
                 "--executor ray finds no cluster; start one with `ray start --head`, or name one in RAY_ADDRESS"
             ) from None
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    needs = {"num_gpus": 1} if has_gpus else {"num_cpus": 1}
+    needs: dict[str, Any] = {"num_gpus": 1} if has_gpus else {"num_cpus": 1}
     shared = ray.put(dataclasses.replace(study, rooms={n: str(Path(p).resolve()) if Path(p).exists() else p
                                                        for n, p in study.rooms.items()}))  # fmt: skip
-    remote = ray.remote(**needs)(_ray_work)
+    remote: Any = ray.remote(**needs)(_ray_work)
     left = {remote.remote(shared, job, adapters, has_gpus): job for job, adapters in tasks[: workers or len(tasks)]}
     waiting = list(tasks[len(left) :])
     while left:

@@ -49,7 +49,9 @@ class RunSpec:
     ----------
     name, label : in tables, and for people.
     method, training : how it is adapted; seed and K come with the job.
-    start : the adapter that training goes on from. on_top_of : the one that stays below. use : the one that is tested as it is.
+    start : the adapter that training goes on from.
+    on_top_of : the one that stays below.
+    use : the one that is tested as it is.
     blend : shares of other configurations' adapters of the run ``use`` names, by configuration.
     first_stage : configurations of the study that it is adapted to together, before the one itself.
     only : configurations (``room/configuration``) that it is run in; all if empty.
@@ -128,8 +130,8 @@ class Job:
         return f"{self.room.replace('/', '-')}/{self.run or 'baselines'}-shots{self.shots}-seed{self.seed}"
 
 
-def load_study(path: Path) -> Study:
-    """Read a study; raises ``InputError`` for anything that it cannot mean."""
+def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
+    """Read a study, in ``own_rooms`` if given; raises ``InputError`` for anything that it cannot mean."""
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
@@ -138,7 +140,7 @@ def load_study(path: Path) -> Study:
         raise InputError(f"--study {path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(given, dict):
         raise InputError(f"--study {path}: must hold a mapping with rooms, runs and seeds")
-    defaults = {"title": path.stem, "question": "", "seeds": [0, 1, 2], "shots": [12], "k": TrainingSettings().k,
+    defaults: dict[str, Any] = {"title": path.stem, "question": "", "seeds": [0, 1, 2], "shots": [12], "k": TrainingSettings().k,
                 "draws": False, "split": "test", "backbone": "small", "compare_with": "full", "show": [],
                 "defaults": {}}  # fmt: skip
     unknown = sorted(set(given) - set(defaults) - {"rooms", "runs"})
@@ -147,7 +149,7 @@ def load_study(path: Path) -> Study:
     for needed in ("rooms", "runs"):
         if not given.get(needed):
             raise InputError(f"{path}: has no {needed}")
-    given = defaults | given
+    given = defaults | given | ({"rooms": list(own_rooms)} if own_rooms else {})
     if isinstance(given["draws"], list):
         given["draws"] = tuple(given["draws"])
     for seed in given["seeds"]:

@@ -82,7 +82,8 @@ def _kind(
     parts += [
         f"### Mean errors in {kind} rooms",
         "Means over configurations of mean absolute errors at all tested positions of all seeds, with "
-        f"{usual_shots(own)} measurements where the run's label names no other number. *Unchanged*: in how many runs validation kept the backbone as it was.",
+        f"{usual_shots(own)} measurements where the run's label names no other number. "
+        "*Unchanged*: in how many runs validation kept the backbone as it was.",
         markdown(_mean_table(usual)),
         _embed(figures.plot_size(usual, folder / f"size-{kind}.png", styles), "errors against weights and bytes"),
         f"### Differences in {kind} rooms",

@@ -65,8 +65,17 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
 def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR) -> Outcome:
     predictions = baselines(room, min(study.k, job.shots), study.split, job.seed)
     predictions["backbone"] = _predict(study, job, room, backbone, None)
-    nothing = {"group": "baseline", "trained_on": None, "trainable_parameters": 0, "bytes": 0, "seconds": None,
-               "best_step": None, "steps": None, "validation": [], "settings": study.settings()}  # fmt: skip
+    nothing: dict[str, Any] = {
+        "group": "baseline",
+        "trained_on": None,
+        "trainable_parameters": 0,
+        "bytes": 0,
+        "seconds": None,
+        "best_step": None,
+        "steps": None,
+        "validation": [],
+        "settings": study.settings(),
+    }
     return Outcome(
         [_report(study, job, room, backbone, rirs, {"run": name, **nothing}) for name, rirs in predictions.items()]
     )
@@ -98,9 +107,13 @@ def _make_adapter(
             start, seconds = Start("first stage", first.config, first.tensors), first.seconds
         found = adapt(base, room, spec.method, training, accelerator, Path(folder) / "run", start=start)
     adapter = (found.config, found.tensors)
-    settings |= {"training": dataclasses.asdict(found.training), "frozen": found.frozen,
-                 "start": spec.start and dataclasses.asdict(spec.start), "on_top_of": spec.on_top_of and dataclasses.asdict(spec.on_top_of),
-                 "first_stage": list(spec.first_stage)}  # fmt: skip
+    settings |= {
+        "training": dataclasses.asdict(found.training),
+        "frozen": found.frozen,
+        "start": spec.start and dataclasses.asdict(spec.start),
+        "on_top_of": spec.on_top_of and dataclasses.asdict(spec.on_top_of),
+        "first_stage": list(spec.first_stage),
+    }
     facts = {**_facts(spec, settings), **_outcome(found), "seconds": round(found.seconds + seconds, 1)}
     return facts, adapter if below is None else stack(backbone, below, adapter)
 
@@ -183,8 +196,9 @@ def _report(
         "references_xyz": room.positions[room.splits["train"]].round(3).tolist(),
         "floor_plan": _floor_plan(room),
         "errors": {name: _short(values) for name, values in wrong.items()},
-        "truth": {name: _short(truth[key]) for name, key in
-                  (("edt_s", "edt_s"), ("c50_db", "c50_db"), ("t60_s", "t60_20_s"))},  # fmt: skip
+        "truth": {
+            name: _short(truth[key]) for name, key in (("edt_s", "edt_s"), ("c50_db", "c50_db"), ("t60_s", "t60_20_s"))
+        },
         "decay_curves": {
             "position": kept.tolist(),
             "time_s": _short(time / SAMPLE_RATE),

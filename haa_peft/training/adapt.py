@@ -31,7 +31,7 @@ from haa_peft.training.objective import RoomsObjective, check_k
 from haa_peft.training.progress import Average, Log, Progress
 from haa_peft.training.schedule import warmup_cosine
 from haa_peft.training.sensitivity import Sensitivity, choose_frozen, measure_sensitivity
-from haa_peft.training.settings import DECAY, LEARNING_RATES, WEIGHT_DECAYS, TrainingSettings
+from haa_peft.training.settings import TrainingSettings
 from haa_peft.training.statistics import refresh_statistics
 
 ADAM_EPSILON = 1e-6
@@ -108,16 +108,15 @@ def adapt(
         raise InputError(
             f"{accelerator.num_processes} processes are more than the {shots} measurements; start at most {shots}"
         )
-    lr = LEARNING_RATES[method.method] if training.lr is None else training.lr
-    decay = WEIGHT_DECAYS.get(method.method, DECAY) if training.weight_decay is None else training.weight_decay
-    training = dataclasses.replace(training, lr=lr, weight_decay=decay)
+    training = training.of_method(method.method)
     sensitivities: list[Sensitivity] = []
     if method.freeze == "auto":
         sensitivities = measure_sensitivity(backbone, rooms, training)
         frozen = choose_frozen(sensitivities)
     else:
         frozen = frozen_layers(backbone, method.freeze)
-    stop_at, curve = None, []
+    stop_at: int | None = None
+    curve: list[tuple[int, float]] = []
     if measurements_validate(rooms, training.validation):
         fixed = dataclasses.replace(training, validation="positions", patience=training.max_steps, caution=0.0)
 
@@ -181,8 +180,8 @@ class _Run:
         parameters = adapter.parameters()
         if parameters:
             pull = self.method.method == "l2sp"
-            decay = 0.0 if pull else training.weight_decay
-            optimizer = torch.optim.AdamW(parameters, lr=training.lr, weight_decay=decay, eps=ADAM_EPSILON)
+            lr, decay = float(training.lr or 0.0), 0.0 if pull else float(training.weight_decay or 0.0)
+            optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, eps=ADAM_EPSILON)
             scheduler = LambdaLR(optimizer, warmup_cosine(training.warmup, training.max_steps))
             module, optimizer = accelerator.prepare(objective, optimizer)
         checkpoint = self.folder / "checkpoint.pt"
@@ -212,11 +211,13 @@ class _Run:
             entry: dict[str, Any] = {"step": step + 1}
             if step == 0 and adapter.has_statistics():
                 refresh_statistics(objective.each())
-            draws = objective.draw(training.k, training.seed, step, accelerator.process_index, accelerator.num_processes)
+            draws = objective.draw(
+                training.k, training.seed, step, accelerator.process_index, accelerator.num_processes
+            )
             entry["loss"] = self._step(adapter, module, optimizer, draws, step)
             if scheduler is not None:
                 if isinstance(adapter, DeltaAdapter) and self.method.method == "l2sp":
-                    adapter.pull(min(1.0, scheduler.get_last_lr()[0] * float(training.weight_decay or 0.0)))
+                    adapter.pull(min(1.0, float(scheduler.get_last_lr()[0]) * float(training.weight_decay or 0.0)))
                 scheduler.step()
                 entry["lr"] = scheduler.get_last_lr()[0]
             run.step = step + 1

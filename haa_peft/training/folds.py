@@ -59,7 +59,8 @@ def leave_one_out(
 ) -> tuple[int, Curve]:
     """The best number of steps, and the mean validation losses of adapters each trained without one measurement.
 
-    No step at all unless the best ones are better by ``caution`` standard errors. ``train`` runs one fold to the end; its losses are kept in ``folder``, for a resumed run of the same ``settings``.
+    No step at all unless the best ones are better by ``caution`` standard errors. ``train`` runs one fold to the end;
+    its losses are kept in ``folder``, for a resumed run of the same ``settings``.
     """
     curves = []
     for i, fold in enumerate(folds_of(rooms)):

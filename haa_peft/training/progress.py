@@ -23,8 +23,8 @@ from haa_peft.errors import InputError
 class Average:
     """Running average of an adapter's trained weights, which a step moves by ``1 - decay`` of the way.
 
-    References are drawn anew every step, so single steps are noisy; their average is not (Polyak and Juditsky 1992). The
-    first steps count more, so that the start is soon forgotten.
+    References are drawn anew every step, so single steps are noisy; their average is not (Polyak and Juditsky 1992).
+    The first steps count more, so that the start is soon forgotten.
     """
 
     def __init__(self, adapter: Adapter, decay: float) -> None:
@@ -101,7 +101,7 @@ class Progress:
         self.stopped = is_plateau([value for _, value in self.validation], patience, least_gain)
 
     def settle(self, caution: float) -> None:
-        """Go back to the start unless the best weights are better by ``caution`` standard errors; see :func:`is_gain`."""
+        """Go back to the start unless the best weights are better by ``caution`` standard errors (:func:`is_gain`)."""
         if self.first and not is_gain(self.first, self.best, caution):
             self.best_step, self.best_tensors = 0, self._first_tensors
 
@@ -140,8 +140,8 @@ class Progress:
 def is_gain(before: Sequence[float], after: Sequence[float], caution: float) -> bool:
     """Whether losses at the same positions fell by more than ``caution`` standard errors of their mean difference.
 
-    The one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees): of a dozen positions, the lowest
-    of many means is easily lower by chance.
+    The one-standard-error rule (Breiman et al. 1984, Classification and Regression Trees): of a dozen positions, the
+    lowest of many means is easily lower by chance.
     """
     gains = np.subtract(before, after)
     error = gains.std(ddof=1) / math.sqrt(len(gains)) if len(gains) > 1 else 0.0
@@ -149,7 +149,7 @@ def is_gain(before: Sequence[float], after: Sequence[float], caution: float) -> 
 
 
 def is_plateau(losses: list[float], patience: int, least_gain: float) -> bool:
-    """Whether the last ``patience`` losses came to no improvement of ``least_gain``, as a share, over the best before."""
+    """Whether the last ``patience`` losses improved on the best before by less than a share of ``least_gain``."""
     if len(losses) <= patience:
         return False
     return min(losses[-patience:]) > (1 - least_gain) * min(losses[:-patience])

@@ -51,13 +51,11 @@ def simulated_rooms(count: int, seed: int = 0) -> list[Room]:
 def measure_sensitivity(backbone: XRIR, rooms: Sequence[Room], training: TrainingSettings) -> list[Sensitivity]:
     """Sensitivity of every layer's weights to the rooms' measurements and to simulated ones, in the data's order.
 
-    The diagonal of the empirical Fisher information (Kirkpatrick et al. 2017, doi 10.1073/pnas.1611835114, who use it to
-    tell which weights a task needs): squared gradients of the loss of single measurements, averaged, and summed over a
-    layer's weights.
+    The diagonal of the empirical Fisher information (Kirkpatrick et al. 2017, doi 10.1073/pnas.1611835114, who use it
+    to tell which weights a task needs): squared gradients of the loss of single measurements, averaged, and summed
+    over a layer's weights.
     """
-    information = [
-        _fisher(backbone, group, training) for group in (rooms, simulated_rooms(SIMULATED, training.seed))
-    ]
+    information = [_fisher(backbone, group, training) for group in (rooms, simulated_rooms(SIMULATED, training.seed))]
     sums = [sum(values.values()) for values in information]
     return [
         Sensitivity(layer, *(values[layer] / total for values, total in zip(information, sums, strict=True)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from haa_peft.errors import InputError, check_seed
@@ -54,6 +55,12 @@ class TrainingSettings:
     seed: int = 0
     audible_decay: float = 1.0
     validation: str = "auto"
+
+    def of_method(self, method: str) -> TrainingSettings:
+        """The same with the method's defaults where nothing was given."""
+        lr = LEARNING_RATES[method] if self.lr is None else self.lr
+        decay = WEIGHT_DECAYS.get(method, DECAY) if self.weight_decay is None else self.weight_decay
+        return dataclasses.replace(self, lr=lr, weight_decay=decay)
 
     def __post_init__(self) -> None:
         for field, least in (("max_steps", 1), ("warmup", 0), ("k", 1), ("validate_every", 1), ("patience", 1)):

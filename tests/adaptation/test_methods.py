@@ -11,7 +11,6 @@ from haa_peft import load_backbone
 from haa_peft.adaptation.delta import PEFT_TYPE
 from haa_peft.adaptation.layers import frozen_layers, layer_names, layer_of
 from haa_peft.adaptation.methods import (
-    DELTA_METHODS,
     METHODS,
     PEFT_METHODS,
     MethodSettings,
@@ -235,7 +234,9 @@ def test_layers_in_the_order_of_the_data(tiny_backbone):
     assert not any(layer.startswith(("source_proj", "audio_enc.cnn.fc_backup")) for layer in layer_names(XRIR()))
 
 
-@pytest.mark.parametrize(("freeze", "trained"), [("early:6", slice(6, None)), ("late:2", slice(-2)), ("none", slice(99))])
+@pytest.mark.parametrize(
+    ("freeze", "trained"), [("early:6", slice(6, None)), ("late:2", slice(-2)), ("none", slice(99))]
+)
 def test_frozen_layers_stay(freeze, trained, tiny_backbone):
     layers = layer_names(tiny_backbone)
     for method in ("full", "lora"):
@@ -265,7 +266,7 @@ def test_ranks_by_layer(tiny_backbone):
     with pytest.raises(InputError, match="--ranks misspelt=... fits no layer"):
         peft_settings(tiny_backbone, MethodSettings(ranks={"misspelt": 2}))
     with pytest.raises(InputError, match="leave no layer to adapt"):
-        peft_settings(tiny_backbone, MethodSettings(ranks={n: 0 for n in ranks} | {"source_network": 0}))
+        peft_settings(tiny_backbone, MethodSettings(ranks=dict.fromkeys(ranks, 0) | {"source_network": 0}))
 
 
 @pytest.mark.parametrize(

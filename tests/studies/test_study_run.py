@@ -41,8 +41,15 @@ def rooms(room_folder):
 @pytest.fixture
 def study_file(rooms, tiny_backbone_file, tmp_path):
     def write(runs=RUNS, **more):
-        entries = {"rooms": json.dumps([str(room) for room in rooms]), "seeds": "[0]", "shots": "[12]", "k": "4",
-                   "backbone": str(tiny_backbone_file), "defaults": "{max_steps: 2, validate_every: 1}", **more}  # fmt: skip
+        entries = {
+            "rooms": json.dumps([str(room) for room in rooms]),
+            "seeds": "[0]",
+            "shots": "[12]",
+            "k": "4",
+            "backbone": str(tiny_backbone_file),
+            "defaults": "{max_steps: 2, validate_every: 1, caution: 0}",
+            **more,
+        }
         path = tmp_path / "made-up.yaml"
         text = "\n".join(f"{key}: {value}" for key, value in entries.items())
         path.write_text(f"{text}\nruns:{textwrap.indent(runs, '')}")
@@ -52,7 +59,9 @@ def study_file(rooms, tiny_backbone_file, tmp_path):
 
 
 def kept_tests(out):
-    return {path.relative_to(out / "runs").as_posix(): json.loads(path.read_text()) for path in out.rglob("runs/*/*.json")}
+    return {
+        path.relative_to(out / "runs").as_posix(): json.loads(path.read_text()) for path in out.rglob("runs/*/*.json")
+    }
 
 
 def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
@@ -62,13 +71,17 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
     found = kept_tests(out)
     own = [f"studio-{c}/{r}-shots12-seed{s}.json" for c in ("base", "panel") for s in (0, 3)
            for r in ("nearest", "linear", "energy", "backbone", "lora", "bias", "full")]  # fmt: skip
-    panel = [f"studio-panel/{r}-shots12-seed{s}.json" for r in ("warm", "upper", "staged", "between", "lora-of-base") for s in (0, 3)]
+    panel = [
+        f"studio-panel/{r}-shots12-seed{s}.json"
+        for r in ("warm", "upper", "staged", "between", "lora-of-base")
+        for s in (0, 3)
+    ]
     assert set(found) == {*own, *panel, *(f"studio-base/lora-of-panel-shots12-seed{s}.json" for s in (0, 3))}
     # every seed has its own positions, and what is kept is enough to repeat them
     splits = [found[f"studio-base/lora-shots12-seed{seed}.json"]["splits"] for seed in (0, 3)]
     assert splits[0] != splits[1]
     for one in splits:
-        assert sorted(sum(one.values(), [])) == list(range(20))
+        assert sorted(i for split in one.values() for i in split) == list(range(20))
     # the errors of the backbone, computed here
     room, kept = study.room("studio/panel", 3, 12), found["studio-panel/backbone-shots12-seed3.json"]
     targets = room.positions[room.splits["test"]] - room.receiver
@@ -79,7 +92,10 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
     np.testing.assert_allclose(np.array(kept["errors"]["c50_db"], dtype=float), expected["c50_db"], rtol=1e-4)
     assert kept["positions"] == room.splits["test"].tolist()
     assert found["studio-panel/lora-of-base-shots12-seed0.json"]["trained_on"] == "studio/base"
-    assert found["studio-panel/upper-shots12-seed0.json"]["settings"]["on_top_of"] == {"run": "lora", "configuration": "base"}
+    assert found["studio-panel/upper-shots12-seed0.json"]["settings"]["on_top_of"] == {
+        "run": "lora",
+        "configuration": "base",
+    }
 
     # nothing is run twice, one run that is missing is
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
@@ -114,7 +130,9 @@ def test_few_measurements(study_file, tmp_path):
     starts = sources_of(study, Job("warm", "studio/panel", 3, 0))
     assert starts == [Job("lora", "studio/base", 12, 0)]
     assert len(jobs_of(study)) == 2 * 3 * 2 + 3 + 1
-    assert found["studio-panel/few-shots3-seed0.json"]["errors"] == found["studio-panel/warm-shots3-seed0.json"]["errors"]
+    assert (
+        found["studio-panel/few-shots3-seed0.json"]["errors"] == found["studio-panel/warm-shots3-seed0.json"]["errors"]
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,5 +20,7 @@ for method in METHODS:
     if accelerator.is_main_process:
         validation = "\n".join(f"{step} {loss!r}" for step, loss in found.validation)
         (folder / f"{method}.txt").write_text(validation)
-        save_file({name: tensor.contiguous() for name, tensor in found.tensors.items()}, folder / f"{method}.safetensors")
+        save_file(
+            {name: tensor.contiguous() for name, tensor in found.tensors.items()}, folder / f"{method}.safetensors"
+        )
 print(f"{accelerator.num_processes} processes")

@@ -32,9 +32,19 @@ TRAINED = {
     "heads": (lambda b: DeltaAdapter(b, "full", heads(b)), STAGES, True),
     "bias of heads": (lambda b: DeltaAdapter(b, "bias", heads(b, ".bias")), STAGES, True),
     "lora on the last layer and the heads": (
-        lambda b: attach(b, MethodSettings("lora", rank=2, ranks={
-            "source_network.to_patch_embedding": 0, "source_network.transformer.layers.0": 0, "lin_proj_0": 0
-        }), 0),  # fmt: skip
+        lambda b: attach(
+            b,
+            MethodSettings(
+                "lora",
+                rank=2,
+                ranks={
+                    "source_network.to_patch_embedding": 0,
+                    "source_network.transformer.layers.0": 0,
+                    "lin_proj_0": 0,
+                },
+            ),
+            0,
+        ),
         3,
         True,
     ),

@@ -50,7 +50,10 @@ def test_every_method_in_two_processes(room_folder, tmp_path):
     torch.nn.init.normal_(network.energy_blend.departure.weight, std=0.2)
     save_backbone(network, tmp_path / "batch.safetensors")
     runs = {
-        "one": (["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"], {}),
+        "one": (
+            ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"],
+            {},
+        ),
         "two": (
             [*TWO_ON_CPU, "--num_processes", "2", "--main_process_port", free_port()],
             {"ACCELERATE_USE_CPU": "true"},
@@ -65,7 +68,10 @@ def test_every_method_in_two_processes(room_folder, tmp_path):
         assert f"{1 if name == 'one' else 2} processes" in done.stdout
     for method in METHODS:
         one, two = (
-            [[float(number) for number in line.split()] for line in (tmp_path / name / f"{method}.txt").read_text().splitlines()]
+            [
+                [float(number) for number in line.split()]
+                for line in (tmp_path / name / f"{method}.txt").read_text().splitlines()
+            ]
             for name in runs
         )
         assert [step for step, _ in one] == ([0, 1] if method == "statistics" else [0, 3, 6])
