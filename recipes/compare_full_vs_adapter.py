@@ -2,9 +2,13 @@
 
     accelerate launch recipes/compare_full_vs_adapter.py --study recipes/studies/methods-r3vival.yaml
 
-One JSON per run goes to OUT/runs (recipes/results/STUDY unless given), and a study that was stopped goes on where it was. At
-the end OUT/README.md and its figures say what was better, worse or no different, with intervals. A study's file names rooms,
-runs and seeds, and opens with its question; write your own beside those in recipes/studies.
+One JSON per run goes to OUT/runs (recipes/results/STUDY unless given), and a study that was stopped goes on where it
+was. At the end OUT/README.md and its figures say what was better, worse or no different, with intervals. A study's file
+names rooms, runs and seeds, and opens with its question; write your own beside those in recipes/studies, or give one of
+them your rooms:
+
+    accelerate launch recipes/compare_full_vs_adapter.py --study recipes/studies/methods-reconstructions.yaml \\
+        --rooms studio/base studio/panel --out results
 
 On several cores or GPUs of this machine: --workers N (default: all). On a Ray cluster that is running: --executor ray.
 """

@@ -119,7 +119,8 @@ class PeftSettings:
             )
         if not targets:
             raise InputError("the adapter does not fit this backbone: its targets are not in it, it names none")
-        settings = cls(method, {name: own.get(name, rank) for name in targets}, alpha / rank, float(dropout))
+        usual, largest = int(rank or 1), float(alpha or 1.0)
+        settings = cls(method, {name: own.get(name, usual) for name in targets}, largest / usual, float(dropout))
         expected = _json_values(settings.config())
         other = [k for k, value in config.items() if k not in FREE and value and value != expected.get(k)]
         if other:

@@ -140,9 +140,19 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         raise InputError(f"--study {path}: cannot be read as YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(given, dict):
         raise InputError(f"--study {path}: must hold a mapping with rooms, runs and seeds")
-    defaults: dict[str, Any] = {"title": path.stem, "question": "", "seeds": [0, 1, 2], "shots": [12], "k": TrainingSettings().k,
-                "draws": False, "split": "test", "backbone": "small", "compare_with": "full", "show": [],
-                "defaults": {}}  # fmt: skip
+    defaults: dict[str, Any] = {
+        "title": path.stem,
+        "question": "",
+        "seeds": [0, 1, 2],
+        "shots": [12],
+        "k": TrainingSettings().k,
+        "draws": False,
+        "split": "test",
+        "backbone": "small",
+        "compare_with": "full",
+        "show": [],
+        "defaults": {},
+    }
     unknown = sorted(set(given) - set(defaults) - {"rooms", "runs"})
     if unknown:
         raise InputError(f"{path}: unknown entry {unknown[0]!r}; known are rooms, runs, {', '.join(defaults)}")
