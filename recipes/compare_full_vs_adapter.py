@@ -7,8 +7,8 @@ was. At the end OUT/README.md and its figures say what was better, worse or no d
 names rooms, runs and seeds, and opens with its question; write your own beside those in recipes/studies, or give one of
 them your rooms:
 
-    accelerate launch recipes/compare_full_vs_adapter.py --study recipes/studies/methods-reconstructions.yaml \\
-        --rooms studio/base studio/panel --out results
+    accelerate launch recipes/compare_full_vs_adapter.py --study recipes/studies/methods-r3vival.yaml --out results
+        --rooms studio/base studio/panel
 
 On several cores or GPUs of this machine: --workers N (default: all). On a Ray cluster that is running: --executor ray.
 """
