@@ -8,9 +8,20 @@ from dataclasses import dataclass
 from haa_peft.errors import InputError, check_seed
 
 LEARNING_RATES = {
-    "lora": 2e-2, "rslora": 1e-2, "dora": 2e-2, "loha": 3e-2, "lokr": 3e-2, "ia3": 1e-2, "beft": 1e-2, "bias": 1e-1,
-    "norm": 3e-2, "statistics": 1e-2, "heads": 3e-3, "full": 3e-4, "l2sp": 3e-4,
-}  # fmt: skip
+    "lora": 6e-3,
+    "rslora": 3e-3,
+    "dora": 1e-2,
+    "loha": 1e-2,
+    "lokr": 3e-2,
+    "ia3": 1e-2,
+    "beft": 3e-2,
+    "bias": 1e-2,
+    "norm": 1e-2,
+    "statistics": 1e-2,
+    "heads": 3e-4,
+    "full": 1e-4,
+    "l2sp": 3e-4,
+}
 """Those with the lowest errors at validation positions, ``recipes/studies/rates.yaml``; ``statistics`` has no steps."""
 WEIGHT_DECAYS = {"l2sp": 10.0}
 """Of methods whose default is not ``DECAY``."""
