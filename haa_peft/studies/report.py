@@ -18,6 +18,7 @@ from haa_peft.studies.results import (
     comparable,
     configurations,
     mean_error,
+    of_backbone,
     over_shots,
     read_results,
     run_names,
@@ -61,7 +62,7 @@ def write_report(
     adapter = "lora" if "lora" in adapters else next(iter(adapters), "")
     show = list(dict.fromkeys(show or [r for r in ("nearest", "backbone", adapter, compare_with) if r in names]))
     styles = figures.run_styles(results)
-    parts = [f"# {title}", question, "## What it is of", _contents(results)]
+    parts = [f"# {title}", question, "## What it is of", _contents(results), *_summary(results)]
     for kind in KINDS:
         here = [r for r in results if r.kind == kind]
         if here:
@@ -150,6 +151,20 @@ def _contents(results: Sequence[RunResult]) -> str:
     if len({r.seed for r in results}) == 1:
         lines.append("one seed: intervals hold what chance does to positions, not to training")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _summary(results: Sequence[RunResult]) -> list[str]:
+    """All runs in one figure, the best first."""
+    own = comparable([r for r in results if not r.is_transfer])
+    if "backbone" not in run_names(own):
+        return []
+    ranked = sorted((of_backbone(own, run), run) for run in run_names(own))
+    rows = [["run", "errors, % of the backbone's"], *([run, figure(ratio, 100)] for ratio, run in ranked)]
+    note = (
+        "Geometric means of the ratios of mean errors, over EDT, C50 and T60 and all configurations that a run was "
+        "tested in."
+    )
+    return ["## In one figure", note, markdown(rows)]
 
 
 def _winners(results: Sequence[RunResult], compare_with: str) -> str:

@@ -194,6 +194,17 @@ def mean_error(results: Sequence[RunResult], run: str, metric: str) -> float:
     return mean_defined(np.array(means))
 
 
+def of_backbone(results: Sequence[RunResult], run: str) -> float:
+    """Errors of a run divided by those of the backbone: the geometric mean over EDT, C50, T60 and configurations."""
+    logs = []
+    for name in configurations([r for r in results if r.run == run]):
+        here = [r for r in results if r.name == name]
+        for metric in ("edt_s", "c50_db", "t60_percent"):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                logs.append(np.log(mean_error(here, run, metric) / mean_error(here, "backbone", metric)))
+    return float(np.exp(mean_defined(np.array(logs))))
+
+
 def mean_defined(values: np.ndarray) -> float:
     """Mean of what is finite, NaN if nothing is."""
     defined = values[np.isfinite(values)]

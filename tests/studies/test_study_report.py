@@ -50,6 +50,11 @@ def test_the_page(study):
     expected = np.mean(
         [np.concatenate([r.errors["edt_s"] for r in own if r.name == n]).mean() for n in {r.name for r in own}]
     )
+    # the errors of all metrics are in proportion; in the hallway nearest neighbour's are a tenth
+    summary = rows(page, "## In one figure")
+    assert list(summary)[2:] == ["full", "lora", "bias", "backbone", "nearest"]
+    assert summary["lora"] == ["90.0"]
+    assert summary["nearest"] == [f"{100 * 2.5 * 0.1 ** (1 / 3):.1f}"]
     table = rows(page, "### Mean errors in measured rooms")
     assert list(table)[2:] == list(ERRORS)
     assert table["lora"] == [
