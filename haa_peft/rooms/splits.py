@@ -32,7 +32,8 @@ def default_splits(positions: np.ndarray) -> dict[str, np.ndarray]:
     return {"train": train, "valid": rest[0::2], "test": rest[1::2]}
 
 
-def random_splits(positions: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """12 positions at random train; the rest alternate between validation and test in random order."""
-    order = np.random.default_rng(seed).permutation(len(positions))
-    return {"train": order[:SHOTS], "valid": order[SHOTS::2], "test": order[SHOTS + 1 :: 2]}
+def redraw(splits: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Other splits with the same test positions: 12 of the others at random train, the rest validate."""
+    others = np.sort(np.concatenate([splits["train"], splits["valid"]]))
+    order = np.random.default_rng(seed).permutation(others)
+    return {"train": order[:SHOTS], "valid": order[SHOTS:], "test": splits["test"]}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,6 @@ import safetensors.torch
 import torch
 
 from haa_peft.adaptation.combine import Stored
-from haa_peft.backbone.checkpoint import fingerprint, load_backbone
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, nan_to_null, write_atomically
 from haa_peft.studies.plan import Job, Study, sources_of, waves
@@ -25,6 +26,8 @@ from haa_peft.studies.run import Outcome, job_settings, run_job
 
 EXECUTORS = ("local", "ray")
 Task = tuple[Job, Mapping[Job, Stored]]
+Outcomes = Iterator[tuple[Job, Outcome]]
+ATTEMPTS = 3
 
 
 def run_study(study: Study, out: Path, *, executor: str = "local", workers: int | None = None) -> None:
@@ -49,7 +52,7 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
         for group in groups:
             tasks = [(job, _adapters(out, sources_of(study, job))) for job in group if job not in done]
             for job, outcome in run(study, tasks, workers):
-                _keep(study, job, outcome, out)
+                _keep(study, job, outcome, out, job in needed)
                 bar.set_postfix_str(str(job))
                 bar.update()
 
@@ -72,28 +75,24 @@ def is_done(study: Study, job: Job, out: Path, adapter_needed: bool) -> bool:
     paths = test_paths(study, job, out)
     if not all(path.exists() for path in paths) or (adapter_needed and not _adapter_path(out, job).exists()):
         return False
-    try:
-        kept = json.loads(paths[0].read_text(encoding="utf-8"))
-        settings, made_for = kept["job"], kept["backbone"]["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{paths[0]} is no result of a run; remove it, and it is run again") from None
-    if settings != job_settings(study, job) or made_for != _fingerprint(study.backbone):
-        raise InputError(f"{paths[0]} is of other settings or of another backbone; give another --out or remove it")
+    expected = job_settings(study, job)
+    for path in paths:
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))["job"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{path} is no result of a run; remove it, and it is run again") from None
+        if settings != expected:
+            key = min(key for key in expected if settings.get(key) != expected[key]) if settings else "settings"
+            raise InputError(f"{path} is of another {key}; give another --out, or remove it to run it again")
     return True
-
-
-def _fingerprint(backbone: str, known: dict[str, str] = {}) -> str:  # noqa: B006
-    if backbone not in known:
-        known[backbone] = fingerprint(load_backbone(backbone))
-    return known[backbone]
 
 
 def _adapter_path(out: Path, job: Job) -> Path:
     return out / "adapters" / f"{job.stem()}.safetensors"
 
 
-def _keep(study: Study, job: Job, outcome: Outcome, out: Path) -> None:
-    if outcome.adapter is not None:
+def _keep(study: Study, job: Job, outcome: Outcome, out: Path, adapter_needed: bool) -> None:
+    if adapter_needed and outcome.adapter is not None:
         config, tensors = outcome.adapter
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         content = safetensors.torch.save(tensors, metadata={"adapter_config": json.dumps(config)})
@@ -113,7 +112,7 @@ def _adapters(out: Path, sources: Sequence[Job]) -> dict[Job, Stored]:
     return found
 
 
-def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Job, Outcome]]:
+def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
     """In ``workers`` processes, one to a GPU or to a core; in this one if that is one."""
     gpus = torch.cuda.device_count()
     workers = min(workers or gpus or os.cpu_count() or 1, max(1, len(tasks)))
@@ -121,14 +120,27 @@ def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Iterator
         device = "cuda" if gpus else None
         yield from ((job, run_job(study, job, adapters, device)) for job, adapters in tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    counter = context.Value("i", 0)
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, context, _begin, (counter, gpus, threads)) as pool:
-        futures = {pool.submit(_work, study, job, adapters): job for job, adapters in tasks}
+    left = dict(tasks)
+    for attempt in range(ATTEMPTS):
+        try:
+            yield from _in_pool(study, left, workers, gpus, threads)
+            return
+        except BrokenProcessPool:
+            print(f"\na worker died (attempt {attempt + 1} of {ATTEMPTS}); {len(left)} runs are left")
+    raise InputError(f"workers died {ATTEMPTS} times; --workers 1 runs the study in one process and shows why")
+
+
+def _in_pool(study: Study, left: dict[Job, Mapping[Job, Stored]], workers: int, gpus: int, threads: int) -> Outcomes:
+    """Run what is left in a pool of processes; what is done leaves ``left``."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0), gpus, threads)) as pool:
+        futures = {pool.submit(_work, study, job, adapters): job for job, adapters in left.items()}
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                outcome = future.result()
+                del left[futures[future]]
+                yield futures[future], outcome
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -141,6 +153,7 @@ def _begin(counter: Any, gpus: int, threads: int) -> None:
     with counter.get_lock():
         number = counter.value
         counter.value += 1
+    faulthandler.enable()
     torch.set_num_threads(threads)
     os.environ["TQDM_DISABLE"] = "1"
     _DEVICE[0] = f"cuda:{number % gpus}" if gpus else None
@@ -150,7 +163,7 @@ def _work(study: Study, job: Job, adapters: Mapping[Job, Stored]) -> Outcome:
     return run_job(study, job, adapters, _DEVICE[0])
 
 
-def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Iterator[tuple[Job, Outcome]]:
+def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
     """On the Ray cluster that is running ($RAY_ADDRESS, or this machine's), one core or GPU to a run.
 
     Its machines must have this package, and the rooms under the same paths; results come back to this one.

@@ -15,7 +15,7 @@ from haa_peft.adaptation.methods import MethodSettings
 from haa_peft.errors import InputError, check_seed
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART, Room
-from haa_peft.rooms.splits import random_splits
+from haa_peft.rooms.splits import redraw
 from haa_peft.studies.results import BASELINES
 from haa_peft.training.settings import TrainingSettings
 
@@ -80,11 +80,11 @@ class RunSpec:
         return [source.of(room, configuration) for source in found]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Study:
     """A study as its file says; see README, Studies.
 
-    ``draws``: every seed draws its own training positions at random, in all rooms or those named.
+    ``draws``: every seed draws its own training positions among those that do not test, in all rooms or those named.
     """
 
     name: str
@@ -105,7 +105,7 @@ class Study:
         """A room with the splits of a seed and its number of measurements."""
         room = load_room(self.rooms[name])
         if self.draws is True or (self.draws and room.room in self.draws):
-            room = room.with_splits(random_splits(room.positions, seed))
+            room = room.with_splits(redraw(room.splits, seed))
         return room.with_shots(shots)
 
     def settings(self) -> dict[str, Any]:

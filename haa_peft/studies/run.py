@@ -26,7 +26,7 @@ from haa_peft.backbone.xrir import XRIR
 from haa_peft.evaluation.evaluate import Measured, baselines, errors
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.rooms.room import Room
-from haa_peft.studies.plan import Job, RunSpec, Study
+from haa_peft.studies.plan import Job, RunSpec, Study, sources_of
 from haa_peft.training.adapt import Adaptation, Start, adapt
 from haa_peft.training.settings import TrainingSettings
 
@@ -90,11 +90,11 @@ def _make_adapter(
         adapter = blend(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
         settings["use"] = {**dataclasses.asdict(spec.use), "blend": spec.blend}
         return {**_facts(spec, settings), **_size(adapter)}, adapter
-    training = TrainingSettings(k=max(1, min(study.k, job.shots - 1)), seed=job.seed, **spec.training)
+    training = training_of(study, job)
     start = None if spec.start is None else Start(str(spec.start), *needed[0])
     below = needed[-1] if spec.on_top_of is not None else None
     base = backbone if below is None else merged(backbone, *below)
-    accelerator = Accelerator(cpu=backbone.device.type == "cpu")
+    accelerator = Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no")
     if job.shots == 1:  # nothing can be predicted from others: what it would have started from
         adapter = (start.config, start.tensors) if start is not None else below or nothing_learned(backbone)
         return {**_facts(spec, settings), "best_step": 0, "steps": 0, **_size(adapter)}, adapter
@@ -209,11 +209,41 @@ def _report(
 
 
 def job_settings(study: Study, job: Job) -> dict[str, Any]:
-    """What a job's results depend on beside the data, as JSON; a resumed study compares it."""
-    spec = dataclasses.asdict(study.runs[job.run]) if job.run else {}
-    for cosmetic in ("label", "only", "shots", "transfer"):
-        spec.pop(cosmetic, None)
-    return json.loads(json.dumps({**study.settings(), "backbone": study.backbone, "spec": spec}))
+    """All that a job's results depend on, as JSON, defaults and other runs' adapters included.
+
+    A resumed study compares it with what is there.
+    """
+    room = _fingerprint_of_room(study, job.room, job.seed, job.shots)
+    found = {**study.settings(), "room": room, "backbone": _fingerprint_of_backbone(study.backbone), "seed": job.seed}
+    if job.run:
+        spec = study.runs[job.run]
+        sources = [job_settings(study, source) for source in sources_of(study, job)]
+        first = [job_settings(study, Job("", name, job.shots, job.seed)) for name in spec.first_stage]
+        found |= {
+            "method": spec.method.describe(),
+            "training": dataclasses.asdict(training_of(study, job)),
+            "used": {"start": spec.start is not None, "on_top_of": spec.on_top_of is not None, "blend": spec.blend},
+            "sources": sources,
+            "first_stage": first,
+        }
+    return json.loads(json.dumps(found))
+
+
+def training_of(study: Study, job: Job) -> TrainingSettings:
+    """Training settings of a job's run, with the defaults of its method."""
+    spec = study.runs[job.run]
+    training = TrainingSettings(k=max(1, min(study.k, job.shots - 1)), seed=job.seed, **spec.training)
+    return training.of_method(spec.method.method)
+
+
+@lru_cache(maxsize=4096)
+def _fingerprint_of_room(study: Study, name: str, seed: int, shots: int) -> str:
+    return study.room(name, seed, shots).fingerprint
+
+
+@lru_cache(maxsize=8)
+def _fingerprint_of_backbone(backbone: str) -> str:
+    return fingerprint(load_backbone(backbone))
 
 
 def _decay_db(rirs: np.ndarray) -> np.ndarray:

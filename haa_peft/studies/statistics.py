@@ -8,7 +8,7 @@ intervals somewhat too short: of n values it sees (n - 1) / n of the variance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,23 +55,28 @@ def difference(
     a: Sequence[np.ndarray],
     b: Sequence[np.ndarray],
     jnd: Sequence[np.ndarray] | None = None,
+    places: Sequence[Sequence[Hashable]] | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """Mean error of A minus that of B, averaged over configurations, with a 95 % interval.
 
-    A resample draws the seeds with replacement, the same for all configurations, and independently the positions of
-    each configuration; an error counts as often as its seed times as often as its position was drawn.
+    A resample draws the seeds with replacement, the same for all configurations, and independently the positions; an
+    error counts as often as its seed times as often as its position was drawn. Configurations that were measured at
+    the same places share their draw.
 
     Parameters
     ----------
     a, b : per configuration errors (seeds, positions), NaN where undefined or not tested; only pairs count.
     jnd : per configuration what is just noticeable (seeds, positions), in the unit of the errors.
+    places : per configuration and position what place of which room it is; all are different unless given.
     """
     given = [np.broadcast_to(np.nan, x.shape) for x in a] if jnd is None else jnd
-    pairs = [(x, y, j, np.isfinite(x) & np.isfinite(y)) for x, y, j in zip(a, b, given, strict=True)]
-    pairs = [pair for pair in pairs if pair[3].any()]
+    where = [[(i, p) for p in range(x.shape[1])] for i, x in enumerate(a)] if places is None else places
+    every = [(x, y, j, np.isfinite(x) & np.isfinite(y)) for x, y, j in zip(a, b, given, strict=True)]
+    where = [here for here, pair in zip(where, every, strict=True) if pair[3].any()]
+    pairs = [pair for pair in every if pair[3].any()]
     if not pairs:
         return UNDEFINED
     mean_a, mean_b, mean_difference, mean_jnd = (
@@ -85,13 +90,16 @@ def difference(
     )
     seeds = np.any([both.any(axis=1) for *_, both in pairs], axis=0)
     seed_weights = _weights(int(seeds.sum()), resamples, seed, 0)
-    drawn, drawn_b, positions = [], [], 0
-    for index, (x, y, _, both) in enumerate(pairs, start=1):
+    groups = _groups([[p for p, used in zip(here, pair[3].any(axis=0), strict=True) if used]
+                      for here, pair in zip(where, pairs, strict=True)])  # fmt: skip
+    drawn, drawn_b, positions = [], [], sum(map(len, groups))
+    for here, (x, y, _, both) in zip(where, pairs, strict=True):
         tested = both.any(axis=0)
-        positions += int(tested.sum())
+        used = [place for place, is_used in zip(here, tested, strict=True) if is_used]
         cells = np.ix_(seeds, tested)
         parts = [np.where(both, x - y, 0)[cells], np.where(both, y, 0)[cells], both[cells].astype(float)]
-        position_weights = _weights(int(tested.sum()), resamples, seed, index)
+        index, group = next((i, group) for i, group in enumerate(groups, start=1) if used[0] in group)
+        position_weights = _weights(len(group), resamples, seed, index)[:, [group[place] for place in used]]
         sums = [((position_weights @ part.T) * seed_weights).sum(axis=1) for part in parts]
         with np.errstate(invalid="ignore"):  # no pair drawn: such a resample is left out
             drawn.append(sums[0] / sums[2])
@@ -110,6 +118,17 @@ def difference(
     )
 
 
+def _groups(configurations: Sequence[Sequence[Hashable]]) -> list[dict[Hashable, int]]:
+    """Places that are drawn together: those of configurations that have any in common, numbered."""
+    groups: list[dict[Hashable, int]] = []
+    for places in configurations:
+        touching = [group for group in groups if any(place in group for place in places)]
+        union = dict.fromkeys([place for group in touching for place in group] + list(places), 0)
+        groups = [group for group in groups if group not in touching]
+        groups.append({place: number for number, place in enumerate(union)})
+    return groups
+
+
 def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **options: int) -> Difference:
     """:func:`difference` of two runs over the configurations that both were tested in.
 
@@ -117,6 +136,7 @@ def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **op
     configuration and seed; ``options`` are ``resamples`` and ``seed``.
     """
     tables: list[dict[str, np.ndarray]] = []
+    places: list[list[Hashable]] = []
     seeds = sorted({r.seed for r in results})
     for name in configurations(results):
         here = [r for r in results if r.name == name and r.run in (a, b)]
@@ -129,7 +149,12 @@ def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **op
             table["a" if r.run == a else "b"][cells] = r.errors[metric]
             table["jnd"][cells] = just_noticeable(r, metric)
         tables.append(table)
-    return difference([t["a"] for t in tables], [t["b"] for t in tables], [t["jnd"] for t in tables], **options)
+        xyz = {
+            int(p): tuple(point) for r in here for p, point in zip(r.positions, r.positions_xyz.round(2), strict=True)
+        }
+        places.append([(here[0].room, *xyz[int(p)]) for p in positions])
+    errors_a, errors_b, jnd = ([t[part] for t in tables] for part in ("a", "b", "jnd"))
+    return difference(errors_a, errors_b, jnd, places, **options)
 
 
 def just_noticeable(result: RunResult, metric: str) -> np.ndarray:

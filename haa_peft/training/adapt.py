@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +48,12 @@ class Start:
     name: str
     config: dict
     tensors: dict[str, Tensor]
+
+    def digest(self) -> str:
+        """SHA-256 of what it holds."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        content = json.dumps(self.config, sort_keys=True).encode() + safetensors.torch.save(tensors)
+        return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,7 @@ def adapt(
         )
     training = training.of_method(method.method)
     sensitivities: list[Sensitivity] = []
+    started = time.monotonic()
     if method.freeze == "auto":
         sensitivities = measure_sensitivity(backbone, rooms, training)
         frozen = choose_frozen(sensitivities)
@@ -117,21 +127,35 @@ def adapt(
         frozen = frozen_layers(backbone, method.freeze)
     stop_at: int | None = None
     curve: list[tuple[int, float]] = []
+    before = time.monotonic() - started  # what freezing took
     if measurements_validate(rooms, training.validation):
         fixed = dataclasses.replace(training, validation="positions", patience=training.max_steps, caution=0.0)
 
-        def train_fold(fold: list[Room], folder: Path) -> list[tuple[int, float]]:
-            run = _Run(backbone, fold, method, fixed, accelerator, folder, frozen, start)
-            return run.train(resume=False, title=folder.name).validation
+        for room in rooms:
+            if len(room.splits["train"]) < 3:
+                raise InputError(
+                    f"{room.name}: leave-one-out validation needs 3 measurements, of which two remain, but there are "
+                    f"{len(room.splits['train'])}; measure more, or give validation positions"
+                )
 
-        settings = {"rooms": [room.fingerprint for room in rooms], "frozen": frozen, "start": str(start and start.name)}
+        def train_fold(fold: list[Room], folder: Path) -> tuple[list[tuple[int, float]], float]:
+            run = _Run(backbone, fold, method, fixed, accelerator, folder, frozen, start)
+            found = run.train(resume=False, title=folder.name)
+            return found.validation, found.seconds
+
+        settings = {"rooms": [room.fingerprint for room in rooms], "frozen": frozen, "start": start and start.digest()}
         settings |= dataclasses.asdict(method) | dataclasses.asdict(training) | {"backbone": fingerprint(backbone)}
-        stop_at, curve = leave_one_out(rooms, run_folder, settings, train_fold, accelerator,
+        if not resume and accelerator.is_main_process:
+            (run_folder / "checkpoint.pt").unlink(missing_ok=True)  # of another run
+        stop_at, curve, folds = leave_one_out(rooms, run_folder, settings, train_fold, accelerator,
                                        caution=training.caution, resume=resume)  # fmt: skip
+        before += folds
         resume = resume and (run_folder / "checkpoint.pt").exists()
     run = _Run(backbone, rooms, method, training, accelerator, run_folder, frozen, start)
     found = run.train(resume=resume, title="adapting", stop_at=stop_at)
-    return dataclasses.replace(found, validation=found.validation or curve, sensitivities=sensitivities)
+    return dataclasses.replace(
+        found, validation=found.validation or curve, sensitivities=sensitivities, seconds=found.seconds + before
+    )
 
 
 class _Run:
@@ -153,7 +177,7 @@ class _Run:
         self.settings = {
             "room": " ".join(room.fingerprint for room in rooms),
             "backbone": fingerprint(backbone),
-            "start": None if start is None else start.name,
+            "start": None if start is None else start.digest(),
             **dataclasses.asdict(method),
             **dataclasses.asdict(training),
             "precision": accelerator.mixed_precision,

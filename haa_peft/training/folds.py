@@ -51,40 +51,41 @@ def leave_one_out(
     rooms: Sequence[Room],
     folder: Path,
     settings: dict[str, Any],
-    train: Callable[[list[Room], Path], Curve],
+    train: Callable[[list[Room], Path], tuple[Curve, float]],
     accelerator: Accelerator,
     *,
     caution: float,
     resume: bool,
-) -> tuple[int, Curve]:
-    """The best number of steps, and the mean validation losses of adapters each trained without one measurement.
+) -> tuple[int, Curve, float]:
+    """The best number of steps, mean validation losses of adapters each trained without one measurement, and seconds.
 
     No step at all unless the best ones are better by ``caution`` standard errors. ``train`` runs one fold to the end;
     its losses are kept in ``folder``, for a resumed run of the same ``settings``.
     """
-    curves = []
+    curves, total = [], 0.0
     for i, fold in enumerate(folds_of(rooms)):
         path = folder / f"fold-{i}.json"
-        curve = _read(path, settings) if resume else None
-        if curve is None:
-            curve = train(fold, folder / f"fold-{i}")
+        done = _read(path, settings) if resume else None
+        if done is None:
+            done = train(fold, folder / f"fold-{i}")
             if accelerator.is_main_process:
-                write_json(path, {"settings": settings, "validation": curve})
-        curves.append(curve)
+                write_json(path, {"settings": settings, "validation": done[0], "seconds": done[1]})
+        curves.append(done[0])
+        total += done[1]
     steps = [step for step, _ in curves[0]]
     losses = np.array([[loss for _, loss in curve] for curve in curves])
     means = losses.mean(axis=0)
     best = int(means.argmin())
     stop = steps[best] if is_gain(losses[:, 0].tolist(), losses[:, best].tolist(), caution) else 0
-    return stop, list(zip(steps, means.tolist(), strict=True))
+    return stop, list(zip(steps, means.tolist(), strict=True)), total
 
 
-def _read(path: Path, settings: dict[str, Any]) -> Curve | None:
+def _read(path: Path, settings: dict[str, Any]) -> tuple[Curve, float] | None:
     """What a broken run kept of a fold; None if it did not come so far, or was another run."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["settings"] != json.loads(json.dumps(settings)):
             return None
-        return [(int(step), float(loss)) for step, loss in kept["validation"]]
+        return [(int(step), float(loss)) for step, loss in kept["validation"]], float(kept["seconds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

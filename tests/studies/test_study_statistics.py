@@ -94,3 +94,24 @@ def test_runs_are_paired_by_seed_and_position(write_run):
     assert t60.jnd == pytest.approx(4 / 9 / 5)
     elsewhere = [dataclasses.replace(r, configuration="050") if r.run == "full" else r for r in results]
     assert compare_runs(elsewhere, "lora", "full", "edt_s").verdict == "undefined"
+
+
+def test_configurations_at_the_same_places_share_their_draw():
+    """Two copies of one configuration tell no more than one; as strangers they would seem to."""
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(1.2, 1, (1, 60)), rng.normal(1, 1, (1, 60))
+    places = [("room", p) for p in range(60)]
+    once = difference([a], [b], None, [places])
+    twice = difference([a, a], [b, b], None, [places, places])
+    strangers = difference([a, a], [b, b], None, [places, [("other", p) for p in range(60)]])
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+    width = once.high - once.low
+    assert strangers.high - strangers.low == pytest.approx(width / np.sqrt(2), rel=0.1)
+
+
+def test_places_are_numbered_over_all_that_touch():
+    from haa_peft.studies.statistics import _groups
+
+    groups = _groups([["a", "b"], ["x"], ["b", "c"], ["y", "x"]])
+    assert [sorted(group) for group in groups] == [["a", "b", "c"], ["x", "y"]]
+    assert all(sorted(group.values()) == list(range(len(group))) for group in groups)
