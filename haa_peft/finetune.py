@@ -14,7 +14,7 @@ from haa_peft.adaptation.peft_adapter import KINDS
 from haa_peft.backbone.checkpoint import fingerprint, load_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
-from haa_peft.evaluation.compare import Candidate, compare
+from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
@@ -138,6 +138,8 @@ def finetune(args: argparse.Namespace) -> None:
     k = min(TrainingSettings().k, max(1, shots - 1)) if args.k is None else args.k
     check_k(k, shots, room.name)
     others = [load_room(folder) for folder in args.first_stage]
+    if args.shots is not None:  # no more of the room itself than is to be used
+        others = [other.with_shots(args.shots) if other.name == room.name else other for other in others]
     training = TrainingSettings(
         k=k, **{field.name: getattr(args, field.name) for field in fields(TrainingSettings) if field.name != "k"}
     )
@@ -149,11 +151,20 @@ def finetune(args: argparse.Namespace) -> None:
     original = load_backbone(args.backbone)
     start = parent = None
     backbone = original
+    leaves_out = measurements_validate([room], args.validation)
     if args.start is not None:
-        pack = load_pack(store_folder(args.store), AdapterName.parse(args.start), original)
+        pack = _load_unseen(args, args.start, room, original)
+        _check_left_out(leaves_out, room, "--start", pack.card["room"]["name"])
         start = Start(args.start, pack.config, pack.tensors)
+    for other in others:
+        _check_left_out(leaves_out, room, "--first-stage", other.name)
     if args.on_top_of is not None:
-        parent = load_pack(store_folder(args.store), AdapterName.parse(args.on_top_of), original)
+        if args.on_top_of == str(name):
+            raise InputError(f"--on-top-of {name} is what would be replaced; give the new adapter another --name")
+        parent = _load_unseen(args, args.on_top_of, room, original)
+        _check_left_out(leaves_out, room, "--on-top-of", parent.card["room"]["name"])
+        if "beft" in (args.method, str(parent.config.get("peft_type")).lower()):
+            raise InputError("beft adds biases and cannot lie on another adapter, nor below one; choose another method")
         backbone = merged(original, parent.config, parent.tensors)
     accelerator = start_accelerator(args.seed, **trackers)
     backbone = backbone.to(accelerator.device)
@@ -168,18 +179,40 @@ def finetune(args: argparse.Namespace) -> None:
             f"{len(room.splits['test'])} test; {args.method} on {args.backbone}, "
             f"{accelerator.num_processes} process(es){precision}"
         )
-        if measurements_validate([room], args.validation):
+        if leaves_out:
             print(f"{shots} measurements choose the weights, each left out once: {shots} runs before the last one")
+    resume = args.resume
     if others:
-        first = adapt(backbone, others, method, training, accelerator, run_folder / "first-stage", resume=args.resume
-                      and (run_folder / "first-stage" / "checkpoint.pt").exists())  # fmt: skip
+        folder = run_folder / "first-stage"
+        begun = [
+            (place / "checkpoint.pt").exists() or (place / "fold-0.json").exists() for place in (folder, run_folder)
+        ]
+        first = adapt(backbone, others, method, training, accelerator, folder, resume=resume and begun[0])
+        resume = resume and begun[1]
         start = Start("first stage: " + ", ".join(other.name for other in others), first.config, first.tensors)
-    adaptation = adapt(backbone, room, method, training, accelerator, run_folder, start=start, resume=args.resume)
+    adaptation = adapt(backbone, room, method, training, accelerator, run_folder, start=start, resume=resume)
     if accelerator.is_main_process:
         if adaptation.sensitivities:
             print("\n" + sensitivity_table(adaptation.sensitivities))
         _finish(args, k, name, room, backbone, original, parent, adaptation)
     accelerator.end_training()
+
+
+def _load_unseen(args: argparse.Namespace, name: str, room: Room, backbone: XRIR) -> RoomPack:
+    """A stored adapter that training begins with; it must not have been trained where the room is tested."""
+    pack = load_pack(store_folder(args.store), AdapterName.parse(name), backbone)
+    if pack.card["room"]["name"] == room.name:
+        check_unseen(pack, room, "test")
+    return pack
+
+
+def _check_left_out(leaves_out: bool, room: Room, flag: str, trained_on: str) -> None:
+    """A measurement that is left out must not have been seen before."""
+    if leaves_out and trained_on == room.name:
+        raise InputError(
+            f"{flag} has seen all measurements of {room.name}, so leaving them out tells nothing; "
+            "give validation positions, or begin elsewhere"
+        )
 
 
 def _adapter_name(args: argparse.Namespace, room: Room) -> AdapterName:
@@ -219,10 +252,14 @@ def _finish(
     verb = "replaced" if name.folder(store).exists() else "stored"
     folder = write_pack(store, pack)
     how = f"{adaptation.seconds:.0f} s of training, weights of step {adaptation.best_step} of {adaptation.steps}"
-    print(f"\n{how if adaptation.steps else adaptation.started_from}; {verb} {name} in {folder}")
-    if adaptation.steps and adaptation.best_step == 0:
+    trained = adaptation.steps > 0 or bool(adaptation.validation)
+    print(f"\n{how if trained else adaptation.started_from}; {verb} {name} in {folder}")
+    if trained and adaptation.best_step == 0:
         began = "the backbone" if adaptation.started_from is None else adaptation.started_from
-        print(f"note: no step lowered the validation loss, so this adapter is {began} unchanged; try a lower --lr")
+        print(
+            f"note: no step lowered the validation loss by {adaptation.training.caution:g} standard errors, so this "
+            f"adapter is {began} unchanged; a lower --lr may, and --caution 0 takes any gain"
+        )
     if args.json is not None:
         write_json(args.json, {**report, "training": {**card["training"], "method": card["method"]}})
 
@@ -233,7 +270,7 @@ def store_blend(
     """Blend the stored adapters ``args.of``, compare on test positions, print the table and store the pack."""
     store = store_folder(args.store)
     check_writable(name.folder(store) / "card.json")
-    packs = [load_pack(store, AdapterName.parse(one), backbone) for one in args.of]
+    packs = [_load_unseen(args, one, room, backbone) for one in args.of]
     config, tensors = blend(backbone, [(pack.config, pack.tensors) for pack in packs], shares)
     size = sum(tensor.numel() for tensor in tensors.values())
     method = MethodSettings("lora" if config["peft_type"] == "LORA" else "full")

@@ -133,7 +133,7 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
         (["--name", "../x/y"], "'../x/y' must be room/configuration"),
         (["--k", 12], "12 training measurements are fewer than K + 1 = 13"),
         (["--shots", 13], "--shots is 13 but studio/base has 12"),
-        (["--shots", 1], "training needs at least 2"),
+        (["--shots", 1], "training needs at least 2, but `haa-peft blend` stores"),
         (["--store", "file"], "file is no folder"),
         (["--run-dir", "file"], "file is no folder"),
         (["--json", "file/report.json"], "file is no folder"),

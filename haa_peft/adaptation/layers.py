@@ -36,6 +36,12 @@ def layer_names(backbone: XRIR) -> list[str]:
     return sorted(found, key=lambda layer: (ORDER.index(layer.split(".")[0]), layer in LAST))
 
 
+def untouched_layers(backbone: XRIR, config: dict) -> list[str]:
+    """Layers that an ``adapter_config.json`` leaves alone."""
+    names = config.get("target_modules") or config.get("parameters") or []
+    return [layer for layer in layer_names(backbone) if layer not in set(map(layer_of, names))]
+
+
 def parse_freeze(freeze: str) -> tuple[str, int]:
     """``early:N`` and ``late:N`` -> (which, N); ``none`` and ``auto`` -> (which, 0)."""
     which, _, count = freeze.partition(":")

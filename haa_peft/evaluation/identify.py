@@ -23,10 +23,14 @@ BARE = "(none)"
 
 
 class Fit(NamedTuple):
-    """How well an adapter predicts measurements from each other: the mean training loss, lower is better."""
+    """How well an adapter predicts measurements from each other: the mean training loss, lower is better.
+
+    One that was trained in this very configuration may have seen these measurements, which then flatter it.
+    """
 
     adapter: str
     loss: float
+    trained_here: bool = False
 
 
 def identify(room: Room, backbone: XRIR, store: Path, k: int | None = None) -> tuple[list[Fit], list[str]]:
@@ -45,7 +49,9 @@ def identify(room: Room, backbone: XRIR, store: Path, k: int | None = None) -> t
     fits, left_out = [Fit(BARE, _loss(backbone, room, k))], []
     for name in list_names(store):
         try:
-            fits.append(Fit(str(name), _loss(backbone, room, k, load_pack(store, name, backbone))))
+            pack = load_pack(store, name, backbone)
+            trained_here = pack.card["room"]["name"] == room.name
+            fits.append(Fit(str(name), _loss(backbone, room, k, pack), trained_here))
         except InputError as error:
             left_out.append(str(error))
     if len(fits) == 1:
@@ -67,6 +73,8 @@ def _loss(backbone: XRIR, room: Room, k: int, pack: RoomPack | None = None) -> f
 def fit_table(fits: list[Fit]) -> str:
     """The ranking as a Markdown table; percentages are of the bare backbone's loss."""
     bare = next(fit.loss for fit in fits if fit.adapter == BARE)
-    rows = [["rank", "adapter", "loss", "of bare backbone's %"]]
-    rows += [[str(i), f.adapter, f"{f.loss:.4f}", f"{100 * f.loss / bare:.1f}"] for i, f in enumerate(fits, start=1)]
+    rows = [["rank", "adapter", "loss", "of bare backbone's %", "trained in this configuration"]]
+    for i, fit in enumerate(fits, start=1):
+        share = f"{100 * fit.loss / bare:.1f}"
+        rows.append([str(i), fit.adapter, f"{fit.loss:.4f}", share, "yes" if fit.trained_here else ""])
     return markdown(rows)

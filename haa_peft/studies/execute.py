@@ -26,7 +26,7 @@ from haa_peft.studies.run import Outcome, job_settings, run_job
 
 EXECUTORS = ("local", "ray")
 Task = tuple[Job, Mapping[Job, Stored]]
-Outcomes = Iterator[tuple[Job, Outcome]]
+Outcomes = Iterator[tuple[Job, Outcome | InputError]]
 ATTEMPTS = 3
 
 
@@ -48,13 +48,22 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
     done = {job for group in groups for job in group if is_done(study, job, out, job in needed)}
     run = _local if executor == "local" else _ray
     total = sum(len(group) for group in groups)
+    failed: dict[Job, str] = {}
     with tqdm(total=total, initial=len(done), desc=study.name, unit="run") as bar:
         for group in groups:
-            tasks = [(job, _adapters(out, sources_of(study, job))) for job in group if job not in done]
+            ready = [job for job in group if job not in done and not failed.keys() & set(sources_of(study, job))]
+            failed |= {job: "needs a run that failed" for job in group if job not in done and job not in ready}
+            tasks = [(job, _adapters(out, sources_of(study, job))) for job in ready]
             for job, outcome in run(study, tasks, workers):
+                if isinstance(outcome, InputError):
+                    failed[job] = str(outcome)
+                    continue
                 _keep(study, job, outcome, out, job in needed)
                 bar.set_postfix_str(str(job))
                 bar.update()
+    if failed:
+        job, reason = next(iter(failed.items()))
+        raise InputError(f"{len(failed)} of {total} runs failed; the first, {job}: {reason}")
 
 
 def test_paths(study: Study, job: Job, out: Path) -> list[Path]:
@@ -118,7 +127,7 @@ def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes
     workers = min(workers or gpus or os.cpu_count() or 1, max(1, len(tasks)))
     if workers == 1:
         device = "cuda" if gpus else None
-        yield from ((job, run_job(study, job, adapters, device)) for job, adapters in tasks)
+        yield from ((job, _try(study, job, adapters, device)) for job, adapters in tasks)
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     left = dict(tasks)
@@ -145,6 +154,14 @@ def _in_pool(study: Study, left: dict[Job, Mapping[Job, Stored]], workers: int, 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _try(study: Study, job: Job, adapters: Mapping[Job, Stored], device: str | None) -> Outcome | InputError:
+    """A run that cannot be done does not end the others."""
+    try:
+        return run_job(study, job, adapters, device)
+    except InputError as error:
+        return error
+
+
 _DEVICE: list[str | None] = [None]
 
 
@@ -159,8 +176,8 @@ def _begin(counter: Any, gpus: int, threads: int) -> None:
     _DEVICE[0] = f"cuda:{number % gpus}" if gpus else None
 
 
-def _work(study: Study, job: Job, adapters: Mapping[Job, Stored]) -> Outcome:
-    return run_job(study, job, adapters, _DEVICE[0])
+def _work(study: Study, job: Job, adapters: Mapping[Job, Stored]) -> Outcome | InputError:
+    return _try(study, job, adapters, _DEVICE[0])
 
 
 def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
@@ -195,7 +212,7 @@ def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
         yield job, ray.get(ready)
 
 
-def _ray_work(study: Study, job: Job, adapters: Mapping[Job, Stored], gpu: bool) -> Outcome:
+def _ray_work(study: Study, job: Job, adapters: Mapping[Job, Stored], gpu: bool) -> Outcome | InputError:
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"
-    return run_job(study, job, adapters, "cuda" if gpu else None)
+    return _try(study, job, adapters, "cuda" if gpu else None)

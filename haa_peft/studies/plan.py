@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from haa_peft.adaptation.methods import MethodSettings
-from haa_peft.errors import InputError, check_seed
+from haa_peft.errors import InputError
+from haa_peft.evaluation.evaluate import check_split
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART, Room
 from haa_peft.rooms.splits import redraw
@@ -159,16 +160,21 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     for needed in ("rooms", "runs"):
         if not given.get(needed):
             raise InputError(f"{path}: has no {needed}")
-    given = defaults | given | ({"rooms": list(own_rooms)} if own_rooms else {})
+    given = defaults | given | ({"rooms": list(own_rooms), "draws": False} if own_rooms else {})
     if isinstance(given["draws"], list):
         given["draws"] = tuple(given["draws"])
-    for seed in given["seeds"]:
-        check_seed(seed)
+    _check_entries(path, given)
     if given["split"] not in ("test", "valid"):
         raise InputError(f"{path}: split is {given['split']!r} but must be test or valid")
     rooms: dict[str, str] = {}
     for folder in given["rooms"]:
-        name = load_room(folder).name
+        room = load_room(folder)
+        check_split(room, given["split"])
+        if max(given["shots"]) > len(room.splits["train"]):
+            raise InputError(
+                f"{path}: shots are {max(given['shots'])} but {room.name} has {len(room.splits['train'])} measurements"
+            )
+        name = room.name
         if name in rooms:
             raise InputError(f"{path}: {folder} is a second {name}; a study takes each configuration once")
         rooms[name] = str(folder)
@@ -176,6 +182,9 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     study = Study(path.stem, rooms=rooms, runs=runs, seeds=tuple(given["seeds"]), shots=tuple(given["shots"]),
                   show=tuple(given["show"]), **{key: given[key] for key in ("title", "question", "k", "draws", "split",
                                                                           "backbone", "compare_with")})  # fmt: skip
+    drawn = set() if isinstance(given["draws"], bool) else set(given["draws"])
+    if drawn - {name.split("/")[0] for name in rooms}:
+        raise InputError(f"{path}: draws is {given['draws']!r} but must be true, false or a list of its rooms' names")
     named = {name for run in runs.values() for name in (*run.first_stage, *run.only)}
     if named - set(rooms):
         raise InputError(f"{path}: a run names {min(named - set(rooms))}, which is none of {', '.join(rooms)}")
@@ -184,6 +193,26 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         raise InputError(f"{path}: a run has shots {min(odd)}, which are none of the study's {list(study.shots)}")
     waves(study)  # finds what is missing
     return study
+
+
+def _check_entries(path: Path, given: Mapping[str, Any]) -> None:
+    """Raise ``InputError`` for entries of the wrong kind."""
+    for key in ("rooms", "seeds", "shots", "show"):
+        if not isinstance(given[key], list):
+            raise InputError(f"{path}: {key} is {given[key]!r} but must be a list, such as [{given[key]}]")
+    for key in ("seeds", "shots"):
+        for value in given[key]:
+            if type(value) is not int or not 0 <= value < 2**32 or (key == "shots" and value < 1):
+                raise InputError(f"{path}: {key} holds {value!r} but must hold whole numbers")
+    if type(given["k"]) is not int or given["k"] < 1:
+        raise InputError(f"{path}: k is {given['k']!r} but must be a whole number of at least 1")
+    for key in ("runs", "defaults"):
+        if not isinstance(given[key], dict):
+            raise InputError(f"{path}: {key} is {given[key]!r:.40} but must be a mapping of names to options")
+    rows = {*given["runs"], *BASELINES}
+    for name in (given["compare_with"], *given["show"]):
+        if name not in rows:
+            raise InputError(f"{path}: compare_with or show names {name!r} but runs are {', '.join(sorted(rows))}")
 
 
 def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
@@ -200,14 +229,17 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
         training = {key: given[key] for key in TRAINING_FIELDS if key in given}
         TrainingSettings(**training)
         sources = {key: Source(**given[key]) for key in ("start", "on_top_of", "use") if key in given}
-    except (InputError, TypeError) as error:
+        blend = {str(key): float(value) for key, value in given.get("blend", {}).items()}
+        if blend and "use" not in sources:
+            raise InputError("blend needs use: {run: ...}, whose adapters are blended")
+    except (InputError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where}: {error}") from None
     return RunSpec(
         name,
         given.get("label", name),
         method,
         training,
-        blend={str(key): float(value) for key, value in given.get("blend", {}).items()},
+        blend=blend,
         first_stage=tuple(given.get("first_stage", ())),
         only=tuple(given.get("only", ())),
         shots=tuple(given.get("shots", ())),

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from haa_peft.adaptation.delta import DeltaAdapter
-from haa_peft.adaptation.layers import frozen_layers
+from haa_peft.adaptation.layers import frozen_layers, untouched_layers
 from haa_peft.adaptation.methods import Adapter, MethodSettings, attach
 from haa_peft.adaptation.peft_adapter import FREE
 from haa_peft.backbone.checkpoint import fingerprint
@@ -120,7 +120,9 @@ def adapt(
     training = training.of_method(method.method)
     sensitivities: list[Sensitivity] = []
     started = time.monotonic()
-    if method.freeze == "auto":
+    if method.freeze == "auto" and start is not None:
+        frozen = untouched_layers(backbone, start.config)  # chosen when it was made
+    elif method.freeze == "auto":
         sensitivities = measure_sensitivity(backbone, rooms, training)
         frozen = choose_frozen(sensitivities)
     else:

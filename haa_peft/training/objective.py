@@ -27,7 +27,11 @@ def check_k(k: int, shots: int, name: str) -> None:
     if k < 1:
         raise InputError(f"--k is {k} but must be at least 1")
     if shots < k + 1:
-        remedy = f"measure more or give --k {shots - 1}" if shots > 1 else "training needs at least 2"
+        remedy = (
+            f"measure more or give --k {shots - 1}"
+            if shots > 1
+            else ("training needs at least 2, but `haa-peft blend` stores another adapter with this reference as it is")
+        )
         raise InputError(f"{name}: {shots} training measurements are fewer than K + 1 = {k + 1}; {remedy}")
 
 

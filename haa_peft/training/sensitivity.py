@@ -18,6 +18,8 @@ from haa_peft.training.settings import TrainingSettings
 
 SIMULATED, DRAWS = 8, 4
 """Simulated rooms, and draws of references in every room."""
+LEAST = 1e-9
+"""Share below which a layer is taken to hold none."""
 
 
 class Sensitivity(NamedTuple):
@@ -55,7 +57,7 @@ def measure_sensitivity(backbone: XRIR, rooms: Sequence[Room], training: Trainin
     to tell which weights a task needs): squared gradients of the loss of single measurements, averaged, and summed
     over a layer's weights.
     """
-    information = [_fisher(backbone, group, training) for group in (rooms, simulated_rooms(SIMULATED, training.seed))]
+    information = [_fisher(backbone, group, training) for group in (rooms, simulated_rooms(SIMULATED))]
     sums = [sum(values.values()) for values in information]
     return [
         Sensitivity(layer, *(values[layer] / total for values, total in zip(information, sums, strict=True)))
@@ -88,13 +90,14 @@ def _fisher(backbone: XRIR, rooms: Sequence[Room], training: TrainingSettings) -
 
 
 def choose_frozen(sensitivities: Sequence[Sensitivity]) -> list[str]:
-    """Layers that serve the simulation rather than the room: where the ratio of the shares is below the median.
+    """Layers that serve the simulation rather than the room: half as much or less, by the ratio of the shares.
 
-    The median, since one layer may hold nine tenths of all information, and shares then tell little.
+    Held against the ratios' geometric mean, since one layer may hold nine tenths of all information, and all other
+    shares then rise and fall with it.
     """
-    ratios = {layer: room / simulation if simulation else np.inf for layer, room, simulation in sensitivities}
-    middle = np.median(list(ratios.values()))
-    return [layer for layer, ratio in ratios.items() if ratio < middle]
+    ratios = np.array([max(room, LEAST) / max(simulation, LEAST) for _, room, simulation in sensitivities])
+    usual = np.exp(np.log(ratios).mean())
+    return [one.layer for one, ratio in zip(sensitivities, ratios, strict=True) if ratio <= usual / 2]
 
 
 def sensitivity_table(sensitivities: Sequence[Sensitivity]) -> str:

@@ -48,6 +48,7 @@ def study_file(rooms, tiny_backbone_file, tmp_path):
             "k": "4",
             "backbone": str(tiny_backbone_file),
             "defaults": "{max_steps: 2, validate_every: 1, caution: 0}",
+            "compare_with": "backbone",
             **more,
         }
         path = tmp_path / "made-up.yaml"
@@ -149,7 +150,15 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: {shots: [5]}", {}, "a run has shots 5"),
         ("\n  lora: {}", {"sides": "3"}, "unknown entry 'sides'"),
         ("\n  lora: {}", {"split": "train"}, "split is 'train'"),
-        ("\n  lora: {}", {"seeds": "[-1]"}, "--seed is -1"),
+        ("\n  lora: {}", {"seeds": "[-1]"}, "seeds holds -1 but must hold whole numbers"),
+        ("\n  lora: {}", {"seeds": "3"}, "seeds is 3 but must be a list"),
+        ("\n  lora: {}", {"shots": "[a]"}, "shots holds 'a'"),
+        ("\n  lora: {}", {"shots": "[13]"}, "shots are 13 but studio/base has 12"),
+        ("\n  lora: {}", {"k": "0"}, "k is 0 but must be"),
+        ("\n  lora: {}", {"compare_with": "full"}, "names 'full' but runs are"),
+        ("\n  lora: {}", {"draws": "[elsewhere]"}, "draws is .* but must be true, false or a list"),
+        ("\n  lora: {blend: [base]}", {}, "run 'lora': "),
+        ("\n  lora: {blend: {base: 1}}", {}, "blend needs use"),
         ("\n  lora: {}", {"rooms": "[nowhere]"}, "nowhere: no such room folder"),
         ("\n  lora: {]", {}, "cannot be read as YAML"),
     ],
@@ -195,6 +204,22 @@ def test_a_ray_cluster_of_two_nodes_gives_the_same(study_file, tmp_path):
         for metric in ("edt_s", "c50_db"):
             theirs, ours = (np.array(one["errors"][metric], dtype=float) for one in (there[name], test))
             np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-6, err_msg=name)
+
+
+def test_a_run_that_fails_does_not_end_the_others(study_file, tmp_path):
+    runs = "\n  lora: {rank: 2}\n  bad: {method: statistics}\n  worse: {use: {run: bad}}"
+    out = tmp_path / "out"
+    with pytest.raises(
+        InputError, match=r"4 of 8 runs failed; the first, bad in .*: method statistics needs a backbone"
+    ):
+        run_study(load_study(study_file(runs)), out, workers=1)
+    assert {Path(name).name.split("-")[0] for name in kept_tests(out)} == {
+        "nearest",
+        "linear",
+        "energy",
+        "backbone",
+        "lora",
+    }
 
 
 def test_ray_that_is_not_there(study_file, tmp_path, monkeypatch):

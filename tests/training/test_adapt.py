@@ -328,7 +328,7 @@ def test_statistics_are_the_rooms(room, accelerator, tmp_path):
 def test_auto_freezing_measures_both_domains(room, tiny_backbone, accelerator, tmp_path, monkeypatch):
     """Shares against squared gradients of the network's plain forward pass."""
     other = dataclasses.replace(room, rirs=room.rirs[:, ::-1].copy())
-    monkeypatch.setattr(sensitivity_module, "simulated_rooms", lambda count, seed: [other])
+    monkeypatch.setattr(sensitivity_module, "simulated_rooms", lambda count: [other])
     settings = dataclasses.replace(SHORT, audible_decay=0.0)
     found = sensitivity_module.measure_sensitivity(tiny_backbone, [room], settings)
     for domain in ("room", "simulation"):
@@ -349,6 +349,8 @@ def test_auto_freezing_measures_both_domains(room, tiny_backbone, accelerator, t
         assert share == pytest.approx(expected[layer] / total, rel=1e-2, abs=1e-7)
     frozen = sensitivity_module.choose_frozen(found)
     assert 0 < len(frozen) < len(found)
+    same = [one._replace(simulation=1.1 * one.room) for one in found]
+    assert sensitivity_module.choose_frozen(same) == []
     adaptation = adapt(tiny_backbone, room, MethodSettings("full", freeze="auto"), settings, accelerator, tmp_path)
     assert adaptation.frozen == frozen
     assert not {layer_of(name) for name in adaptation.tensors} & set(frozen)
