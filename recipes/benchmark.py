@@ -33,7 +33,7 @@ import torch
 from haa_peft import RoomPredictor, load_backbone, load_room
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude_from_log
-from haa_peft.adaptation.methods import METHODS, MethodSettings, attach
+from haa_peft.adaptation.methods import MethodSettings, attach
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.plain import plain_forward, use_plain_products
 from haa_peft.backbone.xrir import XRIR
@@ -49,6 +49,7 @@ from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import RoomPack
 from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
 
+METHODS = ("lora", "bias", "full")
 K = 8
 PLAIN_TARGETS = 4
 """Targets of a plain training step: twelve do not fit in 24 GiB at the published size."""
