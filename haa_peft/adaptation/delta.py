@@ -38,18 +38,6 @@ class DeltaAdapter:
         modules = {name: self._backbone.get_submodule(name.rpartition(".")[0]) for name in self._names}
         return {name: getattr(module, name.rpartition(".")[2]) for name, module in modules.items()}
 
-    @classmethod
-    def stored(cls, backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> DeltaAdapter:
-        """As ``adapter_config.json`` and ``adapter_model.safetensors`` describe it."""
-        method, names = read_delta_config(backbone, config)
-        adapter = cls(backbone, method, names)
-        try:
-            adapter.load(tensors)
-        except InputError:
-            adapter.detach()
-            raise
-        return adapter
-
     def parameters(self) -> list[nn.Parameter]:
         """What an optimiser trains."""
         return [tensor for tensor in self._live.values() if isinstance(tensor, nn.Parameter)]

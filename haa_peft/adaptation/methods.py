@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from haa_peft.adaptation.delta import PEFT_TYPE, DeltaAdapter
+from haa_peft.adaptation.delta import PEFT_TYPE, DeltaAdapter, read_delta_config
 from haa_peft.adaptation.keys import check_finite
 from haa_peft.adaptation.layers import UNUSED, frozen_layers, layer_of, parse_freeze
 from haa_peft.adaptation.peft_adapter import KINDS, LARGEST_RANK, PeftAdapter, PeftSettings
@@ -183,8 +183,17 @@ def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> A
     """
     check_free(backbone)
     check_finite(tensors)
-    kind = DeltaAdapter if config.get("peft_type") == PEFT_TYPE else PeftAdapter
-    return kind.stored(backbone, config, tensors)
+    adapter: Adapter
+    if config.get("peft_type") == PEFT_TYPE:
+        adapter = DeltaAdapter(backbone, *read_delta_config(backbone, config))
+    else:
+        adapter = PeftAdapter(backbone, PeftSettings.read(config))
+    try:
+        adapter.load(tensors)
+    except InputError:
+        adapter.detach()
+        raise
+    return adapter
 
 
 def merged(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> XRIR:

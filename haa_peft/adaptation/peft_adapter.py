@@ -182,17 +182,6 @@ class PeftAdapter:
                     layer.forward = partial(fast_forward, layer)
         self.train(False)
 
-    @classmethod
-    def stored(cls, backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> PeftAdapter:
-        """As ``adapter_config.json`` and ``adapter_model.safetensors`` describe it."""
-        adapter = cls(backbone, PeftSettings.read(config))
-        try:
-            adapter.load(tensors)
-        except InputError:
-            adapter.detach()
-            raise
-        return adapter
-
     def parameters(self) -> list[nn.Parameter]:
         """What an optimiser trains."""
         return [parameter for parameter in self._peft.parameters() if parameter.requires_grad]

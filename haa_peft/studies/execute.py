@@ -66,7 +66,7 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
         raise InputError(f"{len(failed)} of {total} runs failed; the first, {job}: {reason}")
 
 
-def test_paths(study: Study, job: Job, out: Path) -> list[Path]:
+def result_paths(study: Study, job: Job, out: Path) -> list[Path]:
     """Files of a job's results."""
     folder, name = (out / "runs" / job.stem()).parent, f"shots{job.shots}-seed{job.seed}.json"
     if not job.run:
@@ -81,7 +81,7 @@ def test_paths(study: Study, job: Job, out: Path) -> list[Path]:
 
 def is_done(study: Study, job: Job, out: Path, adapter_needed: bool) -> bool:
     """Whether a job's results are there; raises ``InputError`` if they are of other settings."""
-    paths = test_paths(study, job, out)
+    paths = result_paths(study, job, out)
     if not all(path.exists() for path in paths) or (adapter_needed and not _adapter_path(out, job).exists()):
         return False
     expected = job_settings(study, job)
@@ -106,7 +106,7 @@ def _keep(study: Study, job: Job, outcome: Outcome, out: Path, adapter_needed: b
         tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
         content = safetensors.torch.save(tensors, metadata={"adapter_config": json.dumps(config)})
         write_atomically(_adapter_path(out, job), content)
-    for path, test in zip(test_paths(study, job, out), outcome.tests, strict=True):
+    for path, test in zip(result_paths(study, job, out), outcome.tests, strict=True):
         text = json.dumps(nan_to_null(test), allow_nan=False, separators=(",", ":")) + "\n"
         write_atomically(path, text.encode())
 

@@ -7,14 +7,6 @@ from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.errors import InputError
 
 
-@pytest.fixture
-def inputs():
-    generator = torch.Generator().manual_seed(2)
-    panorama = torch.randn(1, 3, 256, 512, generator=generator)
-    rirs = torch.randn(1, 4, 9600, generator=generator) * torch.exp(-torch.arange(9600) / 900)
-    return panorama, rirs, torch.randn(1, 3, generator=generator), torch.randn(1, 4, 3, generator=generator)
-
-
 def made(backbone, settings, seed):
     """An adapter whose tensors are random."""
     adapter = attach(backbone, settings, seed)

@@ -56,14 +56,6 @@ def network():
     return backbone
 
 
-@pytest.fixture
-def inputs():
-    generator = torch.Generator().manual_seed(2)
-    panorama = torch.randn(1, 3, 256, 512, generator=generator)
-    rirs = torch.randn(1, 4, 9600, generator=generator) * torch.exp(-torch.arange(9600) / 900)
-    return panorama, rirs, torch.randn(1, 3, generator=generator), torch.randn(1, 4, 3, generator=generator)
-
-
 @torch.no_grad()
 def output(network, inputs):
     return network(*inputs)
