@@ -21,7 +21,7 @@ from haa_peft.adaptation.combine import Stored
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, nan_to_null, write_atomically
 from haa_peft.studies.plan import Job, Study, sources_of, waves
-from haa_peft.studies.results import BASELINES
+from haa_peft.studies.results import BASELINES, unpack
 from haa_peft.studies.run import Outcome, job_settings, run_job
 
 EXECUTORS = ("local", "ray")
@@ -33,6 +33,8 @@ ATTEMPTS = 3
 def run_study(study: Study, out: Path, *, executor: str = "local", workers: int | None = None) -> None:
     """Run what is missing in ``out``: ``runs/*.json``, and adapters that other runs need in ``adapters/``.
 
+    Packed runs (:func:`~haa_peft.studies.results.unpack`) are unpacked and count as there.
+
     Raises
     ------
     InputError
@@ -43,6 +45,7 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
     if executor not in EXECUTORS:
         raise InputError(f"--executor is {executor!r} but must be one of {', '.join(EXECUTORS)}")
     check_writable(out / "runs" / "x")
+    unpack(out)
     groups = waves(study)
     needed = {source for group in groups for job in group for source in sources_of(study, job)}
     done = {job for group in groups for job in group if is_done(study, job, out, job in needed)}

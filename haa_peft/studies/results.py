@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import lzma
+import tarfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,9 @@ import numpy as np
 
 from haa_peft.errors import InputError
 from haa_peft.evaluation.report import COLUMNS
+from haa_peft.files import write_atomically
 
+ARCHIVE = "runs.tar.xz"
 GROUPS = ("baseline", "adapter", "full")
 BASELINES = ("nearest", "linear", "energy", "backbone")
 REQUIRED = {"errors": [key for _, key, *_ in COLUMNS], "truth": ["edt_s"]}
@@ -89,24 +93,51 @@ class RunResult:
 
 
 def read_results(folder: Path) -> list[RunResult]:
-    """All runs below ``folder/runs``; a damaged file, or two of the same run, is an ``InputError`` that names it."""
-    found: dict[tuple, Path] = {}
+    """All runs below ``folder/runs``, or in ``folder/runs.tar.xz``, the same packed.
+
+    A damaged file, or two of the same run, is an ``InputError`` that names it.
+    """
+    found: dict[tuple, str] = {}
     results = []
-    for path in sorted((folder / "runs").rglob("*.json")):
-        result = _read(path)
+    for inside, content in _files(folder):
+        name = str(folder / inside)
+        result = _read(name, content)
         key = (result.run, result.name, result.trained_on, result.split, result.shots, result.seed)
         if key in found:
-            raise InputError(f"{path} and {found[key]} hold the same run; remove one of them")
-        found[key] = path
+            raise InputError(f"{name} and {found[key]} hold the same run; remove one of them")
+        found[key] = name
         results.append(result)
     if not results:
         raise InputError(f"{folder} has no results in runs/*.json; run the study first")
     return results
 
 
-def _read(path: Path) -> RunResult:
+def unpack(folder: Path) -> None:
+    """Make ``folder/runs`` of ``folder/runs.tar.xz``, as results are kept in the repository, unless it is there."""
+    if (folder / ARCHIVE).exists() and not (folder / "runs").exists():
+        for name, content in _files(folder):
+            write_atomically(folder / name, content)
+
+
+def _files(folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Name below ``folder`` and content of every result."""
+    if (folder / "runs").exists() or not (folder / ARCHIVE).exists():
+        for path in sorted((folder / "runs").rglob("*.json")):
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
+        return
     try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
+        with tarfile.open(folder / ARCHIVE) as packed:
+            for member in sorted(packed.getmembers(), key=lambda member: member.name):
+                file = packed.extractfile(member)
+                if file is not None and member.name.startswith("runs/") and ".." not in member.name:
+                    yield member.name, file.read()
+    except (OSError, EOFError, tarfile.TarError, lzma.LZMAError) as error:
+        raise InputError(f"{folder / ARCHIVE} cannot be read ({error}); restore it, or remove it") from None
+
+
+def _read(name: str, content: bytes) -> RunResult:
+    try:
+        entry = json.loads(content)
         fields = {f.name: entry[f.name] for f in dataclasses.fields(RunResult) if f.name != "label"}
         if entry["group"] not in GROUPS:
             raise ValueError(f"group is {entry['group']!r} but must be one of {', '.join(GROUPS)}")
@@ -134,9 +165,9 @@ def _read(path: Path) -> RunResult:
         return RunResult(**fields, label=entry.get("label") or "")
     except KeyError as error:
         reason = f"it has no {error}"
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:100]
-    raise InputError(f"{path} is no result of a run ({reason}); remove it and run it again")
+    raise InputError(f"{name} is no result of a run ({reason}); remove it and run it again")
 
 
 def run_names(results: Sequence[RunResult]) -> list[str]:

@@ -61,7 +61,7 @@ class TrainingSettings:
     validate_every: int = 5
     patience: int = 8
     least_gain: float = 1e-3
-    caution: float = 1.0
+    caution: float = 2.0
     averaging: float = 0.9
     seed: int = 0
     audible_decay: float = 1.0

@@ -1,12 +1,14 @@
 import json
+import shutil
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 
 from haa_peft.errors import InputError
 from haa_peft.studies.report import write_report
-from haa_peft.studies.results import mean_error, over_shots, read_results, run_names, usual_shots
+from haa_peft.studies.results import mean_error, over_shots, read_results, run_names, unpack, usual_shots
 
 ERRORS = {"nearest": 0.05, "backbone": 0.02, "bias": 0.019, "lora": 0.018, "full": 0.015}
 
@@ -127,6 +129,28 @@ def test_a_damaged_file_is_named_in_one_line(write_run, damage, says):
     assert says in str(error.value)
     assert path.name in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def pack(folder):
+    """The runs as the repository keeps them, and they alone."""
+    with tarfile.open(folder / "runs.tar.xz", "w:xz") as file:
+        file.add(folder / "runs", "runs")
+    shutil.rmtree(folder / "runs")
+
+
+def test_packed_runs_are_read_and_unpacked(study):
+    """Against the same runs as files; ``pack`` writes what ``tar -cJf runs.tar.xz runs`` does."""
+    files = {path.relative_to(study): path.read_bytes() for path in study.rglob("*.json")}
+    page = write_report(study, title="Methods", question="Which?").read_text()
+    pack(study)
+    assert write_report(study, title="Methods", question="Which?").read_text() == page
+    unpack(study)
+    assert {path.relative_to(study): path.read_bytes() for path in study.rglob("*.json")} == files
+    shutil.rmtree(study / "runs")
+    content = (study / "runs.tar.xz").read_bytes()
+    (study / "runs.tar.xz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"runs\.tar\.xz cannot be read .*; restore it, or remove it"):
+        read_results(study)
 
 
 def test_other_bad_input(write_run, tmp_path, monkeypatch):
