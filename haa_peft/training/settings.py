@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from haa_peft.errors import InputError, check_seed
 
 LEARNING_RATES = {
-    "lora": 6e-3,
-    "rslora": 3e-3,
-    "dora": 1e-2,
+    "lora": 1e-2,
+    "rslora": 6e-3,
+    "dora": 6e-3,
     "loha": 1e-2,
-    "lokr": 3e-2,
-    "ia3": 1e-2,
-    "beft": 3e-2,
-    "bias": 1e-2,
-    "norm": 1e-2,
+    "lokr": 1e-2,
+    "ia3": 1e-1,
+    "beft": 3e-3,
+    "bias": 3e-3,
+    "norm": 1e-1,
     "statistics": 1e-2,
-    "heads": 3e-4,
-    "full": 1e-4,
+    "heads": 1e-3,
+    "full": 3e-4,
     "l2sp": 3e-4,
 }
 """Those with the lowest errors at validation positions, ``recipes/studies/rates.yaml``; ``statistics`` has no steps."""
