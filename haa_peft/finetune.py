@@ -18,6 +18,7 @@ from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
+from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
@@ -65,6 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument(
         "--on-top-of", metavar="NAME", help="leave this stored adapter as it is, and add a second one to it"
     )
+    parser.add_argument("--borrow", metavar="NAME", help="add the measurements of this stored adapter, of another "
+                        "configuration of the room, converted to this one, if that is better")  # fmt: skip
     parser.add_argument("--first-stage", nargs="+", metavar="ROOM", default=[], help="adapt to all of these together "
                         "first, and go on from there")  # fmt: skip
     if kind is not None:
@@ -134,12 +137,14 @@ def finetune(args: argparse.Namespace) -> None:
     # need a twin both make it, which ends well
     room = load_room(DEFAULT_ROOM if args.room is None else args.room)
     room = room if args.shots is None else room.with_shots(args.shots)
-    shots = len(room.splits["train"])
-    k = min(TrainingSettings().k, max(1, shots - 1)) if args.k is None else args.k
-    check_k(k, shots, room.name)
     others = [load_room(folder) for folder in args.first_stage]
     if args.shots is not None:  # no more of the room itself than is to be used
         others = [other.with_shots(args.shots) if other.name == room.name else other for other in others]
+    original = load_backbone(args.backbone)
+    room = room if args.borrow is None else _borrow(args, room, original)
+    shots = len(room.splits["train"])
+    k = min(TrainingSettings().k, max(1, shots - 1)) if args.k is None else args.k
+    check_k(k, shots, room.name)
     training = TrainingSettings(
         k=k, **{field.name: getattr(args, field.name) for field in fields(TrainingSettings) if field.name != "k"}
     )
@@ -148,7 +153,6 @@ def finetune(args: argparse.Namespace) -> None:
     check_writable(run_folder / "log.jsonl")
     check_writable(name.folder(store_folder(args.store)) / "card.json")
     trackers = {"log_with": "tensorboard", "project_dir": run_folder} if args.tensorboard else {}
-    original = load_backbone(args.backbone)
     start = parent = None
     backbone = original
     leaves_out = measurements_validate([room], args.validation)
@@ -173,14 +177,19 @@ def finetune(args: argparse.Namespace) -> None:
         accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
         valid = len(room.splits["valid"])
+        if room.borrowed:
+            print(f"{room.borrowed} more measurements are {args.borrow}'s, converted to {room.name}")
+        elif args.borrow is not None:
+            print(f"note: measurements of {args.borrow}, converted, make predictions no better; none is borrowed")
         precision = "" if accelerator.mixed_precision == "no" else f", {accelerator.mixed_precision}"
         print(
-            f"{room.name}: {len(room.splits['train'])} measurements train, {valid} validate, "
+            f"{room.name}: {len(room.own)} measurements train, {valid} validate, "
             f"{len(room.splits['test'])} test; {args.method} on {args.backbone}, "
             f"{accelerator.num_processes} process(es){precision}"
         )
         if leaves_out:
-            print(f"{shots} measurements choose the weights, each left out once: {shots} runs before the last one")
+            own = len(room.own)
+            print(f"{own} measurements choose the weights, each left out once: {own} runs before the last one")
     resume = args.resume
     if others:
         folder = run_folder / "first-stage"
@@ -196,6 +205,12 @@ def finetune(args: argparse.Namespace) -> None:
             print("\n" + sensitivity_table(adaptation.sensitivities))
         _finish(args, k, name, room, backbone, original, parent, adaptation)
     accelerator.end_training()
+
+
+def _borrow(args: argparse.Namespace, room: Room, backbone: XRIR) -> Room:
+    """The room with the references of a stored adapter, converted, if they lower the backbone's loss."""
+    pack = load_pack(store_folder(args.store), AdapterName.parse(args.borrow), backbone)
+    return borrow_if_better(room, pack.as_room(), backbone, audible_decay=args.audible_decay)
 
 
 def _load_unseen(args: argparse.Namespace, name: str, room: Room, backbone: XRIR) -> RoomPack:

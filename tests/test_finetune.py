@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from haa_peft import RoomPredictor, load_backbone, load_room
 from haa_peft.cli import main
+from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.finetune import run
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
@@ -64,6 +66,34 @@ def test_a_warm_start(options, capsys):
     with pytest.raises(SystemExit):
         finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--rank", 2)
     assert "cannot start from studio/base: its" in capsys.readouterr().err
+
+
+def test_borrowed_measurements(options, room_folder, tiny_backbone_file, capsys):
+    """A panel that damps by 60 dB a second; what is stored serves with the references that it was evaluated with."""
+    finetune(*options)
+    panel = room_folder.with_name("panel")
+    shutil.copytree(room_folder, panel)
+    rirs = np.load(panel / "RIRs.npy")
+    np.save(panel / "RIRs.npy", rirs * 10 ** (-3 * np.arange(rirs.shape[1]) / 48_000).astype(np.float32))
+    few = ["--room", panel, *options[2:], "--shots", 3, "--borrow", "studio/base"]
+    finetune(*few)
+    assert "9 more measurements are studio/base's, converted to studio/panel" in capsys.readouterr().out
+    stored = pack("studio/panel")
+    assert (stored.card["room"]["shots"], stored.card["room"]["borrowed"], len(stored.rirs)) == (3, 9, 12)
+    assert "9 more converted from studio/base" in stored.card["room"]["source"]
+    room = load_room(panel)
+    test = room.splits["test"]
+    predicted = RoomPredictor.load("studio/panel", backbone=load_backbone(tiny_backbone_file)).predict(
+        room.positions[test], k=4
+    )
+    found = errors(Measured.of(predicted, iso=False), Measured.of(room.with_shots(3).rirs[test], iso=False))
+    row = next(row for row in stored.card["evaluation"]["rows"] if row["predictor"] == "studio/panel")
+    assert np.nanmean(found["c50_db"]) == pytest.approx(row["c50_db"], rel=1e-3)
+    main(["evaluate", str(panel), "--adapter", "studio/panel", "--k", "3", "--backbone", str(tiny_backbone_file)])
+    assert "note: studio/panel has 9 borrowed measurements too" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        finetune(*options, "--borrow", "studio/base")
+    assert "studio/base cannot lend to studio/base" in capsys.readouterr().err
 
 
 def test_a_second_adapter_on_top_of_the_first(options, room_folder, tiny_backbone_file, capsys):

@@ -39,7 +39,8 @@ def compare(
     """Report of nearest neighbour, linear and energy interpolation, the backbone and its adapters on one split."""
     references = References.of_room(room)
     targets = room.positions[room.splits[split]] - room.receiver
-    predictions = baselines(room, k, split, seed, phase)
+    own = room.without_borrowed()
+    predictions = baselines(own, min(k, len(own.splits["train"])), split, seed, phase)
     predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed, phase)
     for name, candidate in candidates.items():
         adapter = candidate.attach()
@@ -59,6 +60,12 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
     if pack.card["room"]["name"] != room.name:
         print(f"note: {pack.name} was trained on {pack.card['room']['name']}, not on {room.name}")
         return
+    borrowed = pack.card["room"].get("borrowed")
+    if borrowed:
+        print(
+            f"note: {pack.name} has {borrowed} borrowed measurements too, which are not used here but by "
+            "RoomPredictor and `haa-peft render`"
+        )
     if pack.card["room"].get("fingerprint") == room.fingerprint:
         return
     indices = room.splits[split]

@@ -111,12 +111,14 @@ def _read_plain(folder: Path) -> Room:
                 "give it in room.json or rename the folder"
             )
     rirs, positions = _read_arrays(folder, int(rate))
-    where_from = [str(description.get(field, "unknown")) for field in ("source", "licence")]
+    source, licence = (str(description.get(field, "unknown")) for field in ("source", "licence"))
     if "splits" in description:
         splits = _read_splits(description["splits"], len(rirs), where)
     else:
         splits = default_splits(positions)
-    return _checked(folder, Room(room, configuration, rirs, positions, receiver, surfaces, splits, 1.0, *where_from))
+    return _checked(
+        folder, Room(room, configuration, rirs, positions, receiver, surfaces, splits, 1.0, source, licence)
+    )
 
 
 def _checked(folder: Path, room: Room) -> Room:

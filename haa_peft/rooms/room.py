@@ -32,6 +32,8 @@ class Room:
     splits : ``train``, ``valid`` and ``test`` indices of positions, disjoint.
     scale : the largest magnitude of the training RIRs as measured.
     source, licence : where the data come from, as far as known.
+    borrowed : how many of the training measurements, the last ones, are another configuration's, converted
+        (:mod:`haa_peft.inference.borrow`).
     """
 
     room: str
@@ -44,11 +46,26 @@ class Room:
     scale: float
     source: str = "unknown"
     licence: str = "unknown"
+    borrowed: int = 0
+
+    @property
+    def own(self) -> np.ndarray:
+        """Indices of the training measurements that were made in this configuration."""
+        train = self.splits["train"]
+        return train[: len(train) - self.borrowed]
 
     @property
     def name(self) -> str:
         """``room/configuration``."""
         return f"{self.room}/{self.configuration}"
+
+    def without_borrowed(self) -> Room:
+        """The same room with its own training measurements alone."""
+        return (
+            self
+            if not self.borrowed
+            else dataclasses.replace(self, splits={**self.splits, "train": self.own}, borrowed=0)
+        )
 
     @cached_property
     def fingerprint(self) -> str:

@@ -94,6 +94,12 @@ class RoomPack:
             {"schema": SCHEMA, "name": str(name), **card},
         )
 
+    def as_room(self) -> Room:
+        """What it holds of its room: the references, all as training measurements."""
+        splits = {"train": np.arange(len(self.positions)), "valid": np.array([], int), "test": np.array([], int)}
+        arrays = (self.rirs, self.positions, self.receiver, self.surfaces, splits, self.scale)
+        return Room(self.name.room, self.name.configuration, *arrays, source=str(self.card["room"].get("source")))
+
     @property
     def parent(self) -> tuple[str, str] | None:
         """Name and :meth:`adapter_digest` of the adapter that this one lies on top of, if any."""

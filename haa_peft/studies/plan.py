@@ -22,8 +22,8 @@ from haa_peft.training.settings import TrainingSettings
 
 METHOD_FIELDS = tuple(f.name for f in dataclasses.fields(MethodSettings))
 TRAINING_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingSettings) if f.name not in ("k", "seed"))
-TEXTS = ("method", "freeze", "validation", "label")
-ADAPTER_FIELDS = ("start", "on_top_of", "use", "blend")
+TEXTS = ("method", "freeze", "validation", "label", "borrow")
+ADAPTER_FIELDS = ("start", "on_top_of", "use", "blend", "borrow")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ class RunSpec:
     on_top_of : the one that stays below.
     use : the one that is tested as it is.
     blend : shares of other configurations' adapters of the run ``use`` names, by configuration.
+    borrow : the configuration whose measurements are converted and added to the room's own, if that is better
+        (:mod:`haa_peft.inference.borrow`): its name, or a mapping of rooms to names.
     first_stage : configurations of the study that it is adapted to together, before the one itself.
     only : configurations (``room/configuration``) that it is run in; all if empty.
     shots : numbers of measurements that it is run with; the study's if empty.
@@ -68,6 +70,7 @@ class RunSpec:
     on_top_of: Source | None = None
     use: Source | None = None
     blend: dict[str, float] = field(default_factory=dict)
+    borrow: str | Mapping[str, str] = ""
     first_stage: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     shots: tuple[int, ...] = ()
@@ -79,6 +82,11 @@ class RunSpec:
             return [(self.use.run, other) for other in self.blend]
         found = [source for source in (self.start, self.on_top_of, self.use) if source is not None]
         return [source.of(room, configuration) for source in found]
+
+    def lender(self, room: str, configuration: str) -> str:
+        """``room/configuration`` that it borrows from in ``room/configuration``; empty if it does not."""
+        other = self.borrow if isinstance(self.borrow, str) else self.borrow.get(room, "")
+        return f"{room}/{other}" if other not in ("", configuration) else ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +194,7 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     if drawn - {name.split("/")[0] for name in rooms}:
         raise InputError(f"{path}: draws is {given['draws']!r} but must be true, false or a list of its rooms' names")
     named = {name for run in runs.values() for name in (*run.first_stage, *run.only)}
+    named |= {run.lender(*name.split("/")) for run in runs.values() for name in run.only or rooms} - {""}
     if named - set(rooms):
         raise InputError(f"{path}: a run names {min(named - set(rooms))}, which is none of {', '.join(rooms)}")
     odd = {shots for run in runs.values() for shots in run.shots} - set(study.shots)
@@ -230,6 +239,8 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
         TrainingSettings(**training)
         sources = {key: Source(**given[key]) for key in ("start", "on_top_of", "use") if key in given}
         blend = {str(key): float(value) for key, value in given.get("blend", {}).items()}
+        if not isinstance(given.get("borrow", ""), str | dict):
+            raise InputError(f"borrow is {given['borrow']!r} but must be a configuration, or rooms with one each")
         if blend and "use" not in sources:
             raise InputError("blend needs use: {run: ...}, whose adapters are blended")
     except (InputError, TypeError, ValueError, AttributeError) as error:
@@ -240,6 +251,7 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
         method,
         training,
         blend=blend,
+        borrow=given.get("borrow", ""),
         first_stage=tuple(given.get("first_stage", ())),
         only=tuple(given.get("only", ())),
         shots=tuple(given.get("shots", ())),

@@ -24,6 +24,7 @@ from haa_peft.adaptation.methods import MethodSettings, attach, attach_stored, m
 from haa_peft.backbone.checkpoint import fingerprint, load_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.evaluation.evaluate import Measured, baselines, errors
+from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.rooms.room import Room
 from haa_peft.studies.plan import Job, RunSpec, Study, sources_of
@@ -51,6 +52,9 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     if not job.run:
         return _run_baselines(study, job, room, backbone)
     spec = study.runs[job.run]
+    lender = spec.lender(room.room, room.configuration)
+    if lender:
+        room = borrow_if_better(room, study.room(lender, job.seed, max(study.shots)), backbone, study.k)
     facts, adapter = _make_adapter(study, spec, job, room, list(needed.values()), backbone)
     tests = []
     others = [name for name in study.rooms if spec.transfer and name != job.room and name.startswith(f"{room.room}/")]
@@ -85,17 +89,18 @@ def _make_adapter(
     study: Study, spec: RunSpec, job: Job, room: Room, needed: list[Stored], backbone: XRIR
 ) -> tuple[dict[str, Any], Stored]:
     """Train a run's adapter, or take or blend others'; and what is to be said of it."""
-    settings: dict[str, Any] = {**study.settings(), "method": spec.method.describe()}
+    settings: dict[str, Any] = {**study.settings(), "method": spec.method.describe(), "borrowed": room.borrowed}
     if spec.use is not None:
         adapter = blend(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
         settings["use"] = {**dataclasses.asdict(spec.use), "blend": spec.blend}
         return {**_facts(spec, settings), **_size(adapter)}, adapter
-    training = training_of(study, job)
+    count = len(room.splits["train"])
+    training = dataclasses.replace(training_of(study, job), k=max(1, min(study.k, count - 1)))
     start = None if spec.start is None else Start(str(spec.start), *needed[0])
     below = needed[-1] if spec.on_top_of is not None else None
     base = backbone if below is None else merged(backbone, *below)
     accelerator = Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no")
-    if job.shots == 1:  # nothing can be predicted from others: what it would have started from
+    if count == 1:  # nothing can be predicted from others: what it would have started from
         adapter = (start.config, start.tensors) if start is not None else below or nothing_learned(backbone)
         return {**_facts(spec, settings), "best_step": 0, "steps": 0, **_size(adapter)}, adapter
     with tempfile.TemporaryDirectory() as folder:
@@ -154,10 +159,15 @@ def _predict(study: Study, job: Job, room: Room, backbone: XRIR, adapter: Stored
     targets = room.positions[room.splits[study.split]] - room.receiver
     attached = None if adapter is None else attach_stored(backbone, *adapter)
     try:
-        return predict_rirs(backbone, References.of_room(room), targets, min(study.k, job.shots), job.seed)
+        return predict_rirs(backbone, References.of_room(room), targets, _k(study, room), job.seed)
     finally:
         if attached is not None:
             attached.detach()
+
+
+def _k(study: Study, room: Room) -> int:
+    """References of a prediction."""
+    return min(study.k, len(room.splits["train"]))
 
 
 def _report(
@@ -183,7 +193,7 @@ def _report(
         "reconstruction": "reconstruction" in f"{study.rooms[room.name]} {room.source}".lower(),
         "seed": job.seed,
         "shots": job.shots,
-        "k": min(study.k, job.shots),
+        "k": _k(study, room),
         "split": study.split,
         "room_fingerprint": room.fingerprint,
         "backbone": {"origin": backbone.origin, "fingerprint": fingerprint(backbone)},
@@ -217,6 +227,9 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
     found = {**study.settings(), "room": room, "backbone": _fingerprint_of_backbone(study.backbone), "seed": job.seed}
     if job.run:
         spec = study.runs[job.run]
+        lender = spec.lender(*job.room.split("/"))
+        if lender:
+            found["borrow"] = _fingerprint_of_room(study, lender, job.seed, max(study.shots))
         sources = [job_settings(study, source) for source in sources_of(study, job)]
         first = [job_settings(study, Job("", name, job.shots, job.seed)) for name in spec.first_stage]
         found |= {

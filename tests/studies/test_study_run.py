@@ -118,12 +118,17 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
 def test_few_measurements(study_file, tmp_path):
     runs = "\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}"
     runs += "\n  few: {rank: 2, shots: [3], start: {run: lora, configuration: {studio: base}}, only: [studio/panel]}"
+    runs += "\n  lent: {rank: 2, shots: [3], borrow: base, only: [studio/panel]}"
     study, out = load_study(study_file(runs, shots="[12, 3, 1]")), tmp_path / "out"
     run_study(study, out, workers=2)
     found = kept_tests(out)
     assert {test["k"] for name, test in found.items() if "shots3" in name} == {3}
     assert {len(test["splits"]["train"]) for name, test in found.items() if "shots1-" in name} == {1}
     assert found["studio-panel/lora-shots3-seed0.json"]["settings"]["training"]["k"] == 2
+    lent = found["studio-panel/lent-shots3-seed0.json"]
+    assert lent["settings"]["borrowed"] in (0, 9)
+    assert lent["k"] == min(4, 3 + lent["settings"]["borrowed"])
+    assert len(lent["splits"]["train"]) == 3 + lent["settings"]["borrowed"]
     # with one measurement nothing is trained: the backbone, and the base's adapter
     panel = {name: found[f"studio-panel/{name}-shots1-seed0.json"] for name in ("backbone", "lora", "warm")}
     assert panel["lora"]["errors"] == panel["backbone"]["errors"]

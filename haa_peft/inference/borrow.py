@@ -1,0 +1,104 @@
+"""Measurements of another configuration of a room, converted to this one by what has changed between them.
+
+A panel that is put up changes decay much the same everywhere. A few measurements tell by how much: each is compared
+with what the other configuration's measurements predict for its position. Where that is not so (a directional
+loudspeaker is turned), converted measurements do harm, and :func:`borrow_if_better` finds out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from haa_peft.acoustics.alignment import SPEED_OF_SOUND
+from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.backbone.xrir import XRIR
+from haa_peft.errors import InputError
+from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.rooms.room import Room
+from haa_peft.training.folds import folds_of
+from haa_peft.training.objective import RoomObjective
+
+SPANS = np.array([0, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.22, 0.27, 0.33, 0.435])
+"""Seconds after the direct sound between which energies are compared."""
+CENTRES = np.sqrt(SPANS[:-1] * SPANS[1:])
+LEAD = 0.001
+"""Seconds before the direct sound that count to it."""
+SAME = 0.05
+"""Metres within which two positions are the same."""
+LEAST = 1e-10
+"""Energy below which a span is silent, of the loudest measurement's peak squared."""
+
+
+def borrow(room: Room, other: Room, backbone: XRIR, k: int = 8) -> Room:
+    """``room`` with the training measurements of ``other``, converted, among its own.
+
+    The level in every span of time after the direct sound is changed by the mean, over the room's own training
+    measurements, of their level in dB less that of what ``backbone`` predicts for them from K of ``other``. Positions
+    keep their place as seen from the receiver. Measurements at positions of the room's own splits are left out: one
+    that tests must not be known from elsewhere.
+
+    Raises
+    ------
+    InputError
+        When the two are configurations of different rooms, or nothing is left to borrow.
+    """
+    if other.room != room.room or other.configuration == room.configuration:
+        raise InputError(
+            f"{other.name} cannot lend to {room.name}, but another configuration of {room.room} can; "
+            "give the name of one"
+        )
+    own, lent = room.splits["train"], other.splits["train"]
+    places = other.positions[lent] - other.receiver
+    here = room.positions - room.receiver
+    used = here[np.concatenate(list(room.splits.values()))]
+    kept = np.linalg.norm(places[:, None] - used, axis=-1).min(axis=1) > SAME
+    if not kept.any():
+        raise InputError(f"{other.name} has measurements at positions of {room.name}'s splits alone: none to borrow")
+    predicted = predict_rirs(backbone, References.of_room(other), here[own], min(k, len(lent)), 0)
+    ratio = other.scale / room.scale
+    change = np.mean(_levels(room.rirs[own], here[own]) - _levels(predicted * ratio, here[own]), axis=0)
+    places, rirs = places[kept], other.rirs[lent[kept]] * ratio
+    gains = [np.interp(_times(place, rirs.shape[1]), CENTRES, change) for place in places]
+    converted = (rirs * 10 ** (np.array(gains) / 20)).astype(np.float32)
+    count = len(room.positions)
+    return dataclasses.replace(
+        room,
+        rirs=np.concatenate([room.rirs, converted]),
+        positions=np.concatenate([room.positions, places + room.receiver]),
+        splits={**room.splits, "train": np.concatenate([own, np.arange(count, count + len(places))])},
+        borrowed=len(places),
+        source=f"{room.source}; {len(places)} more converted from {other.name} ({other.source})",
+    )
+
+
+def borrow_if_better(room: Room, other: Room, backbone: XRIR, k: int = 8, audible_decay: float = 1.0) -> Room:
+    """:func:`borrow`, if that lowers the backbone's mean loss; otherwise ``room`` itself.
+
+    The loss is that at the validation positions; where there are none, that of every training measurement, which is
+    left out of all that predicts it. With one measurement and nothing else that cannot be told: ``room`` is given back.
+    """
+    tried = [room] if len(room.splits["valid"]) else [fold for (fold,) in folds_of([room]) if len(fold.own)]
+    losses = np.zeros(2)
+    for one in tried:
+        for i, candidate in enumerate((one, borrow(one, other, backbone, k))):
+            objective = RoomObjective(backbone, candidate, audible_decay=audible_decay).eval().to(backbone.device)
+            losses[i] += float(objective.validation_losses(min(k, len(candidate.splits["train"]))).mean())
+    return borrow(room, other, backbone, k) if losses[1] < losses[0] else room
+
+
+def _times(place: np.ndarray, length: int) -> np.ndarray:
+    """Seconds after the direct sound of every sample, for a position (3,) m from the receiver."""
+    return np.arange(length) / SAMPLE_RATE - np.linalg.norm(place) / SPEED_OF_SOUND
+
+
+def _levels(rirs: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Energy in dB in every span, (N, 12), of RIRs (N, T) at places (N, 3) m from the receiver."""
+    edges = SPANS.copy()
+    edges[0] = -LEAD
+    found = []
+    for rir, place in zip(rirs, places, strict=True):
+        energy, _ = np.histogram(_times(place, len(rir)), edges, weights=rir.astype(np.float64) ** 2)
+        found.append(10 * np.log10(np.maximum(energy, LEAST)))
+    return np.array(found)
