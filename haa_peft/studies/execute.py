@@ -7,6 +7,7 @@ import faulthandler
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -138,8 +139,8 @@ def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes
         try:
             yield from _in_pool(study, left, workers, gpus, threads)
             return
-        except BrokenProcessPool:
-            print(f"\na worker died (attempt {attempt + 1} of {ATTEMPTS}); {len(left)} runs are left")
+        except BrokenProcessPool as error:
+            print(f"\na worker died (attempt {attempt + 1} of {ATTEMPTS}{error}); {len(left)} runs are left")
     raise InputError(f"workers died {ATTEMPTS} times; --workers 1 runs the study in one process and shows why")
 
 
@@ -148,11 +149,17 @@ def _in_pool(study: Study, left: dict[Job, Mapping[Job, Stored]], workers: int, 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0), gpus, threads)) as pool:
         futures = {pool.submit(_work, study, job, adapters): job for job, adapters in left.items()}
+        children = multiprocessing.active_children()
         try:
             for future in as_completed(futures):
                 outcome = future.result()
                 del left[futures[future]]
                 yield futures[future], outcome
+        except BrokenProcessPool:
+            codes = {child.exitcode for child in children if child.exitcode} - {
+                -signal.SIGTERM
+            }  # the others are stopped
+            raise BrokenProcessPool("".join(f", exit code {code}" for code in sorted(codes))) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

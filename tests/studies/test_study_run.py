@@ -1,8 +1,11 @@
 """Studies from their file to their report, on a made-up room and a tiny network."""
 
 import json
+import multiprocessing
 import shutil
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -136,7 +139,7 @@ def test_few_measurements(study_file, tmp_path):
     assert panel["warm"]["errors"] != panel["backbone"]["errors"]
     starts = sources_of(study, Job("warm", "studio/panel", 3, 0))
     assert starts == [Job("lora", "studio/base", 12, 0)]
-    assert len(jobs_of(study)) == 2 * 3 * 2 + 3 + 1
+    assert len(jobs_of(study)) == 2 * 3 * 2 + 3 + 1 + 1
     assert (
         found["studio-panel/few-shots3-seed0.json"]["errors"] == found["studio-panel/warm-shots3-seed0.json"]["errors"]
     )
@@ -225,6 +228,22 @@ def test_a_run_that_fails_does_not_end_the_others(study_file, tmp_path):
         "backbone",
         "lora",
     }
+
+
+def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, capsys):
+    study, out = load_study(study_file("\n  lora: {rank: 2}")), tmp_path / "out"
+
+    def kill_one():
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.05)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    run_study(study, out, workers=2)
+    killer.join()
+    assert "a worker died (attempt 1 of 3, exit code -9); 4 runs are left" in capsys.readouterr().out
+    assert len(kept_tests(out)) == 2 * 5
 
 
 def test_ray_that_is_not_there(study_file, tmp_path, monkeypatch):
