@@ -153,12 +153,12 @@ def _in_pool(study: Study, left: dict[Job, Mapping[Job, Stored]], workers: int, 
         try:
             for future in as_completed(futures):
                 outcome = future.result()
-                del left[futures[future]]
-                yield futures[future], outcome
+                job = futures.pop(future)  # a tensor that came from a process keeps a file open as long as it is kept
+                del left[job]
+                yield job, outcome
         except BrokenProcessPool:
-            codes = {child.exitcode for child in children if child.exitcode} - {
-                -signal.SIGTERM
-            }  # the others are stopped
+            stopped = -signal.SIGTERM  # the others
+            codes = {child.exitcode for child in children if child.exitcode} - {stopped}
             raise BrokenProcessPool("".join(f", exit code {code}" for code in sorted(codes))) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

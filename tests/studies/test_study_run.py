@@ -15,6 +15,7 @@ from haa_peft import load_backbone, load_room
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.studies import execute
 from haa_peft.studies.execute import run_study
 from haa_peft.studies.plan import Job, jobs_of, load_study, sources_of, waves
 from haa_peft.studies.report import write_report
@@ -244,6 +245,16 @@ def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, capsys):
     killer.join()
     assert "a worker died (attempt 1 of 3, exit code -9); 4 runs are left" in capsys.readouterr().out
     assert len(kept_tests(out)) == 2 * 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
+def test_results_of_workers_keep_no_files_open(study_file):
+    """Torch sends a tensor as an open file; hundreds of runs would exceed what a process may open."""
+    study = load_study(study_file("\n  lora: {rank: 2}", seeds="[0, 1, 2]"))
+    tasks = [(job, {}) for job in jobs_of(study) if job.run]
+    counts = [len(list(Path("/proc/self/fd").iterdir())) for job, outcome in execute._local(study, tasks, 2)]
+    assert len(counts) == 6
+    assert max(counts) - counts[0] < 50  # an adapter has more tensors than that
 
 
 def test_ray_that_is_not_there(study_file, tmp_path, monkeypatch):
