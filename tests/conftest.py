@@ -15,6 +15,8 @@ from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms import corpus as corpus_module
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # a core to each of pytest's processes
 PARITY = Path(__file__).parent / "parity"
 SHARED_DATA = Path(os.environ.get("HAA_PEFT_SHARED", Path(__file__).parents[2] / "shared")) / "data"
 TINY = dataclasses.replace(

@@ -141,9 +141,9 @@ def pack(folder):
 def test_packed_runs_are_read_and_unpacked(study):
     """Against the same runs as files; ``pack`` writes what ``tar -cJf runs.tar.xz runs`` does."""
     files = {path.relative_to(study): path.read_bytes() for path in study.rglob("*.json")}
-    page = write_report(study, title="Methods", question="Which?").read_text()
+    names = [(r.run, r.name, r.seed, r.shots, r.errors["edt_s"].tolist()) for r in read_results(study)]
     pack(study)
-    assert write_report(study, title="Methods", question="Which?").read_text() == page
+    assert [(r.run, r.name, r.seed, r.shots, r.errors["edt_s"].tolist()) for r in read_results(study)] == names
     unpack(study)
     assert {path.relative_to(study): path.read_bytes() for path in study.rglob("*.json")} == files
     shutil.rmtree(study / "runs")

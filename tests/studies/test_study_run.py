@@ -124,7 +124,7 @@ def test_few_measurements(study_file, tmp_path):
     runs += "\n  few: {rank: 2, shots: [3], start: {run: lora, configuration: {studio: base}}, only: [studio/panel]}"
     runs += "\n  lent: {rank: 2, shots: [3], borrow: base, only: [studio/panel]}"
     study, out = load_study(study_file(runs, shots="[12, 3, 1]")), tmp_path / "out"
-    run_study(study, out, workers=2)
+    run_study(study, out, workers=1)
     found = kept_tests(out)
     assert {test["k"] for name, test in found.items() if "shots3" in name and "lent" not in name} == {3}
     assert {len(test["splits"]["train"]) for name, test in found.items() if "shots1-" in name} == {1}
