@@ -29,6 +29,8 @@ from haa_peft.studies.statistics import Difference, compare_runs
 
 SHOWN = tuple(column for column in COLUMNS if column[1] != "t60_30_percent")
 HEARD = figures.HEARD
+EQUAL = 5e-4
+"""Relative difference that no table shows."""
 NOTES = {
     "measured": "",
     "reconstructed": "These rooms are *reconstructions*, not measured: RIRs rendered from published acoustic fits.",
@@ -37,7 +39,8 @@ NOTES = {
 METHOD = (
     "Negative is better. In brackets 95 % intervals of the paired difference (bootstrap over positions and seeds), "
     "then the difference in just-noticeable differences (JND; ISO 3382-1:2009, table A.1: 5 % of EDT and 1 dB of C80, "
-    'used for T60 and C50 too). "Better" and "worse" where the interval excludes zero. Intervals are not corrected for '
+    'used for T60 and C50 too). "Better" and "worse" where the interval excludes zero, "equal" where it lies within 0.05 %. Intervals are not '
+    "corrected for "
     "their number: where nothing differs, one in twenty still excludes zero. Of few positions or seeds they are "
     "somewhat too short. Only positions and seeds that both rows have count. A run with another number of "
     "measurements is held against the others as it is, with fewer references too."
@@ -283,8 +286,8 @@ def _transfer_table(results: Sequence[RunResult]) -> list[list[str]]:
 def _difference(found: Difference, jnd: bool = True) -> str:
     if found.verdict == "undefined":
         return "-"
-    if found.low == found.high == 0:
-        return "identical"
+    if max(abs(found.relative_low), abs(found.relative_high)) < EQUAL or found.low == found.high == 0:
+        return "equal"
     of_mean, low, high = (_percent(value) for value in (found.relative, found.relative_low, found.relative_high))
     text = f"{of_mean} % [{low}, {high}]"
     text += f" {found.jnd:+.2f} JND" if jnd and found.jnd == found.jnd else ""
