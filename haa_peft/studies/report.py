@@ -40,9 +40,9 @@ METHOD = (
     "Negative is better. In brackets 95 % intervals of the paired difference (bootstrap over positions and seeds), "
     "then the difference in just-noticeable differences (JND; ISO 3382-1:2009, table A.1: 5 % of EDT and 1 dB of C80, "
     'used for T60 and C50 too). "Better" and "worse" where the interval excludes zero, "equal" where it lies within '
-    "0.05 %. Intervals are not corrected for their number: where nothing differs, one in twenty still excludes zero. Of "
-    "few positions or seeds they are somewhat too short. Only positions and seeds that both rows have count. A run with "
-    "another number of measurements is held against the others as it is, with fewer references too."
+    "0.05 %. Intervals are not corrected for their number: where nothing differs, one in twenty still excludes zero. "
+    "Of few positions or seeds they are somewhat too short. Only positions and seeds that both rows have count. A run "
+    "with another number of measurements is held against the others as it is, with fewer references too."
 )
 
 
