@@ -210,7 +210,9 @@ def finetune(args: argparse.Namespace) -> None:
 def _borrow(args: argparse.Namespace, room: Room, backbone: XRIR) -> Room:
     """The room with the references of a stored adapter, converted, if they lower the backbone's loss."""
     pack = load_pack(store_folder(args.store), AdapterName.parse(args.borrow), backbone)
-    return borrow_if_better(room, pack.as_room(), backbone, audible_decay=args.audible_decay)
+    k = TrainingSettings().k if args.k is None else args.k
+    decay, validation = args.audible_decay, args.validation
+    return borrow_if_better(room, pack.as_room(), backbone, k, audible_decay=decay, validation=validation)
 
 
 def _load_unseen(args: argparse.Namespace, name: str, room: Room, backbone: XRIR) -> RoomPack:

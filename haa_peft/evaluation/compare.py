@@ -40,7 +40,11 @@ def compare(
     references = References.of_room(room)
     targets = room.positions[room.splits[split]] - room.receiver
     own = room.without_borrowed()
-    predictions = baselines(own, min(k, len(own.splits["train"])), split, seed, phase)
+    of_own = min(k, len(own.splits["train"]))
+    predictions = baselines(own, of_own, split, seed, phase)
+    if room.borrowed:
+        alone = References.of_room(own)
+        predictions["backbone, nothing borrowed"] = predict_rirs(backbone, alone, targets, of_own, seed, phase)
     predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed, phase)
     for name, candidate in candidates.items():
         adapter = candidate.attach()
@@ -70,7 +74,8 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
         return
     indices = room.splits[split]
     targets = room.positions[indices]
-    nearest = pack.positions[nearest_references(targets, pack.positions, 1)[:, 0]]
+    trained = pack.as_room().positions
+    nearest = trained[nearest_references(targets, trained, 1)[:, 0]]
     seen = indices[np.linalg.norm(nearest - targets, axis=1) < NEAREST]
     if len(seen):
         raise InputError(

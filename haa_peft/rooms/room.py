@@ -19,6 +19,14 @@ NAME_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 
 @dataclass(frozen=True)
+class Loan:
+    """Who borrowed, as it was before, and from whom."""
+
+    borrower: Room
+    lender: Room
+
+
+@dataclass(frozen=True)
 class Room:
     """RIRs of one configuration with their positions, geometry and splits.
 
@@ -32,8 +40,7 @@ class Room:
     splits : ``train``, ``valid`` and ``test`` indices of positions, disjoint.
     scale : the largest magnitude of the training RIRs as measured.
     source, licence : where the data come from, as far as known.
-    borrowed : how many of the training measurements, the last ones, are another configuration's, converted
-        (:mod:`haa_peft.inference.borrow`).
+    loan : set where training measurements are another configuration's, converted (:mod:`haa_peft.inference.borrow`).
     """
 
     room: str
@@ -46,26 +53,26 @@ class Room:
     scale: float
     source: str = "unknown"
     licence: str = "unknown"
-    borrowed: int = 0
-
-    @property
-    def own(self) -> np.ndarray:
-        """Indices of the training measurements that were made in this configuration."""
-        train = self.splits["train"]
-        return train[: len(train) - self.borrowed]
+    loan: Loan | None = None
 
     @property
     def name(self) -> str:
         """``room/configuration``."""
         return f"{self.room}/{self.configuration}"
 
+    @property
+    def own(self) -> np.ndarray:
+        """Indices of the training measurements that were made in this configuration."""
+        return self.without_borrowed().splits["train"]
+
+    @property
+    def borrowed(self) -> int:
+        """How many of the training measurements were not."""
+        return len(self.splits["train"]) - len(self.own)
+
     def without_borrowed(self) -> Room:
         """The same room with its own training measurements alone."""
-        return (
-            self
-            if not self.borrowed
-            else dataclasses.replace(self, splits={**self.splits, "train": self.own}, borrowed=0)
-        )
+        return self if self.loan is None else self.loan.borrower
 
     @cached_property
     def fingerprint(self) -> str:

@@ -95,10 +95,13 @@ class RoomPack:
         )
 
     def as_room(self) -> Room:
-        """What it holds of its room: the references, all as training measurements."""
-        splits = {"train": np.arange(len(self.positions)), "valid": np.array([], int), "test": np.array([], int)}
-        arrays = (self.rirs, self.positions, self.receiver, self.surfaces, splits, self.scale)
-        return Room(self.name.room, self.name.configuration, *arrays, source=str(self.card["room"].get("source")))
+        """What was measured of its room, all as training measurements; what it borrowed itself is left out."""
+        about = self.card["room"]
+        count = len(self.positions) - int(about.get("borrowed", 0))
+        room, _, configuration = str(about["name"]).partition("/")
+        splits = {"train": np.arange(count), "valid": np.array([], int), "test": np.array([], int)}
+        arrays = (self.rirs[:count], self.positions[:count], self.receiver, self.surfaces, splits, self.scale)
+        return Room(room, configuration, *arrays, str(about.get("source")), str(about.get("licence")))
 
     @property
     def parent(self) -> tuple[str, str] | None:

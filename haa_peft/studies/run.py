@@ -54,7 +54,10 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     spec = study.runs[job.run]
     lender = spec.lender(room.room, room.configuration)
     if lender:
-        room = borrow_if_better(room, study.room(lender, job.seed, max(study.shots)), backbone, study.k)
+        other = study.room(lender, job.seed, max(study.shots))
+        training = training_of(study, job)
+        room = borrow_if_better(room, other, backbone, study.k, audible_decay=training.audible_decay,
+                                validation=training.validation)  # fmt: skip
     facts, adapter = _make_adapter(study, spec, job, room, list(needed.values()), backbone)
     tests = []
     others = [name for name in study.rooms if spec.transfer and name != job.room and name.startswith(f"{room.room}/")]
@@ -89,7 +92,10 @@ def _make_adapter(
     study: Study, spec: RunSpec, job: Job, room: Room, needed: list[Stored], backbone: XRIR
 ) -> tuple[dict[str, Any], Stored]:
     """Train a run's adapter, or take or blend others'; and what is to be said of it."""
-    settings: dict[str, Any] = {**study.settings(), "method": spec.method.describe(), "borrowed": room.borrowed}
+    settings: dict[str, Any] = {**study.settings(), "method": spec.method.describe()}
+    if spec.borrow:
+        lender = spec.lender(*job.room.split("/"))
+        settings["borrowed"] = {"from": lender, "measurements": room.borrowed}
     if spec.use is not None:
         adapter = blend(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
         settings["use"] = {**dataclasses.asdict(spec.use), "blend": spec.blend}

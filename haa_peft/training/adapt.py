@@ -27,6 +27,7 @@ from haa_peft.adaptation.peft_adapter import FREE
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.inference.borrow import borrow
 from haa_peft.rooms.room import Room
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.folds import leave_one_out, measurements_validate
@@ -141,6 +142,9 @@ def adapt(
                 )
 
         def train_fold(fold: list[Room], folder: Path) -> tuple[list[tuple[int, float]], float]:
+            loans = [room.loan for room in rooms]  # converted anew, without what is left out
+            fold = [one if loan is None else borrow(one, loan.lender, backbone, training.k)
+                    for one, loan in zip(fold, loans, strict=True)]  # fmt: skip
             run = _Run(backbone, fold, method, fixed, accelerator, folder, frozen, start)
             found = run.train(resume=False, title=folder.name)
             return found.validation, found.seconds

@@ -32,17 +32,18 @@ def measurements_validate(rooms: Sequence[Room], validation: str) -> bool:
 def folds_of(rooms: Sequence[Room]) -> list[list[Room]]:
     """The rooms, in turn without one of their training measurements, which then is the only validation position.
 
-    The n-th fold leaves the n-th measurement of every room out; there are as many as the largest room has. Borrowed
-    measurements stay.
+    The n-th fold leaves the n-th measurement of every room out; there are as many as the largest room has. Nothing
+    is borrowed in them.
     """
+    rooms = [room.without_borrowed() for room in rooms]
     empty = np.array([], dtype=np.int64)
     folds = []
-    for i in range(max(len(room.own) for room in rooms)):
+    for i in range(max(len(room.splits["train"]) for room in rooms)):
         fold = []
         for room in rooms:
             train = room.splits["train"]
-            left = train[[i]] if i < len(room.own) else empty
-            splits = {"train": train[~np.isin(train, left)], "valid": left, "test": empty}
+            left = train[[i]] if i < len(train) else empty
+            splits = {"train": np.setdiff1d(train, left), "valid": left, "test": room.splits["test"]}
             fold.append(dataclasses.replace(room, splits=splits))
         folds.append(fold)
     return folds

@@ -34,8 +34,10 @@ def knowing(room):
     distances = np.linalg.norm(room.positions - room.receiver, axis=1)
 
     def predict(backbone, references, positions, k, seed):
+        peak = np.abs(references.rirs).max()  # the unit that is asked for
         rows = np.abs(np.linalg.norm(positions, axis=1)[:, None] - distances).argmin(axis=1)
-        return room.rirs[rows]
+        lent = np.abs(np.linalg.norm(references.positions, axis=1)[:, None] - distances).argmin(axis=1)
+        return room.rirs[rows] * peak / np.abs(room.rirs[lent]).max()
 
     return predict
 
@@ -58,8 +60,7 @@ def test_conversion_finds_what_changed(base, panel, monkeypatch):
         assert np.abs(gain - (20 * np.log10(0.5) - DAMPING * time[heard])).max() < 0.5
     np.testing.assert_array_equal(found.rirs[: len(panel.rirs)], panel.rirs)
     assert found.fingerprint != panel.fingerprint
-    own = found.without_borrowed()
-    assert (own.borrowed, own.splits["train"].tolist()) == (0, panel.splits["train"].tolist())
+    assert found.without_borrowed() is panel
 
 
 def test_positions_that_choose_or_test_are_not_borrowed(base, panel, monkeypatch):
@@ -72,16 +73,43 @@ def test_positions_that_choose_or_test_are_not_borrowed(base, panel, monkeypatch
     assert np.linalg.norm(here[:, None] - used, axis=-1).min() > 0.05
 
 
-def test_leaving_out_leaves_what_is_borrowed(base, panel, monkeypatch):
-    from haa_peft.training.folds import folds_of
-
+def test_a_receiver_that_moved(base, panel, monkeypatch):
+    """Positions keep their place seen from the receiver, but not outside the room, nor where one tests in the room."""
     monkeypatch.setattr(module, "predict_rirs", knowing(base))
-    found = borrow(panel, base, None)
-    folds = [fold for (fold,) in folds_of([found])]
-    assert [fold.splits["valid"].tolist() for fold in folds] == [[i] for i in panel.splits["train"]]
-    for fold in folds:
-        assert set(found.splits["train"][3:]) <= set(fold.splits["train"])
-        assert len(fold.own) == 2
+    shift = np.array([1.0, 0.0, 0.0])
+    test = np.append(panel.splits["test"], base.splits["train"][-1])
+    train = np.setdiff1d(panel.splits["train"], test)
+    moved = dataclasses.replace(
+        panel, receiver=panel.receiver + shift, splits={**panel.splits, "train": train, "test": test}
+    )
+    found = borrow(moved, base, None)
+    here = found.positions[found.splits["train"][len(found.own) :]]
+    expected = [p + shift for p in base.positions[base.splits["train"][:-1]] if p[0] + shift[0] < 6]
+    np.testing.assert_allclose(here, expected)
+    assert len(expected) < 11
+
+
+def test_what_is_left_out_converts_nothing(base, panel, tiny_backbone, tmp_path, monkeypatch):
+    """In every fold measurements are borrowed anew, by what is not left out."""
+    from accelerate import Accelerator
+
+    from haa_peft.adaptation.methods import MethodSettings
+    from haa_peft.training import adapt as training
+    from haa_peft.training.settings import TrainingSettings
+
+    asked = []
+
+    def spy(room, lender, backbone, k):
+        asked.append((room.splits["train"].tolist(), room.splits["valid"].tolist()))
+        return borrow(room, lender, backbone, k)
+
+    monkeypatch.setattr(training, "borrow", spy)
+    found = borrow(panel, base, tiny_backbone, 4)
+    settings = TrainingSettings(max_steps=1, validate_every=1, k=4, validation="leave-one-out")
+    training.adapt(tiny_backbone, found, MethodSettings("bias"), settings, Accelerator(cpu=True), tmp_path)
+    own = panel.splits["train"].tolist()
+    assert [valid for _, valid in asked] == [[i] for i in own]
+    assert all(sorted(train + valid) == sorted(own) for train, valid in asked)
 
 
 def test_measured_rooms(shared_data):
@@ -120,5 +148,5 @@ def test_bad_input(base, panel, tiny_backbone):
     with pytest.raises(InputError, match="studio/base cannot lend to studio/base"):
         borrow(base, base, tiny_backbone)
     full = dataclasses.replace(panel, splits=base.splits)
-    with pytest.raises(InputError, match="positions of studio/panel's splits alone"):
+    with pytest.raises(InputError, match="has no measurement inside studio/panel"):
         borrow(full, base, tiny_backbone)
