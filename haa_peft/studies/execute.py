@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -23,12 +23,20 @@ from haa_peft.errors import InputError
 from haa_peft.files import check_writable, nan_to_null, write_atomically
 from haa_peft.studies.plan import Job, Study, sources_of, waves
 from haa_peft.studies.results import BASELINES, unpack
-from haa_peft.studies.run import Outcome, job_settings, run_job
+from haa_peft.studies.run import fingerprint_of_room, job_settings, run_job
 
 EXECUTORS = ("local", "ray")
-Task = tuple[Job, Mapping[Job, Stored]]
-Outcomes = Iterator[tuple[Job, Outcome | InputError]]
+Task = tuple[Job, Mapping[Job, bytes]]
+"""A job, and the files of the adapters that it needs: a tensor sent to a process would keep a file open each."""
+Outcomes = Iterator[tuple[Job, "Finished | InputError"]]
 ATTEMPTS = 3
+
+
+class Finished(NamedTuple):
+    """What comes back of a job: JSON of every test, and the file of its adapter, if it made one."""
+
+    tests: list[dict[str, Any]]
+    adapter: bytes | None
 
 
 def run_study(study: Study, out: Path, *, executor: str = "local", workers: int | None = None) -> None:
@@ -48,8 +56,13 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
     check_writable(out / "runs" / "x")
     unpack(out)
     groups = waves(study)
-    needed = {source for group in groups for job in group for source in sources_of(study, job)}
-    done = {job for group in groups for job in group if is_done(study, job, out, job in needed)}
+    done = {job for group in groups for job in group if is_done(study, job, out)}
+    needed: set[Job] = set()
+    for job in [job for group in reversed(groups) for job in group]:  # those that need others first
+        if job in needed and not _adapter_path(out, job).exists():
+            done -= {job}
+        if job not in done:
+            needed |= set(sources_of(study, job))
     run = _local if executor == "local" else _ray
     total = sum(len(group) for group in groups)
     failed: dict[Job, str] = {}
@@ -83,19 +96,23 @@ def result_paths(study: Study, job: Job, out: Path) -> list[Path]:
     return paths
 
 
-def is_done(study: Study, job: Job, out: Path, adapter_needed: bool) -> bool:
+def is_done(study: Study, job: Job, out: Path) -> bool:
     """Whether a job's results are there; raises ``InputError`` if they are of other settings."""
     paths = result_paths(study, job, out)
-    if not all(path.exists() for path in paths) or (adapter_needed and not _adapter_path(out, job).exists()):
+    if not all(path.exists() for path in paths):
         return False
     expected = job_settings(study, job)
     for path in paths:
         try:
-            settings = json.loads(path.read_text(encoding="utf-8"))["job"]
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            settings = dict(kept["job"])
+            tested = f"{kept['room']}/{kept['configuration']}"
+            if kept["room_fingerprint"] != fingerprint_of_room(study, tested, job.seed, job.shots):
+                settings["room"] = kept["room_fingerprint"]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path} is no result of a run; remove it, and it is run again") from None
         if settings != expected:
-            key = min(key for key in expected if settings.get(key) != expected[key]) if settings else "settings"
+            key = min(key for key in {**expected, **settings} if settings.get(key) != expected.get(key))
             raise InputError(f"{path} is of another {key}; give another --out, or remove it to run it again")
     return True
 
@@ -104,25 +121,28 @@ def _adapter_path(out: Path, job: Job) -> Path:
     return out / "adapters" / f"{job.stem()}.safetensors"
 
 
-def _keep(study: Study, job: Job, outcome: Outcome, out: Path, adapter_needed: bool) -> None:
-    if adapter_needed and outcome.adapter is not None:
-        config, tensors = outcome.adapter
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        content = safetensors.torch.save(tensors, metadata={"adapter_config": json.dumps(config)})
-        write_atomically(_adapter_path(out, job), content)
-    for path, test in zip(result_paths(study, job, out), outcome.tests, strict=True):
+def _keep(study: Study, job: Job, finished: Finished, out: Path, adapter_needed: bool) -> None:
+    if adapter_needed and finished.adapter is not None:
+        write_atomically(_adapter_path(out, job), finished.adapter)
+    for path, test in zip(result_paths(study, job, out), finished.tests, strict=True):
         text = json.dumps(nan_to_null(test), allow_nan=False, separators=(",", ":")) + "\n"
         write_atomically(path, text.encode())
 
 
-def _adapters(out: Path, sources: Sequence[Job]) -> dict[Job, Stored]:
-    found = {}
-    for source in sources:
-        path = _adapter_path(out, source)
-        with safetensors.safe_open(path, "pt") as file:
-            config = json.loads(file.metadata()["adapter_config"])
-            found[source] = (config, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return found
+def _adapters(out: Path, sources: Sequence[Job]) -> dict[Job, bytes]:
+    return {source: _adapter_path(out, source).read_bytes() for source in sources}
+
+
+def _to_file(adapter: Stored) -> bytes:
+    config, tensors = adapter
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(tensors, metadata={"adapter_config": json.dumps(config)})
+
+
+def _from_file(content: bytes) -> Stored:
+    size = int.from_bytes(content[:8], "little")  # of the header, which is JSON
+    config = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adapter_config"])
+    return config, safetensors.torch.load(content)
 
 
 def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
@@ -144,7 +164,7 @@ def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes
     raise InputError(f"workers died {ATTEMPTS} times; --workers 1 runs the study in one process and shows why")
 
 
-def _in_pool(study: Study, left: dict[Job, Mapping[Job, Stored]], workers: int, gpus: int, threads: int) -> Outcomes:
+def _in_pool(study: Study, left: dict[Job, Mapping[Job, bytes]], workers: int, gpus: int, threads: int) -> Outcomes:
     """Run what is left in a pool of processes; what is done leaves ``left``."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0), gpus, threads)) as pool:
@@ -153,7 +173,7 @@ def _in_pool(study: Study, left: dict[Job, Mapping[Job, Stored]], workers: int, 
         try:
             for future in as_completed(futures):
                 outcome = future.result()
-                job = futures.pop(future)  # a tensor that came from a process keeps a file open as long as it is kept
+                job = futures.pop(future)
                 del left[job]
                 yield job, outcome
         except BrokenProcessPool:
@@ -164,10 +184,12 @@ def _in_pool(study: Study, left: dict[Job, Mapping[Job, Stored]], workers: int, 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _try(study: Study, job: Job, adapters: Mapping[Job, Stored], device: str | None) -> Outcome | InputError:
+def _try(study: Study, job: Job, adapters: Mapping[Job, bytes], device: str | None) -> Finished | InputError:
     """A run that cannot be done does not end the others."""
     try:
-        return run_job(study, job, adapters, device)
+        needed = {source: _from_file(content) for source, content in adapters.items()}
+        tests, adapter = run_job(study, job, needed, device)
+        return Finished(tests, None if adapter is None else _to_file(adapter))
     except InputError as error:
         return error
 
@@ -186,7 +208,7 @@ def _begin(counter: Any, gpus: int, threads: int) -> None:
     _DEVICE[0] = f"cuda:{number % gpus}" if gpus else None
 
 
-def _work(study: Study, job: Job, adapters: Mapping[Job, Stored]) -> Outcome | InputError:
+def _work(study: Study, job: Job, adapters: Mapping[Job, bytes]) -> Finished | InputError:
     return _try(study, job, adapters, _DEVICE[0])
 
 
@@ -222,7 +244,7 @@ def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
         yield job, ray.get(ready)
 
 
-def _ray_work(study: Study, job: Job, adapters: Mapping[Job, Stored], gpu: bool) -> Outcome | InputError:
+def _ray_work(study: Study, job: Job, adapters: Mapping[Job, bytes], gpu: bool) -> Finished | InputError:
     torch.set_num_threads(1)
     os.environ["TQDM_DISABLE"] = "1"
     return _try(study, job, adapters, "cuda" if gpu else None)

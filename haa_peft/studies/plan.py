@@ -186,6 +186,11 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         if name in rooms:
             raise InputError(f"{path}: {folder} is a second {name}; a study takes each configuration once")
         rooms[name] = str(folder)
+    for name, spec in given["runs"].items():
+        if not isinstance(spec or {}, dict):
+            raise InputError(
+                f"{path}: run {name!r} is {spec!r:.40} but must be a mapping of options, such as {{rank: 2}}"
+            )
     runs = {name: _read_run(path, name, {**given["defaults"], **(spec or {})}) for name, spec in given["runs"].items()}
     study = Study(path.stem, rooms=rooms, runs=runs, seeds=tuple(given["seeds"]), shots=tuple(given["shots"]),
                   show=tuple(given["show"]), **{key: given[key] for key in ("title", "question", "k", "draws", "split",
@@ -194,6 +199,8 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     if drawn - {name.split("/")[0] for name in rooms}:
         raise InputError(f"{path}: draws is {given['draws']!r} but must be true, false or a list of its rooms' names")
     named = {name for run in runs.values() for name in (*run.first_stage, *run.only)}
+    if named - set(rooms):
+        raise InputError(f"{path}: a run names {min(named - set(rooms))}, which is none of {', '.join(rooms)}")
     named |= {run.lender(*name.split("/")) for run in runs.values() for name in run.only or rooms} - {""}
     if named - set(rooms):
         raise InputError(f"{path}: a run names {min(named - set(rooms))}, which is none of {', '.join(rooms)}")
@@ -210,6 +217,8 @@ def _check_entries(path: Path, given: Mapping[str, Any]) -> None:
         if not isinstance(given[key], list):
             raise InputError(f"{path}: {key} is {given[key]!r} but must be a list, such as [{given[key]}]")
     for key in ("seeds", "shots"):
+        if not given[key]:
+            raise InputError(f"{path}: {key} is empty but must hold at least one number")
         for value in given[key]:
             if type(value) is not int or not 0 <= value < 2**32 or (key == "shots" and value < 1):
                 raise InputError(f"{path}: {key} holds {value!r} but must hold whole numbers")
@@ -233,6 +242,9 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
     if unknown:
         raise InputError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(sorted(known))}")
     try:
+        for key in ("first_stage", "only", "shots"):
+            if not isinstance(given.get(key, []), list):
+                raise InputError(f"{key} is {given[key]!r:.40} but must be a list, such as [{given[key]!s:.40}]")
         given = {key: _number(key, value) for key, value in given.items()}
         method = MethodSettings(**{key: given[key] for key in METHOD_FIELDS if key in given})
         training = {key: given[key] for key in TRAINING_FIELDS if key in given}
@@ -265,9 +277,10 @@ def _number(key: str, value: Any) -> Any:
     if not isinstance(value, str) or key in TEXTS:
         return value
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
         raise InputError(f"{key} is {value!r} but must be a number") from None
+    return int(number) if number.is_integer() else number
 
 
 def jobs_of(study: Study) -> list[Job]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import lzma
+import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,8 +116,12 @@ def read_results(folder: Path) -> list[RunResult]:
 def unpack(folder: Path) -> None:
     """Make ``folder/runs`` of ``folder/runs.tar.xz``, as results are kept in the repository, unless it is there."""
     if (folder / ARCHIVE).exists() and not (folder / "runs").exists():
+        partial = folder / "runs.partial"
+        shutil.rmtree(partial, ignore_errors=True)
         for name, content in _files(folder):
-            write_atomically(folder / name, content)
+            write_atomically(partial / name, content)
+        (partial / "runs").rename(folder / "runs")
+        partial.rmdir()
 
 
 def _files(folder: Path) -> Iterator[tuple[str, bytes]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from accelerate import Accelerator
@@ -37,8 +37,7 @@ CURVE_STEP = 0.005
 """Seconds."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a job gives: JSON of every test, and the adapter with what it lies on top of merged in, if it made one."""
 
     tests: list[dict[str, Any]]
@@ -201,11 +200,11 @@ def _report(
         "shots": job.shots,
         "k": _k(study, room),
         "split": study.split,
-        "room_fingerprint": room.fingerprint,
+        "room_fingerprint": room.without_borrowed().fingerprint,
         "backbone": {"origin": backbone.origin, "fingerprint": fingerprint(backbone)},
         "versions": _versions(),
         "commit": _commit(),
-        "splits": {name: split.tolist() for name, split in room.splits.items()},
+        "splits": {name: split.tolist() for name, split in room.without_borrowed().splits.items()},
         "positions": indices.tolist(),
         "positions_xyz": room.positions[indices].round(3).tolist(),
         "receiver_xyz": room.receiver.round(3).tolist(),
@@ -229,13 +228,13 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
 
     A resumed study compares it with what is there.
     """
-    room = _fingerprint_of_room(study, job.room, job.seed, job.shots)
+    room = fingerprint_of_room(study, job.room, job.seed, job.shots)
     found = {**study.settings(), "room": room, "backbone": _fingerprint_of_backbone(study.backbone), "seed": job.seed}
     if job.run:
         spec = study.runs[job.run]
         lender = spec.lender(*job.room.split("/"))
         if lender:
-            found["borrow"] = _fingerprint_of_room(study, lender, job.seed, max(study.shots))
+            found["borrow"] = fingerprint_of_room(study, lender, job.seed, max(study.shots))
         sources = [job_settings(study, source) for source in sources_of(study, job)]
         first = [job_settings(study, Job("", name, job.shots, job.seed)) for name in spec.first_stage]
         found |= {
@@ -256,7 +255,8 @@ def training_of(study: Study, job: Job) -> TrainingSettings:
 
 
 @lru_cache(maxsize=4096)
-def _fingerprint_of_room(study: Study, name: str, seed: int, shots: int) -> str:
+def fingerprint_of_room(study: Study, name: str, seed: int, shots: int) -> str:
+    """Of a room with the splits of a seed and its number of measurements."""
     return study.room(name, seed, shots).fingerprint
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -170,9 +171,9 @@ class Log:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = path.open("w", encoding="utf-8")
             self._file.writelines(kept)
-        main = accelerator.is_main_process
+        silent = not accelerator.is_main_process or "TQDM_DISABLE" in os.environ  # or where it is no terminal: None
         self._bar: Any = tqdm(
-            total=total, initial=step, unit="step", desc=title, disable=None if main else True, mininterval=0.5
+            total=total, initial=step, unit="step", desc=title, disable=silent or None, mininterval=0.5
         )
 
     def write(self, entry: dict[str, Any], best: float) -> None:
