@@ -97,7 +97,7 @@ class RoomPack:
     def as_room(self) -> Room:
         """What was measured of its room, all as training measurements; what it borrowed itself is left out."""
         about = self.card["room"]
-        count = len(self.positions) - int(about.get("borrowed", 0))
+        count = len(self.positions) - about.get("borrowed", 0)
         room, _, configuration = str(about["name"]).partition("/")
         splits = {"train": np.arange(count), "valid": np.array([], int), "test": np.array([], int)}
         arrays = (self.rirs[:count], self.positions[:count], self.receiver, self.surfaces, splits, self.scale)
@@ -201,6 +201,9 @@ class RoomPack:
         numbers = (self.rirs, self.positions, self.receiver, self.scale)
         if count == 0 or not all(np.isfinite(values).all() for values in numbers) or self.scale <= 0:
             raise InputError(f"{self.name}: references or scale are missing or not finite; restore or retrain it")
+        borrowed = self.card["room"].get("borrowed", 0)
+        if type(borrowed) is not int or not 0 <= borrowed < count:
+            raise InputError(f"{self.name}: {CARD} has no valid room.borrowed; restore or retrain the adapter")
         low, high = self.surfaces.bounds()
         if (self.receiver < low).any() or (self.receiver > high).any():
             raise InputError(f"{self.name}: {ROOM} has its receiver outside the room; restore or retrain the adapter")

@@ -141,8 +141,11 @@ def _to_file(adapter: Stored) -> bytes:
 
 def _from_file(content: bytes) -> Stored:
     size = int.from_bytes(content[:8], "little")  # of the header, which is JSON
-    config = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adapter_config"])
-    return config, safetensors.torch.load(content)
+    try:
+        config = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["adapter_config"])
+        return config, safetensors.torch.load(content)
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        raise InputError("an adapter of another run cannot be read; remove adapters/ beside runs/") from None
 
 
 def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:

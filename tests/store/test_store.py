@@ -192,6 +192,15 @@ def test_wrong_cards(card, message, store):
         read_pack(store, NAME)
 
 
+@pytest.mark.parametrize("borrowed", ["3", -1, 1000, True])
+def test_a_card_that_borrows_what_is_not_there(borrowed, store):
+    card = json.loads((NAME.folder(store) / CARD).read_text())
+    card["room"]["borrowed"] = borrowed
+    (NAME.folder(store) / CARD).write_text(json.dumps(card))
+    with pytest.raises(InputError, match=r"no valid room\.borrowed; restore or retrain"):
+        read_pack(store, NAME)
+
+
 def test_pickle_is_never_read(store, tiny_backbone):
     entry = NAME.folder(store)
     torch.save({"x": torch.zeros(1)}, entry / "adapter_model.bin")

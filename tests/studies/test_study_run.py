@@ -244,8 +244,9 @@ def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, capsys):
     study, out = load_study(study_file("\n  lora: {rank: 2}")), tmp_path / "out"
 
     def kill_one():
-        while not (children := multiprocessing.active_children()):
+        while len(children := multiprocessing.active_children()) < 2:
             time.sleep(0.05)
+        time.sleep(0.5)  # both are known by then, and neither has begun a run
         children[0].kill()
 
     killer = threading.Thread(target=kill_one)
@@ -266,6 +267,14 @@ def test_results_of_workers_keep_no_files_open(study_file):
     counts = [len(list(Path("/proc/self/fd").iterdir())) for _ in execute._local(study, tasks, 2)]
     assert len(counts) == 6
     assert max(counts) - counts[0] < 20  # an adapter has more tensors than that
+
+
+@pytest.mark.parametrize("content", [b"", b"12345678{", (2).to_bytes(8, "little") + b"{}"])
+def test_a_damaged_adapter_fails_its_run_alone(content, study_file):
+    study = load_study(study_file("\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora}}"))
+    job = next(job for job in jobs_of(study) if job.run == "warm")
+    (found,) = execute._local(study, [(job, {sources_of(study, job)[0]: content})], 1)
+    assert "cannot be read; remove adapters/" in str(found[1])
 
 
 def test_ray_that_is_not_there(study_file, tmp_path, monkeypatch):
