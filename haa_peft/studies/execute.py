@@ -180,6 +180,7 @@ def _in_pool(study: Study, left: dict[Job, Mapping[Job, bytes]], workers: int, g
                 del left[job]
                 yield job, outcome
         except BrokenProcessPool:
+            pool.shutdown(cancel_futures=True)  # its own thread asks for exit codes too, and one of two gets none
             stopped = -signal.SIGTERM  # the others
             codes = {child.exitcode for child in children if child.exitcode} - {stopped}
             raise BrokenProcessPool("".join(f", exit code {code}" for code in sorted(codes))) from None
