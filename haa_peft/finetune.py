@@ -98,7 +98,8 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument("--least-gain", type=float, default=training.least_gain, help="share of the validation loss "
                         "below which an improvement is none for --patience (default: %(default)s)")  # fmt: skip
     parser.add_argument("--caution", type=float, default=training.caution, help="standard errors by which validation "
-                        "losses must fall, or training is undone (default: %(default)s)")  # fmt: skip
+                        "losses must fall, or training is undone; at as much confidence more where they are few "
+                        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--averaging", type=float, default=training.averaging, help="decay a step of the weights' "
                         "running average, which is validated and kept; 0 for none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--checkpointing", action="store_true", help="keep no activations inside the encoders but "

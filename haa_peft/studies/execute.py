@@ -170,8 +170,8 @@ def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes
 def _in_pool(study: Study, left: dict[Job, Mapping[Job, bytes]], workers: int, gpus: int, threads: int) -> Outcomes:
     """Run what is left in a pool of processes; what is done leaves ``left``."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0), gpus, threads)) as pool:
-        futures = {pool.submit(_work, study, job, adapters): job for job, adapters in left.items()}
+    with ProcessPoolExecutor(workers, context, _begin, (context.Value("i", 0), gpus, threads, study)) as pool:
+        futures = {pool.submit(_work, job, adapters): job for job, adapters in left.items()}
         children = multiprocessing.active_children()
         try:
             for future in as_completed(futures):
@@ -198,10 +198,11 @@ def _try(study: Study, job: Job, adapters: Mapping[Job, bytes], device: str | No
         return error
 
 
-_DEVICE: list[str | None] = [None]
+_WORKER: dict[str, Any] = {}
+"""Of a worker: its device, and the study, of which it has one, so that what is cached by study serves all its jobs."""
 
 
-def _begin(counter: Any, gpus: int, threads: int) -> None:
+def _begin(counter: Any, gpus: int, threads: int, study: Study) -> None:
     """Settle a worker: its share of the cores, its GPU, no bars of its own."""
     with counter.get_lock():
         number = counter.value
@@ -209,11 +210,11 @@ def _begin(counter: Any, gpus: int, threads: int) -> None:
     faulthandler.enable()
     torch.set_num_threads(threads)
     os.environ["TQDM_DISABLE"] = "1"
-    _DEVICE[0] = f"cuda:{number % gpus}" if gpus else None
+    _WORKER.update(study=study, device=f"cuda:{number % gpus}" if gpus else None)
 
 
-def _work(study: Study, job: Job, adapters: Mapping[Job, bytes]) -> Finished | InputError:
-    return _try(study, job, adapters, _DEVICE[0])
+def _work(job: Job, adapters: Mapping[Job, bytes]) -> Finished | InputError:
+    return _try(_WORKER["study"], job, adapters, _WORKER["device"])
 
 
 def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:

@@ -6,6 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from haa_peft.training.settings import TrainingSettings
 METHOD_FIELDS = tuple(f.name for f in dataclasses.fields(MethodSettings))
 TRAINING_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingSettings) if f.name not in ("k", "seed"))
 TEXTS = ("method", "freeze", "validation", "label", "borrow")
+LIMITS = ("only", "shots", "seeds")
 ADAPTER_FIELDS = ("start", "on_top_of", "use", "blend", "borrow")
 
 
@@ -58,7 +60,7 @@ class RunSpec:
         (:mod:`haa_peft.inference.borrow`): its name, or a mapping of rooms to names.
     first_stage : configurations of the study that it is adapted to together, before the one itself.
     only : configurations (``room/configuration``) that it is run in; all if empty.
-    shots : numbers of measurements that it is run with; the study's if empty.
+    shots, seeds : numbers of measurements and seeds that it is run with; the study's if empty.
     transfer : test the adapter in the room's other configurations of the study too.
     """
 
@@ -74,6 +76,7 @@ class RunSpec:
     first_stage: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     shots: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
     transfer: bool = False
 
     def sources(self, room: str, configuration: str) -> list[tuple[str, str]]:
@@ -112,14 +115,19 @@ class Study:
 
     def room(self, name: str, seed: int, shots: int) -> Room:
         """A room with the splits of a seed and its number of measurements."""
-        room = load_room(self.rooms[name])
-        if self.draws is True or (self.draws and room.room in self.draws):
-            room = room.with_splits(redraw(room.splits, seed))
-        return room.with_shots(shots)
+        return _room(self, name, seed, shots)
 
     def settings(self) -> dict[str, Any]:
         """What every run of the study has in common and results depend on."""
         return {"k": self.k, "draws": self.draws, "split": self.split}
+
+
+@lru_cache(maxsize=8)
+def _room(study: Study, name: str, seed: int, shots: int) -> Room:
+    room = load_room(study.rooms[name])
+    if study.draws is True or (study.draws and room.room in study.draws):
+        room = room.with_splits(redraw(room.splits, seed))
+    return room.with_shots(shots)
 
 
 @dataclass(frozen=True)
@@ -204,9 +212,11 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     named |= {run.lender(*name.split("/")) for run in runs.values() for name in run.only or rooms} - {""}
     if named - set(rooms):
         raise InputError(f"{path}: a run names {min(named - set(rooms))}, which is none of {', '.join(rooms)}")
-    odd = {shots for run in runs.values() for shots in run.shots} - set(study.shots)
-    if odd:
-        raise InputError(f"{path}: a run has shots {min(odd)}, which are none of the study's {list(study.shots)}")
+    for key in ("shots", "seeds"):
+        all_of_it = getattr(study, key)
+        odd = {value for run in runs.values() for value in getattr(run, key)} - set(all_of_it)
+        if odd:
+            raise InputError(f"{path}: a run has {key} {min(odd)}, which are none of the study's {list(all_of_it)}")
     waves(study)  # finds what is missing
     return study
 
@@ -237,12 +247,12 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
     where = f"{path}: run {name!r}"
     if not re.fullmatch(NAME_PART, str(name)) or name in BASELINES:
         raise InputError(f"{where}: must be letters, digits, - or _, and none of {', '.join(BASELINES)}")
-    known = {*METHOD_FIELDS, *TRAINING_FIELDS, *ADAPTER_FIELDS, "label", "first_stage", "only", "shots", "transfer"}
+    known = {*METHOD_FIELDS, *TRAINING_FIELDS, *ADAPTER_FIELDS, "label", "first_stage", "transfer", *LIMITS}
     unknown = sorted(set(given) - known)
     if unknown:
         raise InputError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(sorted(known))}")
     try:
-        for key in ("first_stage", "only", "shots"):
+        for key in ("first_stage", *LIMITS):
             if not isinstance(given.get(key, []), list):
                 raise InputError(f"{key} is {given[key]!r:.40} but must be a list, such as [{given[key]!s:.40}]")
         given = {key: _number(key, value) for key, value in given.items()}
@@ -267,6 +277,7 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
         first_stage=tuple(given.get("first_stage", ())),
         only=tuple(given.get("only", ())),
         shots=tuple(given.get("shots", ())),
+        seeds=tuple(given.get("seeds", ())),
         transfer=bool(given.get("transfer", False)),
         **sources,
     )
@@ -293,7 +304,9 @@ def jobs_of(study: Study) -> list[Job]:
                 found += [
                     Job(run.name, name, shots, seed)
                     for run in study.runs.values()
-                    if (not run.only or name in run.only) and (not run.shots or shots in run.shots)
+                    if name in (run.only or study.rooms)
+                    and shots in (run.shots or study.shots)
+                    and seed in (run.seeds or study.seeds)
                 ]
     return found
 

@@ -60,9 +60,13 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     facts, adapter = _make_adapter(study, spec, job, room, list(needed.values()), backbone)
     tests = []
     others = [name for name in study.rooms if spec.transfer and name != job.room and name.startswith(f"{room.room}/")]
+    unchanged = facts["best_step"] == 0 and not (needed or spec.first_stage)
     for name in (job.room, *others):
         tested = room if name == job.room else study.room(name, job.seed, job.shots)
-        predicted = _predict(study, job, tested, backbone, adapter)
+        if unchanged and not tested.borrowed:
+            predicted = _predict_bare(study, name, job.seed, job.shots, device)
+        else:
+            predicted = _predict(study, job, tested, backbone, adapter)
         about = {"run": spec.name, "label": spec.label, "trained_on": job.room, **facts}
         tests.append(_report(study, job, tested, backbone, predicted, about))
     return Outcome(tests, adapter)
@@ -70,7 +74,7 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
 
 def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR) -> Outcome:
     predictions = baselines(room, min(study.k, job.shots), study.split, job.seed)
-    predictions["backbone"] = _predict(study, job, room, backbone, None)
+    predictions["backbone"] = _predict_bare(study, job.room, job.seed, job.shots, str(backbone.device))
     nothing: dict[str, Any] = {
         "group": "baseline",
         "trained_on": None,
@@ -168,6 +172,13 @@ def _predict(study: Study, job: Job, room: Room, backbone: XRIR, adapter: Stored
     finally:
         if attached is not None:
             attached.detach()
+
+
+@lru_cache(maxsize=4)
+def _predict_bare(study: Study, room: str, seed: int, shots: int, device: str | None) -> np.ndarray:
+    """By the backbone alone, where most runs that gain nothing end."""
+    backbone = load_backbone(study.backbone).to(device or "cpu")
+    return _predict(study, Job("", room, shots, seed), study.room(room, seed, shots), backbone, None)
 
 
 def _k(study: Study, room: Room) -> int:

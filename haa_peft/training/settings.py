@@ -44,7 +44,8 @@ class TrainingSettings:
     patience : validations without improvement before stopping.
     least_gain : share of the validation loss that an improvement must be of to count against ``patience``; on a plateau
         of smaller ones training stops too.
-    caution : standard errors by which the validation losses must have fallen, or training is undone.
+    caution : standard errors by which the validation losses must have fallen, or training is undone; more of few
+        positions (:func:`~haa_peft.training.progress.is_gain`).
     averaging : the weights that are validated and kept are running averages with this decay a step; 0 for none.
     seed : of everything.
     audible_decay : weight of :func:`~haa_peft.acoustics.losses.audible_decay_loss` beside the published loss.

@@ -224,6 +224,29 @@ def test_a_ray_cluster_of_two_nodes_gives_the_same(study_file, tmp_path):
             np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-6, err_msg=name)
 
 
+def test_a_run_with_seeds_of_its_own(study_file):
+    study = load_study(study_file("\n  lora: {rank: 2, seeds: [1]}\n  full: {method: full}", seeds="[0, 1]"))
+    assert {job.seed for job in jobs_of(study) if job.run == "lora"} == {1}
+    assert {job.seed for job in jobs_of(study) if job.run in ("full", "")} == {0, 1}
+    with pytest.raises(InputError, match=r"a run has seeds 2, which are none of the study's \[0, 1\]"):
+        load_study(study_file("\n  lora: {rank: 2, seeds: [2]}", seeds="[0, 1]"))
+
+
+def test_a_run_that_gains_nothing_is_the_backbone(study_file, tmp_path):
+    run_study(load_study(study_file("\n  lora: {rank: 2, caution: 90}", seeds="[0]")), tmp_path / "out", workers=1)
+    kept = kept_tests(tmp_path / "out")
+    lora = [test for name, test in kept.items() if Path(name).name.startswith("lora")]
+    assert lora
+    assert all(test["best_step"] == 0 for test in lora)
+    for test in lora:
+        same = [
+            other
+            for other in kept.values()
+            if other["run"] == "backbone" and other["configuration"] == test["configuration"]
+        ]
+        assert [other["errors"] for other in same] == [test["errors"]]
+
+
 def test_a_run_that_fails_does_not_end_the_others(study_file, tmp_path):
     runs = "\n  lora: {rank: 2}\n  bad: {method: statistics}\n  worse: {use: {run: bad}}"
     out = tmp_path / "out"
@@ -243,8 +266,10 @@ def test_a_run_that_fails_does_not_end_the_others(study_file, tmp_path):
 def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, capsys):
     study, out = load_study(study_file("\n  lora: {rank: 2}")), tmp_path / "out"
 
+    others = set(multiprocessing.active_children())  # of tests before this one
+
     def kill_one():
-        while len(children := multiprocessing.active_children()) < 2:
+        while len(children := [*set(multiprocessing.active_children()) - others]) < 2:
             time.sleep(0.05)
         time.sleep(0.5)  # both are known by then, and neither has begun a run
         children[0].kill()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from scipy import stats
 
 from haa_peft import load_room
 from haa_peft.acoustics.spectrogram import log_magnitude
@@ -217,16 +218,24 @@ def test_a_plateau_stops_too():
     assert not is_plateau([1.0, 1.2, 1.1, 0.5], patience=3, least_gain=1e-3)
 
 
-def test_one_standard_error():
+def test_gain_beyond_chance():
     before = [1.0, 2.0, 3.0, 4.0]
     sure, chance = [0.9, 1.8, 2.9, 3.8], [0.2, 2.2, 3.2, 3.8]
     assert is_gain(before, sure, caution=1.0)
-    # by hand: gains .8, -.2, -.2, .2, mean .15, standard deviation .4726, error .2363
     assert not is_gain(before, chance, caution=1.0)
-    assert is_gain(before, chance, caution=0.6)
-    assert not is_gain(before, chance, caution=0.64)
     assert not is_gain(before, before, caution=0.0)
     assert is_gain([2.0], [1.0], caution=9.0)  # nothing is known of its spread
+
+
+@pytest.mark.parametrize("count", [3, 9, 30, 155])
+def test_caution_is_the_confidence_of_a_paired_t_test(count):
+    rng = np.random.default_rng(count)
+    before = rng.normal(1.0, 0.2, count)
+    after = before - rng.normal(0.05, 0.1, count)
+    p_value = stats.ttest_rel(before, after, alternative="greater").pvalue
+    caution = stats.norm.isf(p_value)
+    assert is_gain(before, after, caution - 1e-6)
+    assert not is_gain(before, after, caution + 1e-6)
 
 
 def test_a_gain_by_chance_is_undone(room, tiny_backbone, accelerator, tmp_path):
