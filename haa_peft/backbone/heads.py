@@ -13,8 +13,6 @@ from haa_peft.acoustics.spectrogram import (
     N_FRAMES,
     RIR_LENGTH,
     SAMPLE_RATE,
-    energy_above_floor,
-    magnitude_from_log,
 )
 from haa_peft.backbone.linear import Linear
 from haa_peft.backbone.vit import Attention, FeedForward
@@ -83,9 +81,8 @@ class EnergyBlend(nn.Module):
         nn.init.zeros_(self.departure.weight)
         nn.init.zeros_(self.departure.bias)
 
-    def forward(self, query: Tensor, keys: Tensor, aligned: Tensor, target: Tensor, references: Tensor) -> Tensor:
-        """Log-spectrograms (B, 63, 310) from those of the references, aligned to the target, (B, K, 63, 310)."""
-        energy = energy_above_floor(magnitude_from_log(aligned).square())
+    def forward(self, query: Tensor, keys: Tensor, energy: Tensor, target: Tensor, references: Tensor) -> Tensor:
+        """Log-spectrograms (B, 63, 310) from energies of the references, aligned to the target, (B, K, 63, 310)."""
         gains = self.gains(query, keys, energy.sum(dim=2), target, references)
         return (gains[:, :, None] * energy).sum(dim=1).add(MAGNITUDE_FLOOR_SQUARED).log() / 2
 

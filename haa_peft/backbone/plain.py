@@ -48,7 +48,7 @@ def plain_forward(
         at_target,
         torch.stack(at_references, dim=1),
         torch.stack(audio, dim=1),
-        torch.stack(aligned, dim=1),
+        network.summands(torch.stack(aligned, dim=1)),
         described[:, 0],
         described[:, 1:],
     )

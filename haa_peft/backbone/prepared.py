@@ -84,4 +84,4 @@ def predict_prepared(
             keys = backbone.keys(torch.cat(every), receiver[:, None], views, audio)
         else:
             keys = torch.cat([room.keys[targets.references] for room, targets in rooms])
-        return backbone.blend(query, keys, aligned, positions, references)
+        return backbone.blend(query, keys, backbone.summands(aligned), positions, references)

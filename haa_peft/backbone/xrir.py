@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from haa_peft.acoustics.alignment import align
-from haa_peft.acoustics.spectrogram import N_FRAMES, log_magnitude
+from haa_peft.acoustics.spectrogram import N_FRAMES, energy_above_floor, log_magnitude, magnitude_from_log
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.heads import EnergyBlend, Projection, SinusoidalCode
 from haa_peft.backbone.resnet import ResNet18
@@ -146,16 +146,22 @@ class XRIR(nn.Module):
         receiver = at_receiver.expand_as(at_references)
         return self.lin_proj_2(torch.cat([self.encode_description(references), receiver, at_references, audio], dim=-1))
 
-    def blend(self, query: Tensor, keys: Tensor, aligned: Tensor, target: Tensor, references: Tensor) -> Tensor:
-        """Weighted sum of the aligned log-spectrograms (B, K, 63, 310), or of their energies -> (B, 63, 310)."""
+    def summands(self, aligned: Tensor) -> Tensor:
+        """What :meth:`blend` sums of aligned log-spectrograms (..., 63, 310): themselves, or their energies."""
+        if self.config.weighting != "energy":
+            return aligned
+        return energy_above_floor(magnitude_from_log(aligned).square())
+
+    def blend(self, query: Tensor, keys: Tensor, summands: Tensor, target: Tensor, references: Tensor) -> Tensor:
+        """Log-spectrograms (B, 63, 310), weighted sums of the references' :meth:`summands` (B, K, 63, 310)."""
         if self.config.weighting == "energy":
-            return self.energy_blend(query, keys, aligned, target, references)
+            return self.energy_blend(query, keys, summands, target, references)
         channels = query.shape[-1]
         time = 2 * torch.arange(N_FRAMES, device=self.device) / N_FRAMES - 1
         time_code = self.time_proj(self.time_embedder(time[:, None]).expand(len(query), -1, -1))
         scores = torch.softmax((keys @ query[..., None])[..., 0] / channels, dim=-1)
         weights = (scores[..., None] * keys) @ time_code.mT / channels
-        return (weights[:, :, None] * aligned).sum(dim=1)
+        return (weights[:, :, None] * summands).sum(dim=1)
 
     def combine(
         self,
@@ -163,7 +169,7 @@ class XRIR(nn.Module):
         at_target: Tensor,
         at_references: Tensor,
         audio: Tensor,
-        aligned: Tensor,
+        summands: Tensor,
         target: Tensor,
         references: Tensor,
     ) -> Tensor:
@@ -171,7 +177,7 @@ class XRIR(nn.Module):
         with torch.autocast(self.device.type, enabled=False):
             query = self.query(target, at_receiver, at_target)
             keys = self.keys(references, at_receiver[:, None], at_references, audio)
-            return self.blend(query, keys, aligned, target[..., :3], references[..., :3])
+            return self.blend(query, keys, summands, target[..., :3], references[..., :3])
 
     def forward(
         self, panorama: Tensor, reference_rirs: Tensor, target_position: Tensor, reference_positions: Tensor
@@ -193,7 +199,13 @@ class XRIR(nn.Module):
         aligned = log_magnitude(align(reference_rirs, reference_positions, target_position))
         audio = self.encode_audio(aligned if self.config.align_before_encoding else log_magnitude(reference_rirs))
         return self.combine(
-            geometry[:, 0], geometry[:, 1], geometry[:, 2:], audio, aligned, described[:, 0], described[:, 1:]
+            geometry[:, 0],
+            geometry[:, 1],
+            geometry[:, 2:],
+            audio,
+            self.summands(aligned),
+            described[:, 0],
+            described[:, 1:],
         )
 
     def forward_rooms(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
@@ -218,7 +230,8 @@ class XRIR(nn.Module):
         else:
             audio = self._encode_references(rooms)
         described = self._descriptions(rooms)
-        return [self.combine(*vectors[i], audio[i], aligned[i], *described[i]) for i in range(len(rooms))]
+        summands = [self.summands(part) for part in aligned]
+        return [self.combine(*vectors[i], audio[i], summands[i], *described[i]) for i in range(len(rooms))]
 
     def frame_energies(self, rooms: Sequence[RoomQueries], aligned: Sequence[Tensor]) -> list[Tensor]:
         """Energy (B, 310) in every frame of what :meth:`forward_rooms` predicts, at a fraction of its cost.

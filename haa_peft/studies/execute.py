@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -208,9 +209,18 @@ def _begin(counter: Any, gpus: int, threads: int, study: Study) -> None:
         number = counter.value
         counter.value += 1
     faulthandler.enable()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     os.environ["TQDM_DISABLE"] = "1"
     _WORKER.update(study=study, device=f"cuda:{number % gpus}" if gpus else None)
+
+
+def _end_with_parent() -> None:
+    """A study that is killed leaves no workers behind, which would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(job: Job, adapters: Mapping[Job, bytes]) -> Finished | InputError:

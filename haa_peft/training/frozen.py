@@ -77,9 +77,10 @@ class FrozenParts:
             return self._backbone.encode_views(self._backbone.views(self._panorama, seen_from), 0, self.stages)
 
     def pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Aligned log-spectrograms (B, K, 63, 310) of targets (B,) and references (B, K), and audio features (B, K, F).
+        """Summands (B, K, 63, 310) of targets (B,) and references (B, K), and audio features (B, K, F).
 
-        The features come with gradients where the audio encoder trains.
+        Summands are aligned log-spectrograms or their energies (:meth:`XRIR.summands`). The features come with
+        gradients where the audio encoder trains.
         """
         places = (targets[:, None].expand_as(references), references)
         if self.keeps_pairs:
@@ -87,26 +88,30 @@ class FrozenParts:
                 every = torch.cartesian_prod(*(torch.arange(n, device=targets.device) for n in self._counts()))
                 kept = self._compute_pairs(every[:, 0], every[:, 1])
                 self._pairs = (kept[0].unflatten(0, self._counts()), kept[1].unflatten(0, self._counts()))
-            aligned, heard = self._pairs[0][places], self._pairs[1][places]
+            found, heard = self._pairs[0][places], self._pairs[1][places]
         else:
-            found = self._compute_pairs(places[0].flatten(), places[1].flatten())
-            aligned, heard = found[0].unflatten(0, references.shape), found[1].unflatten(0, references.shape)
+            computed = self._compute_pairs(places[0].flatten(), places[1].flatten())
+            found, heard = (part.unflatten(0, references.shape) for part in computed)
         if not self._backbone.config.align_before_encoding:
-            return aligned, self._measured(references)
-        return aligned, heard if self.audio else self._backbone.encode_audio(aligned)
+            return found, self._measured(references)
+        return (found, heard) if self.audio else (self._backbone.summands(found), self._backbone.encode_audio(found))
 
     def _counts(self) -> tuple[int, int]:
         return len(self._positions), len(self._rirs)
 
     def _compute_pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
-        """Aligned log-spectrograms (N, 63, 310) of pairs, and features (N, F): none unless kept ones are of use."""
+        """Summands (N, 63, 310) of pairs, and features (N, F): none unless kept ones are of use.
+
+        Where aligned log-spectrograms are to be encoded with trained weights, themselves.
+        """
         spectra, features = [], []
-        encoded = self.audio and self._backbone.config.align_before_encoding
+        align_first = self._backbone.config.align_before_encoding
+        encoded, to_encode = align_first and self.audio, align_first and not self.audio
         with torch.no_grad(), torch.autocast(targets.device.type, enabled=False):
             for target, reference in zip(targets.split(AT_ONCE), references.split(AT_ONCE), strict=True):
                 places = self._positions[reference][:, None], self._positions[target]
                 aligned = log_magnitude(align(self._rirs[reference][:, None], *places)[:, 0])
-                spectra.append(aligned)
+                spectra.append(aligned if to_encode else self._backbone.summands(aligned))
                 features.append(self._backbone.encode_audio(aligned) if encoded else aligned.new_zeros(len(aligned), 0))
         return torch.cat(spectra), torch.cat(features)
 

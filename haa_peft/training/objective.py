@@ -95,14 +95,14 @@ class RoomObjective(nn.Module):
 
     def _losses(self, targets: Tensor, references: Tensor, vectors: Tensor, places: Tensor) -> Tensor:
         """Losses from ``vectors``: row 0 the receiver's, ``places`` (B, 1 + K) those of target and references."""
-        aligned, audio = self.frozen.pairs(targets, references)
+        summands, audio = self.frozen.pairs(targets, references)
         with torch.autocast(targets.device.type, enabled=False):
             predicted = self.backbone.combine(
                 vectors[:1].expand(len(targets), -1),
                 vectors[places[:, 0]],
                 vectors[places[:, 1:]],
                 audio,
-                aligned,
+                summands,
                 self.frozen.descriptions[targets],
                 self.frozen.descriptions[references],
             )
