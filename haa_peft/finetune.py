@@ -105,8 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument("--augment", nargs="+", default=[], metavar="WHAT", help="train every other step in a variant "
                         "of the room: rotation (=90: quarter turns alone), mirror, scale=0.1 (up to this much larger, "
                         "with its sound), translation=0.5 (m from the receiver to the panorama's viewpoint, at most), "
-                        "and errors in m, standard deviations: positions=0.05, receiver=0.1, surfaces=0.05; a name "
-                        "alone stands for these numbers, rotation for any angle (default: none)")  # fmt: skip
+                        "and errors in m, standard deviations: positions=0.05, receiver=0.1, surfaces=0.05, "
+                        "registration=0.1 (of receiver and positions together against the surfaces); a name alone "
+                        "stands for these numbers, rotation for any angle (default: none)")  # fmt: skip
     parser.add_argument("--checkpointing", action="store_true", help="keep no activations inside the encoders but "
                         "compute them again: half the memory or less, a third more time")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the whole report here")

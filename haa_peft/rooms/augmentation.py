@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ USUAL = {
     "positions": 0.05,
     "receiver": 0.1,
     "surfaces": 0.05,
+    "registration": 0.1,
 }
 """What a name alone stands for."""
 LIMITS = {
@@ -32,6 +33,7 @@ LIMITS = {
     "positions": 2.0,
     "receiver": 2.0,
     "surfaces": 2.0,
+    "registration": 2.0,
 }
 """Largest values."""
 TRIES = 20
@@ -51,6 +53,7 @@ class Augmentation:
     positions : standard deviation of positions along each axis in metres; their RIRs stay.
     receiver : the same of the receiver, which moves against surfaces and positions.
     surfaces : the same of each side of the box around the room, and between the sides all surfaces move with them.
+    registration : the same of receiver and positions together against the surfaces.
 
     The first four leave the RIRs exactly right (:mod:`haa_peft.rooms.transform`), the others are what is not known.
     """
@@ -62,6 +65,7 @@ class Augmentation:
     positions: float = 0.0
     receiver: float = 0.0
     surfaces: float = 0.0
+    registration: float = 0.0
 
     def __post_init__(self) -> None:
         for name, most in LIMITS.items():
@@ -103,7 +107,9 @@ def vary(room: Room, augmentation: Augmentation, seed: tuple[int, ...]) -> Room:
     if augmentation.receiver:
         room = _with_receiver(room, augmentation.receiver, chance["receiver"])
     if augmentation.surfaces:
-        room = _with_surfaces(room, augmentation.surfaces, chance["surfaces"])
+        room = _with_sides(room, lambda: chance["surfaces"].normal(0, augmentation.surfaces, (2, 3)))
+    if augmentation.registration:
+        room = _with_sides(room, lambda: chance["registration"].normal(0, augmentation.registration, (1, 3)))
     if augmentation.scale:
         room = scaled(room, 1 + chance["scale"].integers(round(100 * augmentation.scale), endpoint=True) / 100)
     if augmentation.mirror:
@@ -143,14 +149,14 @@ def _with_receiver(room: Room, deviation: float, rng: np.random.Generator) -> Ro
     return room
 
 
-def _with_surfaces(room: Room, deviation: float, rng: np.random.Generator) -> Room:
-    """Surfaces somewhere within their error, around receiver and positions."""
-    low, high = room.surfaces.bounds()
+def _with_sides(room: Room, draw: Callable[[], np.ndarray]) -> Room:
+    """The low and the high sides of the box around the room shifted by (2, 3) m, receiver and positions inside."""
+    bounds = np.stack(room.surfaces.bounds())
     places = np.concatenate([room.positions, room.receiver[None]])
     for _ in range(TRIES):
-        new_low, new_high = low + rng.normal(0, deviation, 3), high + rng.normal(0, deviation, 3)
-        if _inside(places, new_low, new_high).all():
-            return dataclasses.replace(room, surfaces=stretched_between(room.surfaces, new_low, new_high))
+        low, high = bounds + draw()
+        if _inside(places, low, high).all():
+            return dataclasses.replace(room, surfaces=stretched_between(room.surfaces, low, high))
     return room
 
 
