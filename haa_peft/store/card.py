@@ -76,7 +76,8 @@ def readme(card: dict) -> str:
     """The card as a page."""
     name, training, room = card["name"], card["training"], card["room"]
     method = card.get("method", {})
-    varied = ", ".join(f"{name} {value}" for name, value in training.get("augment", {}).items())
+    augment = training.get("augment", {}).items()
+    varied = ", ".join(name if value is True else f"{name} {value:g}" for name, value in augment)
     details = f", rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
     evaluation = card.get("evaluation")
     table = ["Not evaluated: the room has no test positions."]

@@ -64,7 +64,7 @@ RESUMED += [(MethodSettings(method), True) for method in ("lora", "norm", "full"
 RESUMED += [(MethodSettings("lora", dropout=0.3), False)]
 RESUMED = [(*pair, Augmentation()) for pair in RESUMED]
 VARIED = Augmentation.parse(USUAL_AUGMENTATION)
-RESUMED += [(MethodSettings("lora", dropout=0.3), False, VARIED), (MethodSettings("full"), True, VARIED)]
+RESUMED += [(MethodSettings("lora", dropout=0.3), False, VARIED)]
 
 
 @pytest.mark.parametrize(("method", "published", "augment"), RESUMED, ids=str)
@@ -304,8 +304,9 @@ def test_several_rooms_together(room, tiny_backbone):
             assert torch.equal(references, draws[i][3][targets])
 
 
-def test_every_other_step_is_trained_in_a_variant(room, tiny_backbone):
+def test_every_other_step_is_trained_in_a_variant(room, tiny_backbone, monkeypatch):
     """Losses against those of the varied rooms by the network's plain computation."""
+    monkeypatch.setattr(objective_module, "VARIANTS", 3)
     rooms = [room, dataclasses.replace(room, rirs=room.rirs[::-1].copy())]
     both = objective_module.RoomsObjective(tiny_backbone, rooms, augment=VARIED).eval()
     numbers = np.array([[variant for _, variant, *_ in both.draw(4, 3, step, 0, 1)] for step in range(200)])
