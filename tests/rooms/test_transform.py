@@ -35,7 +35,11 @@ def simulate(room, order=3):
     for position in room.positions:
         simulated.add_source(position)
     simulated.compute_rir()
-    rirs = [rir[LEAD:][:9600] for rir in simulated.rir[0]]
+    return cut(simulated.rir[0])
+
+
+def cut(rirs):
+    rirs = [rir[LEAD:][:9600] for rir in rirs]
     return np.array([np.pad(rir, (0, 9600 - len(rir))) for rir in rirs])
 
 
@@ -176,6 +180,25 @@ def test_the_origin_of_room_coordinates_is_of_no_account(room):
     step = np.array([0.1, 0.1, 0])
     through = dataclasses.replace(room, positions=room.positions + step, receiver=RECEIVER + step)
     assert difference(room.rirs * room.scale, simulate(through)) > 0.3
+
+
+def test_moved_through_a_room_sound_decays_much_the_same():
+    """Of receiver and positions moved together the RIRs are kept as an error, not as a transform: this is how large."""
+    rng = np.random.default_rng(1)
+    positions = rng.uniform(1.0, SIZE - 1.0, (6, 3))
+
+    def metrics(shift):
+        box = pra.ShoeBox(SIZE, fs=SAMPLE_RATE, materials=pra.Material(0.35), max_order=22, air_absorption=False)
+        box.add_microphone(RECEIVER + shift)
+        for position in positions:
+            box.add_source(position + shift)
+        box.compute_rir()
+        return paper_metrics(cut(box.rir[0]), SAMPLE_RATE)
+
+    before, after = metrics(np.zeros(3)), metrics(np.array([0.4, -0.3, 0.0]))
+    changes = np.abs(after["c50_db"] - before["c50_db"]), np.abs(after["edt_s"] / before["edt_s"] - 1)
+    assert 0.05 < changes[0].mean() < 1.0  # dB, just noticeable
+    assert 0.005 < changes[1].mean() < 0.1
 
 
 def test_a_stretched_room_stays_closed(room):
