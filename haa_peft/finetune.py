@@ -20,6 +20,7 @@ from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
 from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.packs import load_pack, prepare_pack
+from haa_peft.rooms.augmentation import Augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import make_card
@@ -102,6 +103,12 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--averaging", type=float, default=training.averaging, help="decay a step of the weights' "
                         "running average, which is validated and kept; 0 for none (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--augment", nargs="+", default=[], metavar="WHAT", help="train every other step in a variant "
+                        "of the room: rotation (=90: quarter turns alone), mirror, scale=0.1 (up to this much larger, "
+                        "with its sound), translation=0.5 (m from the receiver to the panorama's viewpoint, at most), "
+                        "and errors in m, standard deviations: positions=0.05, receiver=0.1, surfaces=0.05, "
+                        "registration=0.1 (of receiver and positions together against the surfaces); a name alone "
+                        "stands for these numbers, rotation for any angle (default: none)")  # fmt: skip
     parser.add_argument("--checkpointing", action="store_true", help="keep no activations inside the encoders but "
                         "compute them again: half the memory or less, a third more time")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the whole report here")
@@ -128,6 +135,7 @@ def finetune(args: argparse.Namespace) -> None:
     """Adapt, evaluate and store as the arguments say."""
     peft = {key: getattr(args, key) for key in ("rank", "alpha", "convolutions", "dropout") if key in args}
     method = MethodSettings(args.method, ranks=dict(getattr(args, "ranks", ())), freeze=args.freeze, **peft)
+    augment = Augmentation.parse(args.augment)
     if args.start and args.first_stage:
         raise InputError("--start and --first-stage are two beginnings; give one of them")
     if args.json is not None:
@@ -146,9 +154,8 @@ def finetune(args: argparse.Namespace) -> None:
     shots = len(room.splits["train"])
     k = min(TrainingSettings().k, max(1, shots - 1)) if args.k is None else args.k
     check_k(k, shots, room.name)
-    training = TrainingSettings(
-        k=k, **{field.name: getattr(args, field.name) for field in fields(TrainingSettings) if field.name != "k"}
-    )
+    given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
+    training = TrainingSettings(**{**given, "k": k, "augment": augment})
     name = _adapter_name(args, room)
     run_folder = args.run_dir or Path("runs") / name.room / name.folder_name
     check_writable(run_folder / "log.jsonl")

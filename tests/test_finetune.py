@@ -57,6 +57,21 @@ def test_every_option_reaches_the_card(options, capsys):
     assert not any(target.startswith(("lin_proj_1", "source_network.to_patch")) for target in method["targets"])
 
 
+def test_augmentation_is_in_the_card_if_there_is_any(options, capsys):
+    finetune(*options)
+    assert "augment" not in pack("studio/base").card["training"]
+    assert "variant" not in Path("adapters/studio/base/README.md").read_text()
+    finetune(*options, "--augment", "mirror", "scale=0.2")
+    assert pack("studio/base").card["training"]["augment"] == {"mirror": True, "scale": 0.2}
+    page = Path("adapters/studio/base/README.md").read_text()
+    assert "every other step in a variant of the room (mirror, scale 0.2)" in page
+    with pytest.raises(SystemExit):
+        finetune(*options, "--resume")
+    assert (
+        "the checkpoint's augment is {'mirror': True, 'scale': 0.2} but this run's is None" in capsys.readouterr().err
+    )
+
+
 def test_a_warm_start(options, capsys):
     finetune(*options)
     finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--shots", 3, "--k", 2)
@@ -171,6 +186,7 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
         (["--weight-decay", "nan"], "--weight-decay is nan"),
         (["--resume"], "no checkpoint to resume from"),
         (["--ranks", "misspelt=3"], "--ranks misspelt=... fits no layer"),
+        (["--augment", "twist"], "--augment twist: give each of rotation, mirror"),
         (["--freeze", "middle"], "--freeze is 'middle' but must be early:N"),
         (["--freeze", "early:99"], "would freeze all"),
         (["--dropout", "1"], "--dropout is 1.0 but must be at least 0 and below 1"),

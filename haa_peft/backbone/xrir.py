@@ -36,6 +36,7 @@ class RoomQueries(NamedTuple):
 
     ``panorama`` (3, 256, 512) m, or pooled already; ``rirs`` (R, 9600) measured RIRs of the first R ``positions``
     (P, 3) m from the receiver; ``targets`` (B,) indices of positions; ``references`` (B, K) indices below R.
+    ``view`` is what the geometry encoder sees if not the panorama: the same surfaces from another viewpoint.
     """
 
     panorama: Tensor
@@ -43,6 +44,7 @@ class RoomQueries(NamedTuple):
     positions: Tensor
     targets: Tensor
     references: Tensor
+    view: Tensor | None = None
 
 
 class XRIR(nn.Module):
@@ -270,11 +272,12 @@ class XRIR(nn.Module):
         panoramas: list[Tensor] = []
         members: list[list[int]] = []
         for i, room in enumerate(rooms):
-            same = [j for j, p in enumerate(panoramas) if p is room.panorama or torch.equal(p, room.panorama)]
+            view = room.panorama if room.view is None else room.view
+            same = [j for j, p in enumerate(panoramas) if p is view or torch.equal(p, view)]
             if same:
                 members[same[0]].append(i)
             else:
-                panoramas.append(room.panorama)
+                panoramas.append(view)
                 members.append([i])
         views, positions = [], []
         for panorama, group in zip(panoramas, members, strict=True):

@@ -41,6 +41,8 @@ class Room:
     scale : the largest magnitude of the training RIRs as measured.
     source, licence : where the data come from, as far as known.
     loan : set where training measurements are another configuration's, converted (:mod:`haa_peft.inference.borrow`).
+    viewpoint : (3,) metres in room coordinates, where the geometry encoder's image of the room is taken; None for the
+        receiver.
     """
 
     room: str
@@ -54,6 +56,7 @@ class Room:
     source: str = "unknown"
     licence: str = "unknown"
     loan: Loan | None = None
+    viewpoint: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +81,8 @@ class Room:
     def fingerprint(self) -> str:
         """SHA-256 of everything that training and evaluation see of the room."""
         digest = hashlib.sha256()
-        arrays = (self.rirs, self.positions, self.receiver, self.surfaces.points, self.surfaces.is_triangle)
+        arrays = [self.rirs, self.positions, self.receiver, self.surfaces.points, self.surfaces.is_triangle]
+        arrays += [] if self.viewpoint is None else [self.viewpoint]
         for array in (*arrays, *(self.splits[split] for split in NAMES)):
             digest.update(f"{array.dtype}|{array.shape}|".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -88,6 +92,14 @@ class Room:
     def panorama(self) -> np.ndarray:
         """(3, 256, 512) float32 coordinates in metres that are seen from the receiver, which is the origin."""
         return render_panorama(self.surfaces, self.receiver)
+
+    @cached_property
+    def view(self) -> np.ndarray:
+        """The same as seen from the viewpoint; coordinates count from the receiver there too."""
+        if self.viewpoint is None:
+            return self.panorama
+        shift = (self.viewpoint - self.receiver).astype(np.float32)
+        return render_panorama(self.surfaces, self.viewpoint) + shift[:, None, None]
 
     def with_shots(self, shots: int) -> Room:
         """The same room with only ``shots`` of its training positions, well spread, and scaled by them alone."""

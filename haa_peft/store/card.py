@@ -34,8 +34,6 @@ def make_card(
     made_for : fingerprint of the backbone, if it is not the one that was trained on: that of below ``parent``.
     parent : name and digest of the adapter that it lies on top of.
     """
-    from dataclasses import asdict
-
     method = {**adaptation.method.describe(), "frozen": adaptation.frozen}
     if adaptation.sensitivities:
         method["sensitivities"] = [one._asdict() for one in adaptation.sensitivities]
@@ -46,7 +44,7 @@ def make_card(
         **({} if parent is None else {"parent": dict(zip(("name", "digest"), parent, strict=True))}),
         "method": method,
         "training": {
-            **asdict(adaptation.training),
+            **adaptation.training.describe(),
             "precision": adaptation.precision,
             "started_from": adaptation.started_from,
             "steps": adaptation.steps,
@@ -78,6 +76,8 @@ def readme(card: dict) -> str:
     """The card as a page."""
     name, training, room = card["name"], card["training"], card["room"]
     method = card.get("method", {})
+    augment = training.get("augment", {}).items()
+    varied = ", ".join(name if value is True else f"{name} {value:g}" for name, value in augment)
     details = f", rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
     evaluation = card.get("evaluation")
     table = ["Not evaluated: the room has no test positions."]
@@ -118,7 +118,7 @@ def readme(card: dict) -> str:
             f"{room['shots']} measurements, {training['steps']} steps (weights of step {training['best_step']}, the "
             f"lowest validation loss), learning rate {training['lr']}, seed {training['seed']}, "
             f"{training['trainable_parameters']} trainable weights, {training['adapter_bytes']} bytes, "
-            f"{training['seconds']} s.",
+            f"{training['seconds']} s{f'; every other step in a variant of the room ({varied})' if varied else ''}.",
             "",
             f"Data: {room['source']}. Licence of the data: {room['licence']}.",
             "",

@@ -15,6 +15,7 @@ import yaml
 from haa_peft.adaptation.methods import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
+from haa_peft.rooms.augmentation import Augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART, Room
 from haa_peft.rooms.splits import redraw
@@ -252,12 +253,14 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
     if unknown:
         raise InputError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(sorted(known))}")
     try:
-        for key in ("first_stage", *LIMITS):
+        for key in ("first_stage", "augment", *LIMITS):
             if not isinstance(given.get(key, []), list):
                 raise InputError(f"{key} is {given[key]!r:.40} but must be a list, such as [{given[key]!s:.40}]")
         given = {key: _number(key, value) for key, value in given.items()}
         method = MethodSettings(**{key: given[key] for key in METHOD_FIELDS if key in given})
         training = {key: given[key] for key in TRAINING_FIELDS if key in given}
+        if "augment" in training:
+            training["augment"] = Augmentation.parse(training["augment"])
         TrainingSettings(**training)
         sources = {key: Source(**given[key]) for key in ("start", "on_top_of", "use") if key in given}
         blend = {str(key): float(value) for key, value in given.get("blend", {}).items()}

@@ -122,7 +122,7 @@ def _make_adapter(
         found = adapt(base, room, spec.method, training, accelerator, Path(folder) / "run", start=start)
     adapter = (found.config, found.tensors)
     settings |= {
-        "training": dataclasses.asdict(found.training),
+        "training": found.training.describe(),
         "frozen": found.frozen,
         "start": spec.start and dataclasses.asdict(spec.start),
         "on_top_of": spec.on_top_of and dataclasses.asdict(spec.on_top_of),
@@ -250,7 +250,7 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
         first = [job_settings(study, Job("", name, job.shots, job.seed)) for name in spec.first_stage]
         found |= {
             "method": spec.method.describe(),
-            "training": dataclasses.asdict(training_of(study, job)),
+            "training": training_of(study, job).describe(),
             "used": {"start": spec.start is not None, "on_top_of": spec.on_top_of is not None, "blend": spec.blend},
             "sources": sources,
             "first_stage": first,

@@ -150,7 +150,7 @@ def adapt(
             return found.validation, found.seconds
 
         settings = {"rooms": [room.fingerprint for room in rooms], "frozen": frozen, "start": start and start.digest()}
-        settings |= dataclasses.asdict(method) | dataclasses.asdict(training) | {"backbone": fingerprint(backbone)}
+        settings |= dataclasses.asdict(method) | training.describe() | {"backbone": fingerprint(backbone)}
         if not resume and accelerator.is_main_process:
             (run_folder / "checkpoint.pt").unlink(missing_ok=True)  # of another run
         stop_at, curve, folds = leave_one_out(rooms, run_folder, settings, train_fold, accelerator,
@@ -185,7 +185,7 @@ class _Run:
             "backbone": fingerprint(backbone),
             "start": None if start is None else start.digest(),
             **dataclasses.asdict(method),
-            **dataclasses.asdict(training),
+            **training.describe(),
             "precision": accelerator.mixed_precision,
         }
 
@@ -202,7 +202,9 @@ class _Run:
 
     def _train(self, adapter: Adapter, resume: bool, title: str, stop_at: int | None) -> Adaptation:
         training, accelerator = self.training, self.accelerator
-        objective = RoomsObjective(self.backbone, self.rooms, audible_decay=training.audible_decay).eval()
+        objective = RoomsObjective(
+            self.backbone, self.rooms, audible_decay=training.audible_decay, augment=training.augment
+        ).eval()
         objective.to(accelerator.device)
         module: Any = objective
         optimizer: Any = None

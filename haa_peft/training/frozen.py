@@ -34,13 +34,15 @@ class FrozenParts:
     Parameters
     ----------
     panorama : (3, 256, 512) m. rirs : (R, 9600) references. positions : (P, 3) m from the receiver, the
-        references' first.
+        references' first. view : what the geometry encoder sees if not the panorama, in the same coordinates.
     """
 
-    def __init__(self, backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tensor) -> None:
+    def __init__(
+        self, backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tensor, view: Tensor | None = None
+    ) -> None:
         self._backbone, self._rirs, self._positions = backbone, rirs, positions
-        self._panorama = backbone.pool(panorama)
-        self.descriptions = backbone.describe(self._panorama, positions)
+        self._view = backbone.pool(panorama if view is None else view)
+        self.descriptions = backbone.describe(backbone.pool(panorama), positions)
         """(P, 3 or more) of the positions, :meth:`XRIR.describe`."""
         frozen = [is_frozen(module) for module, _ in backbone.geometry_stages()]
         self.stages = frozen.index(False) if False in frozen else len(frozen)
@@ -74,7 +76,7 @@ class FrozenParts:
     def _look(self, rows: Tensor) -> Tensor:
         seen_from = torch.cat([torch.zeros_like(self._positions[:1]), self._positions])[rows]
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False):
-            return self._backbone.encode_views(self._backbone.views(self._panorama, seen_from), 0, self.stages)
+            return self._backbone.encode_views(self._backbone.views(self._view, seen_from), 0, self.stages)
 
     def pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
         """Summands (B, K, 63, 310) of targets (B,) and references (B, K), and audio features (B, K, F).

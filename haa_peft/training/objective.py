@@ -12,8 +12,16 @@ from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
+from haa_peft.rooms.augmentation import Augmentation, vary
 from haa_peft.rooms.room import Room
 from haa_peft.training.frozen import AT_ONCE, FrozenParts
+
+VARIANTS = 12
+"""Of a room, made when they are first drawn; each is prepared as the room itself is, in a quarter of a second."""
+VARIED = 0.5
+"""Share of the steps that are trained in a variant, if there are any."""
+CHOICE = 1
+"""Tells the draw of a variant from that of references."""
 
 
 def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> np.ndarray:
@@ -53,6 +61,7 @@ class RoomObjective(nn.Module):
     positions: Tensor
     rirs: Tensor
     magnitudes: Tensor
+    view: Tensor | None
 
     def __init__(self, backbone: XRIR, room: Room, *, reuse: bool = True, audible_decay: float = 0.0) -> None:
         super().__init__()
@@ -62,6 +71,7 @@ class RoomObjective(nn.Module):
         rirs = torch.from_numpy(room.rirs[used])
         for name, tensor in (
             ("panorama", torch.from_numpy(room.panorama)),
+            ("view", None if room.viewpoint is None else torch.from_numpy(room.view)),
             ("positions", torch.from_numpy(room.positions[used] - room.receiver).float()),
             ("rirs", rirs[: self.shots]),
             ("magnitudes", magnitude(rirs)),
@@ -74,7 +84,7 @@ class RoomObjective(nn.Module):
     def frozen(self) -> FrozenParts:
         """What does not change during the run; made when first used, on the device that the run is on."""
         if self._frozen is None:
-            self._frozen = FrozenParts(self.backbone, self.panorama, self.rirs, self.positions)
+            self._frozen = FrozenParts(self.backbone, self.panorama, self.rirs, self.positions, self.view)
         return self._frozen
 
     def forget(self) -> None:
@@ -84,7 +94,7 @@ class RoomObjective(nn.Module):
     def forward(self, targets: Tensor, references: Tensor) -> Tensor:
         """Loss of each target, (B,): indices (B,) into training then validation, (B, K) into training."""
         if not self._reuse:
-            room = RoomQueries(self.panorama, self.rirs, self.positions, targets, references)
+            room = RoomQueries(self.panorama, self.rirs, self.positions, targets, references, self.view)
             return training_loss(self.backbone.forward_rooms([room])[0], self.magnitudes[targets], self.audible_decay)
         used, places = torch.unique(torch.cat([targets[:, None], references], dim=1), return_inverse=True)
         return self._losses(targets, references, self._look(torch.cat([used.new_tensor([-1]), used])), 1 + places)
@@ -129,24 +139,45 @@ class RoomObjective(nn.Module):
         return torch.cat(losses)
 
 
-class RoomsObjective(nn.Module):
-    """Losses of the backbone over measurements of several rooms, one adapter for all of them."""
+Draw = tuple[int, int, Tensor, Tensor]
+"""A room's number, that of its variant (0 is the room itself), targets (b,) and references (b, K)."""
 
-    def __init__(self, backbone: XRIR, rooms: Sequence[Room], *, audible_decay: float = 0.0) -> None:
+
+class RoomsObjective(nn.Module):
+    """Losses of the backbone over measurements of several rooms, one adapter for all of them.
+
+    With ``augment``, some steps take place in variants of the rooms; validation never does.
+    """
+
+    def __init__(
+        self,
+        backbone: XRIR,
+        rooms: Sequence[Room],
+        *,
+        audible_decay: float = 0.0,
+        augment: Augmentation | None = None,
+    ) -> None:
         super().__init__()
         every = [RoomObjective(backbone, room, audible_decay=audible_decay) for room in rooms]
         self.rooms = nn.ModuleList(every)
         self.counts = [objective.shots for objective in every]
+        self._sources, self._augment = list(rooms), augment or Augmentation()
+        # not modules of this one: DDP would send what they hold to all processes at every step
+        self._variants: dict[tuple[int, int], RoomObjective] = {}
 
     def each(self) -> list[RoomObjective]:
         """The rooms' objectives."""
         return [room for room in self.rooms if isinstance(room, RoomObjective)]
 
-    def forward(self, draws: Sequence[tuple[int, Tensor, Tensor]]) -> Tensor:
-        """Losses of all targets, (B,): for each room its number, targets (b,) and references (b, K)."""
-        return torch.cat([self.rooms[i](targets, references) for i, targets, references in draws])
+    def forward(self, draws: Sequence[Draw]) -> Tensor:
+        """Losses of all targets, (B,)."""
+        found = []
+        for i, variant, targets, references in draws:
+            room = self._variants[i, variant] if variant else self.rooms[i]
+            found.append(room(targets, references))
+        return torch.cat(found)
 
-    def draw(self, k: int, seed: int, step: int, rank: int, processes: int) -> list[tuple[int, Tensor, Tensor]]:
+    def draw(self, k: int, seed: int, step: int, rank: int, processes: int) -> list[Draw]:
         """A process' share of a step: every measurement of every room is a target once, among all processes.
 
         All randomness comes from seed and step: the same for any number of processes, and after a resume.
@@ -155,11 +186,25 @@ class RoomsObjective(nn.Module):
         rooms = np.repeat(np.arange(len(self.counts)), self.counts)[rank::processes]
         targets = np.concatenate([np.arange(count) for count in self.counts])[rank::processes]
         found = []
-        for i in np.unique(rooms):
-            drawn = draw_references(self.counts[i], min(k, self.counts[i] - 1), seed, step, int(i))
+        for i in np.unique(rooms).tolist():
+            drawn = draw_references(self.counts[i], min(k, self.counts[i] - 1), seed, step, i)
             mine = targets[rooms == i]
-            found.append((int(i), torch.from_numpy(mine).to(device), torch.from_numpy(drawn[mine]).to(device)))
+            variant = self._draw_variant(i, seed, step)
+            found.append((i, variant, torch.from_numpy(mine).to(device), torch.from_numpy(drawn[mine]).to(device)))
         return found
+
+    def _draw_variant(self, i: int, seed: int, step: int) -> int:
+        """The variant of room ``i`` that a step takes place in; it is made if it is not there."""
+        rng = np.random.default_rng((seed, step, i, CHOICE))
+        if not self._augment.describe() or rng.random() >= VARIED:
+            return 0
+        number = int(rng.integers(VARIANTS)) + 1
+        if (i, number) not in self._variants:
+            own = self.each()[i]
+            room = vary(self._sources[i], self._augment, (seed, i, number))
+            variant = RoomObjective(own.backbone, room, audible_decay=own.audible_decay)
+            self._variants[i, number] = variant.to(own.positions.device)
+        return number
 
     def validation_losses(self, k: int) -> list[float]:
         """Losses at the validation positions of all rooms."""

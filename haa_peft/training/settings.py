@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from haa_peft.errors import InputError, check_seed
+from haa_peft.rooms.augmentation import Augmentation
 
 LEARNING_RATES = {
     "lora": 1e-2,
@@ -52,6 +54,7 @@ class TrainingSettings:
     validation : what chooses the weights: ``positions``, the room's validation positions; ``leave-one-out``, the
         training measurements, each predicted by an adapter that was trained on the others; or ``auto``, the former
         where there are any.
+    augment : what the room is varied by in every other step; validation sees it as it is.
     """
 
     max_steps: int = 80
@@ -67,6 +70,13 @@ class TrainingSettings:
     seed: int = 0
     audible_decay: float = 1.0
     validation: str = "auto"
+    augment: Augmentation = field(default_factory=Augmentation)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON; without ``augment`` if nothing is on, as results and cards had it before there was any."""
+        found = dataclasses.asdict(self)
+        on = found.pop("augment") and self.augment.describe()
+        return {**found, "augment": on} if on else found
 
     def of_method(self, method: str) -> TrainingSettings:
         """The same with the method's defaults where nothing was given."""
@@ -75,10 +85,10 @@ class TrainingSettings:
         return dataclasses.replace(self, lr=lr, weight_decay=decay)
 
     def __post_init__(self) -> None:
-        for field, least in (("max_steps", 1), ("warmup", 0), ("k", 1), ("validate_every", 1), ("patience", 1)):
-            if getattr(self, field) < least:
-                flag = "--" + field.replace("_", "-")
-                raise InputError(f"{flag} is {getattr(self, field)} but must be at least {least}")
+        for name, least in (("max_steps", 1), ("warmup", 0), ("k", 1), ("validate_every", 1), ("patience", 1)):
+            if getattr(self, name) < least:
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"{flag} is {getattr(self, name)} but must be at least {least}")
         if self.lr is not None and not 0 < self.lr < 1:
             raise InputError(f"--lr is {self.lr} but must be between 0 and 1")
         if self.weight_decay is not None and not 0 <= self.weight_decay < 100:

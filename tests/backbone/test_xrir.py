@@ -129,7 +129,10 @@ def mixed_rooms():
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_mixed_rooms_have_the_values_and_gradients_of_the_plain_computation(changes, mixed_rooms):
     network = random_network(**changes).double()
-    rooms = [RoomQueries(*(t.double() if t.is_floating_point() else t for t in room)) for room in mixed_rooms]
+    rooms = [
+        RoomQueries(*(t if t is None or not t.is_floating_point() else t.double() for t in room))
+        for room in mixed_rooms
+    ]
     together, plain = network.forward_rooms(rooms), plain_rooms(network, rooms)
     for ours, theirs in zip(together, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)

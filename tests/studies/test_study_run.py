@@ -25,6 +25,7 @@ RUNS = """
   lora: {rank: 2, transfer: true}
   bias: {method: bias, lr: 1e-2}
   full: {method: full}
+  varied: {rank: 2, augment: [mirror, positions=0.1], only: [studio/panel]}
   warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}
   upper: {rank: 1, on_top_of: {run: lora, configuration: base}, only: [studio/panel]}
   staged: {rank: 2, first_stage: [studio/base, studio/panel], only: [studio/panel]}
@@ -71,14 +72,14 @@ def kept_tests(out):
 
 def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
     study, out = load_study(study_file(seeds="[0, 3]", draws="[studio]")), tmp_path / "out"
-    assert [len(group) for group in waves(study)] == [2 * 2 * 4 + 2, 2 * 3]
+    assert [len(group) for group in waves(study)] == [2 * 2 * 4 + 2 * 2, 2 * 3]
     run_study(study, out, workers=1)
     found = kept_tests(out)
     own = [f"studio-{c}/{r}-shots12-seed{s}.json" for c in ("base", "panel") for s in (0, 3)
            for r in ("nearest", "linear", "energy", "backbone", "lora", "bias", "full")]  # fmt: skip
     panel = [
         f"studio-panel/{r}-shots12-seed{s}.json"
-        for r in ("warm", "upper", "staged", "between", "lora-of-base")
+        for r in ("varied", "warm", "upper", "staged", "between", "lora-of-base")
         for s in (0, 3)
     ]
     assert set(found) == {*own, *panel, *(f"studio-base/lora-of-panel-shots12-seed{s}.json" for s in (0, 3))}
@@ -102,6 +103,13 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
         "run": "lora",
         "configuration": "base",
     }
+
+    # what it was trained with is kept where it is not the default, and told apart
+    varied, plain = (found[f"studio-panel/{run}-shots12-seed0.json"] for run in ("varied", "lora"))
+    for settings in (varied["settings"], varied["job"]):
+        assert settings["training"].pop("augment") == {"mirror": True, "positions": 0.1}
+    assert varied["job"] == plain["job"]
+    assert varied["errors"] != plain["errors"]
 
     # nothing is run twice, one run that is missing is
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.json")}
@@ -159,6 +167,8 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  a: {use: {run: b}}\n  b: {use: {run: a}}", {}, "which the study does not have"),
         ("\n  lora: {only: [studio/moved]}", {}, "a run names studio/moved, which is none of"),
         ("\n  lora: {shots: [5]}", {}, "a run has shots 5"),
+        ("\n  lora: {augment: mirror}", {}, r"run 'lora': augment is 'mirror' but must be a list, such as \[mirror\]"),
+        ("\n  lora: {augment: [twist]}", {}, "run 'lora': --augment twist: give each of"),
         ("\n  lora: {shots: 3}", {}, r"run 'lora': shots is 3 but must be a list, such as \[3\]"),
         ("\n  lora: {only: panel}", {}, "run 'lora': only is 'panel' but must be a list"),
         ("\n  lora: {only: [panel]}", {}, "a run names panel, which is none of"),

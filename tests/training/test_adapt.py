@@ -14,6 +14,8 @@ from haa_peft.adaptation.methods import METHODS, MethodSettings, attach
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.rooms.augmentation import USUAL as USUAL_AUGMENTATION
+from haa_peft.rooms.augmentation import Augmentation, vary
 from haa_peft.training import objective as objective_module
 from haa_peft.training import sensitivity as sensitivity_module
 from haa_peft.training.adapt import Start, adapt
@@ -61,15 +63,19 @@ def test_the_same_seed_gives_the_same_adapter(room, tiny_backbone, accelerator, 
 RESUMED = [(MethodSettings(method), False) for method in LEARNED]
 RESUMED += [(MethodSettings(method), True) for method in ("lora", "norm", "full")]
 RESUMED += [(MethodSettings("lora", dropout=0.3), False)]
+RESUMED = [(*pair, Augmentation()) for pair in RESUMED]
+VARIED = Augmentation.parse(USUAL_AUGMENTATION)
+RESUMED += [(MethodSettings("lora", dropout=0.3), False, VARIED)]
 
 
-@pytest.mark.parametrize(("method", "published"), RESUMED, ids=str)
-def test_a_broken_run_resumes_to_the_same_adapter(method, published, room, accelerator, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("method", "published", "augment"), RESUMED, ids=str)
+def test_a_broken_run_resumes_to_the_same_adapter(method, published, augment, room, accelerator, tmp_path, monkeypatch):
+    short = dataclasses.replace(SHORT, augment=augment)
     torch.manual_seed(0)
     changes = {"align_before_encoding": True, "normalisation": "batch"} if published else {}
     tiny_backbone = XRIR(dataclasses.replace(TINY, **changes)).eval().requires_grad_(False)
     torch.nn.init.normal_(tiny_backbone.energy_blend.departure.weight, std=0.2)  # DoRA divides by its norm
-    whole = adapt(tiny_backbone, room, method, SHORT, accelerator, tmp_path / "whole")
+    whole = adapt(tiny_backbone, room, method, short, accelerator, tmp_path / "whole")
     real = objective_module.draw_references
 
     def interrupted(shots, k, seed, step, room):
@@ -79,9 +85,9 @@ def test_a_broken_run_resumes_to_the_same_adapter(method, published, room, accel
 
     monkeypatch.setattr(objective_module, "draw_references", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        adapt(tiny_backbone, room, method, SHORT, accelerator, tmp_path / "broken")
+        adapt(tiny_backbone, room, method, short, accelerator, tmp_path / "broken")
     monkeypatch.setattr(objective_module, "draw_references", real)
-    resumed = adapt(tiny_backbone, room, method, SHORT, accelerator, tmp_path / "broken", resume=True)
+    resumed = adapt(tiny_backbone, room, method, short, accelerator, tmp_path / "broken", resume=True)
     assert resumed.validation == whole.validation
     logged = (tmp_path / "broken" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in logged] == [1, 2, 3, 4, 5, 6]
@@ -99,6 +105,9 @@ def test_resume_needs_the_same_run(room, tiny_backbone, accelerator, tmp_path):
     adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path)
     with pytest.raises(InputError, match="the checkpoint's rank is 4 but this run's is 2; resume with the same"):
         adapt(tiny_backbone, room, MethodSettings(rank=2), SHORT, accelerator, tmp_path, resume=True)
+    turned = dataclasses.replace(SHORT, augment=Augmentation(rotation=90.0))
+    with pytest.raises(InputError, match="the checkpoint's augment is None but this run's is {'rotation': 90.0}"):
+        adapt(tiny_backbone, room, MethodSettings(), turned, accelerator, tmp_path, resume=True)
     other = dataclasses.replace(room, rirs=room.rirs[::-1].copy())
     with pytest.raises(InputError, match="the checkpoint's room is"):
         adapt(tiny_backbone, other, MethodSettings(), SHORT, accelerator, tmp_path, resume=True)
@@ -287,18 +296,53 @@ def test_several_rooms_together(room, tiny_backbone):
     other = dataclasses.replace(room, rirs=room.rirs[::-1].copy()).with_shots(7)
     both = objective_module.RoomsObjective(tiny_backbone, [room, other]).eval()
     draws = both.draw(8, 0, 3, 0, 1)
-    assert [(i, len(targets), references.shape[1]) for i, targets, references in draws] == [(0, 12, 8), (1, 7, 6)]
+    assert [(i, variant, len(targets), references.shape[1]) for i, variant, targets, references in draws] == [
+        (0, 0, 12, 8),
+        (1, 0, 7, 6),
+    ]
     alone = [RoomObjective(tiny_backbone, one).eval() for one in (room, other)]
-    expected = [alone[i](targets, references) for i, targets, references in draws]
+    expected = [alone[i](targets, references) for i, _, targets, references in draws]
     torch.testing.assert_close(both(draws), torch.cat(expected))
     expected = torch.cat([objective.validation_losses(8) for objective in alone])
     assert both.validation_losses(8) == pytest.approx(expected.tolist())
     parts = [both.draw(8, 0, 3, rank, 2) for rank in range(2)]
-    shared = [(i, int(t)) for part in parts for i, targets, _ in part for t in targets]
+    shared = [(i, int(t)) for part in parts for i, _, targets, _ in part for t in targets]
     assert sorted(shared) == [(0, t) for t in range(12)] + [(1, t) for t in range(7)]
     for part in parts:
-        for i, targets, references in part:
-            assert torch.equal(references, draws[i][2][targets])
+        for i, _, targets, references in part:
+            assert torch.equal(references, draws[i][3][targets])
+
+
+def test_every_other_step_is_trained_in_a_variant(room, tiny_backbone, monkeypatch):
+    """Losses against those of the varied rooms by the network's plain computation."""
+    monkeypatch.setattr(objective_module, "VARIANTS", 3)
+    rooms = [room, dataclasses.replace(room, rirs=room.rirs[::-1].copy())]
+    both = objective_module.RoomsObjective(tiny_backbone, rooms, augment=VARIED).eval()
+    numbers = np.array([[variant for _, variant, *_ in both.draw(4, 3, step, 0, 1)] for step in range(200)])
+    assert 0.4 < (numbers > 0).mean() < 0.6
+    assert set(numbers.flatten()) == set(range(objective_module.VARIANTS + 1))
+    assert (numbers[:, 0] != numbers[:, 1]).any()
+    step = int(np.flatnonzero((numbers > 0).all(axis=1))[0])
+    draws = both.draw(4, 3, step, 0, 1)
+    expected = []
+    for i, variant, targets, references in draws:
+        varied = vary(rooms[i], VARIED, (3, i, variant))
+        expected.append(RoomObjective(tiny_backbone, varied, reuse=False).eval()(targets, references))
+    torch.testing.assert_close(both(draws), torch.cat(expected), rtol=1e-4, atol=1e-5)
+    same = [RoomObjective(tiny_backbone, rooms[i]).eval()(t, r) for i, _, t, r in draws]
+    assert (both(draws) - torch.cat(same)).abs().max() > 1e-3
+    # another process has the same variants, another step or seed others; validation has none
+    assert [d[1] for d in both.draw(4, 3, step, 1, 2)] == [d[1] for d in draws]
+    assert (numbers != [[d[1] for d in both.draw(4, 4, step, 0, 1)] for step in range(200)]).any()
+    plain = objective_module.RoomsObjective(tiny_backbone, rooms).eval()
+    assert both.validation_losses(4) == plain.validation_losses(4)
+
+
+def test_settings_without_augmentation_are_what_they_were():
+    assert "augment" not in SHORT.describe()
+    assert SHORT.describe() == {k: v for k, v in dataclasses.asdict(SHORT).items() if k != "augment"}
+    on = dataclasses.replace(SHORT, augment=Augmentation(mirror=True, positions=0.1))
+    assert on.describe() == {**SHORT.describe(), "augment": {"mirror": True, "positions": 0.1}}
 
 
 def test_l2sp_stays_nearer_to_the_backbone(room, tiny_backbone, accelerator, tmp_path):

@@ -82,7 +82,17 @@ def test_every_method_in_two_processes(room_folder, tmp_path):
 
 def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, tmp_path):
     script = ["--room", str(room_folder), "--backbone", str(tiny_backbone_file), "--k", "4", "--shots", "11"]
-    script += ["--max-steps", "20", "--validate-every", "5"]
+    script += [
+        "--max-steps",
+        "20",
+        "--validate-every",
+        "5",
+        "--augment",
+        "rotation",
+        "scale",
+        "translation",
+        "positions",
+    ]
     port = ["--main_process_port", free_port()]
     runs = {
         "one": (
@@ -111,6 +121,7 @@ def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, 
     report = json.loads((tmp_path / "one.json").read_text())
     assert [row["predictor"] for row in report["rows"]] == ["nearest", "linear", "energy", "backbone", "studio/base"]
     assert report["training"]["method"]["method"] == "lora"
+    assert report["training"]["augment"] == {"rotation": 1.0, "translation": 0.5, "scale": 0.1, "positions": 0.05}
     assert len((tmp_path / "run-one" / "log.jsonl").read_text().splitlines()) == 20
 
 
