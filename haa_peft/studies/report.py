@@ -24,6 +24,7 @@ from haa_peft.studies.results import (
     run_names,
     trained_names,
     usual_shots,
+    with_shared_seeds,
 )
 from haa_peft.studies.statistics import Difference, compare_runs
 
@@ -80,12 +81,14 @@ def _kind(
 ) -> list[str]:
     """The part of the page about the rooms of one kind."""
     own = [r for r in results if not r.is_transfer]
-    usual = comparable(own)
+    every = comparable(own)
+    usual = with_shared_seeds(every)
     names = run_names(usual)
+    seeds = _values(r.seed for r in usual)
     parts = [f"## {kind.capitalize()} rooms", NOTES[kind], _winners(usual, compare_with)]
     parts += [
         f"### Mean errors in {kind} rooms",
-        "Means over configurations of mean absolute errors at all tested positions of all seeds, with "
+        f"Means over configurations of mean absolute errors at all tested positions of seeds {seeds}, with "
         f"{usual_shots(own)} measurements where the run's label names no other number. "
         "*Unchanged*: in how many runs validation kept the backbone as it was.",
         markdown(_mean_table(usual)),
@@ -96,7 +99,7 @@ def _kind(
     for other in dict.fromkeys((compare_with, "backbone", "nearest")):
         if other in names and len(names) > 1:
             rows = [
-                [run, *(_difference(compare_runs(usual, run, other, metric)) for _, metric, *_ in SHOWN)]
+                [run, *(_difference(compare_runs(every, run, other, metric)) for _, metric, *_ in SHOWN)]
                 for run in names
                 if run != other
             ]
@@ -105,7 +108,7 @@ def _kind(
     for column in HEARD:
         parts += [f"{column[0]}, the lowest in bold:", markdown(_configuration_table(usual, column))]
     if compare_with in names:
-        parts += [f"Against `{compare_with}`:", markdown(_verdict_table(usual, compare_with))]
+        parts += [f"Against `{compare_with}`:", markdown(_verdict_table(every, compare_with))]
     for room in sorted({r.room for r in usual}):
         here = [r for r in usual if r.room == room]
         parts.append(_embed(figures.plot_maps(here, folder / f"map-{room}-{kind}.png", show), f"EDT errors in {room}"))
@@ -158,7 +161,7 @@ def _contents(results: Sequence[RunResult]) -> str:
 
 def _summary(results: Sequence[RunResult]) -> list[str]:
     """All runs in one figure, the best first."""
-    own = comparable([r for r in results if not r.is_transfer])
+    own = with_shared_seeds(comparable([r for r in results if not r.is_transfer]))
     if "backbone" not in run_names(own):
         return []
     ranked = sorted((of_backbone(own, run), run) for run in run_names(own))

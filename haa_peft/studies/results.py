@@ -211,6 +211,12 @@ def comparable(results: Sequence[RunResult]) -> list[RunResult]:
     return [r for r in results if r.shots == usual or len(numbers[r.run]) == 1]
 
 
+def with_shared_seeds(results: Sequence[RunResult]) -> list[RunResult]:
+    """Results of the seeds that all runs have, whose means alone can be compared; all results if there are none."""
+    seeds = set.intersection(*({r.seed for r in results if r.run == run} for run in run_names(results)))
+    return [r for r in results if r.seed in seeds] or list(results)
+
+
 def over_shots(results: Sequence[RunResult]) -> list[RunResult]:
     """Runs tested with several numbers of measurements, in the configurations tested with all of these numbers."""
     shots = {run: {r.shots for r in results if r.run == run} for run in run_names(results)}

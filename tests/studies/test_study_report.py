@@ -43,6 +43,19 @@ def rows(page, heading):
     return {line[0]: line[1:] for line in lines}
 
 
+def test_means_are_over_seeds_that_all_runs_have(study, write_run):
+    before = write_report(study, title="Methods", question="").read_text()
+    for name in ("r3vival/000", "r3vival/RB"):
+        for run in ("lora", "full"):
+            write_run(run, np.full(10, 0.5), name=name, seed=2)
+    page = write_report(study, title="Methods", question="").read_text()
+    heading = "### Mean errors in measured rooms"
+    assert "of seeds 0, 1, with 12 measurements" in page
+    assert rows(page, heading) == rows(before, heading)
+    against = "### Differences in measured rooms"
+    assert rows(page, against)["lora"] != rows(before, against)["lora"]  # both have the third
+
+
 def test_the_page(study):
     page = write_report(study, title="Methods", question="Which is best?").read_text()
     assert page.startswith("# Methods\n\nWhich is best?\n")
