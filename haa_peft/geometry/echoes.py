@@ -59,10 +59,11 @@ class EchoEvidence:
     def of_distances(self, distances: np.ndarray, order: int = 1) -> np.ndarray:
         """The same for lengths (N, ...) of paths in metres; nothing is known beyond the RIRs' end."""
         table = self.log_ratio[order - 1]
-        sample = np.rint(distances / SPEED_OF_SOUND * SAMPLE_RATE).astype(np.int64)
-        inside = sample < table.shape[1]
-        rows = np.arange(len(table)).reshape(-1, *[1] * (sample.ndim - 1)) * table.shape[1]
-        return np.where(inside, table.ravel().take(rows + np.minimum(sample, table.shape[1] - 1)), 0.0)
+        length = table.shape[1]
+        sample = (distances * (SAMPLE_RATE / SPEED_OF_SOUND) + 0.5).astype(np.intp)
+        np.minimum(sample, length - 1, out=sample)  # the last sample is kept neutral
+        sample += np.arange(len(table)).reshape(-1, *[1] * (sample.ndim - 1)) * length
+        return table.ravel().take(sample)
 
 
 def echo_evidence(rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray) -> EchoEvidence:
@@ -90,7 +91,8 @@ def echo_evidence(rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray)
     late = np.flatnonzero(onset + SURROUNDINGS > rirs.shape[1])
     if len(late):
         raise InputError(
-            f"RIR {late[0]} of {rirs.shape[1]} samples ends within 33 ms of its direct sound; give longer RIRs at 22050 Hz"
+            f"RIR {late[0]} of {rirs.shape[1]} samples ends within 33 ms of its direct sound; "
+            f"give longer RIRs at {SAMPLE_RATE} Hz"
         )
     highpass = butter(2, HIGHPASS_HZ, "highpass", fs=SAMPLE_RATE, output="sos")
     sharp = sosfiltfilt(highpass, without_loudspeaker(rirs, onset), axis=1)
@@ -106,7 +108,7 @@ def echo_evidence(rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray)
 
 
 def _centred(log_ratio: np.ndarray, start: np.ndarray) -> np.ndarray:
-    """Evidence (orders, N, T) less what all measurements have so long after their direct sound; 0 before ``start`` (N,).
+    """Evidence (orders, N, T) less what all have so long after their direct sound; 0 up to ``start`` (N,).
 
     Loudspeakers that go on ringing, and decay, make early moments louder than later ones in every measurement. And the
     mean of what is measured becomes neutral, so a wall whose echoes would come when nothing is known gains nothing.
@@ -120,7 +122,8 @@ def _centred(log_ratio: np.ndarray, start: np.ndarray) -> np.ndarray:
     centred = np.zeros_like(log_ratio)
     for i, begin in enumerate(start):
         centred[:, i, begin:] = log_ratio[:, i, begin:] - common[:, : length - begin]
-    return centred
+    centred[:, :, -1] = 0  # stands for all that comes later
+    return centred.astype(np.float32)
 
 
 def without_loudspeaker(rirs: np.ndarray, onset: np.ndarray) -> np.ndarray:

@@ -30,11 +30,11 @@ APART = 0.1
 """Metres between candidates."""
 FLOOR_WIDTH, FLOOR_CHANCE = 0.03, 0.5
 """How exactly z = floor is the floor if it is at all, in metres, and the chance that it is."""
-TEMPERATURE = 1.5
-BLUR = 0.03
+TEMPERATURE = 1.0
+BLUR = 0.05
 """Metres (standard deviation) of positions that evidence knows nothing of, added to every wall's distribution."""
 INTERVAL = 0.9
-NEAR, SURE = 0.25, 0.8
+NEAR, SURE = 0.25, 0.9
 """A wall is confident if this share of its distribution lies within so many metres of the estimate."""
 FLAT = 0.1
 """Metres; if positions and receiver differ by less along an axis, its two walls' echoes come at the same times."""
@@ -56,7 +56,7 @@ class ShoeboxEstimate:
     low, high : (6,) m, ends of the walls' 90 % intervals.
     deviation : (6,) m, the distributions' standard deviations.
     evidence : (6,) log likelihood ratio of the wall's first echoes against chance.
-    confident : (6,) whether four fifths of the distribution lie within 25 cm of the estimate and the axis is not flat.
+    confident : (6,) whether nine tenths of the distribution lie within 25 cm of the estimate and the axis is not flat.
     flat : (3,) whether all positions and the receiver lie in one plane across this axis.
     floor : what z was assumed to be the floor's, None for nothing.
     measurements : how many RIRs were used.
@@ -115,7 +115,9 @@ class ShoeboxEstimate:
             text += f"; uncertain: {', '.join(doubtful)}"
         if self.flat.any():
             axes = " and ".join(axis for axis, flat in zip("xyz", self.flat, strict=True) if flat)
-            text += f"; positions and receiver have the same {axes}, so echoes do not tell which of its two walls is which"
+            text += (
+                f"; positions and receiver have the same {axes}, so echoes do not tell which of its two walls is which"
+            )
         return text
 
     def to_json(self) -> dict:
@@ -224,7 +226,7 @@ def box_evidence(evidence: EchoEvidence, boxes: np.ndarray) -> np.ndarray:
                 continue
             found = evidence.of_distances(paths[cell], order)
             for parent in _parents(cell) if order > 1 else ():
-                found = np.where(np.abs(paths[cell] - paths[parent]) < SAME, 0.0, found)
+                found *= np.abs(paths[cell] - paths[parent]) >= SAME
             total += found.sum(axis=0)
     return total
 
@@ -252,7 +254,7 @@ def _along(evidence: EchoEvidence, axis: int, low: np.ndarray, high: np.ndarray,
     if times % 2:
         points = 2 * (high if times > 0 else low) - points
         times -= 1 if times > 0 else -1
-    return points + times * (high - low) - evidence.receiver[axis]
+    return (points + times * (high - low) - evidence.receiver[axis]).astype(np.float32)
 
 
 def _likely_boxes(evidence: EchoEvidence, grids: list[np.ndarray], scores: list[np.ndarray]) -> np.ndarray:
