@@ -7,7 +7,8 @@ Rooms not seen while it was made: shoeboxes, some furnished, as the corpus draws
 pyroomacoustics' image sources up to order 12 with scattering objects and noise; 12 positions of each. Of measured
 rooms, training measurements alone, against the box around all their surfaces, which is the room where that is a box
 (R3VIVAL, HAA's dampened room and hallway) and the outermost walls elsewhere. Every room twice: with z = 0 probably the
-floor, and without. The check of given geometry is tried with the true walls, and with one wall moved outwards by a metre.
+floor, and without. The check of given geometry is tried with the true walls, and with one wall moved outwards by 1 m.
+The tables go beside the JSON, as .md.
 """
 
 import argparse
@@ -23,8 +24,9 @@ from haa_peft import load_room
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError, check_seed, command
-from haa_peft.evaluation.sound_geometry import compare_with_box, summary, summary_table
-from haa_peft.files import check_writable, write_json
+from haa_peft.evaluation.report import figure, markdown
+from haa_peft.evaluation.sound_geometry import RIGHT, compare_with_box, summary, summary_table
+from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.geometry.plausibility import check_surfaces
 from haa_peft.geometry.shoebox import WALLS, estimate_shoebox
 from haa_peft.geometry.surfaces import Surfaces
@@ -32,6 +34,7 @@ from haa_peft.rooms.drawing import draw_room
 from haa_peft.rooms.simulation import simulate
 from haa_peft.rooms.splits import SHOTS, farthest_points
 
+SIMULATED = ("simulated as the corpus", "image sources")
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
 """RIRs (N, 9600), positions (N, 3) m, receiver (3,) m."""
 
@@ -145,8 +148,8 @@ def main() -> None:
     if args.json is not None:
         check_writable(args.json)
     groups: dict[str, tuple[Any, int]] = {
-        "simulated as the corpus": (partial(corpus_box, args.seed), args.boxes),
-        "image sources": (partial(image_source_box, args.seed), args.image_sources),
+        SIMULATED[0]: (partial(corpus_box, args.seed), args.boxes),
+        SIMULATED[1]: (partial(image_source_box, args.seed), args.image_sources),
     }
     for name in args.rooms:
         kind = load_room(name).source  # every room is checked before any is simulated
@@ -170,15 +173,34 @@ def main() -> None:
         }
         for group, rows in found.items()
     }
-    print(f"\nz = 0 probably the floor\n\n{summary_table(summaries)}\n\nfloor unknown\n\n{summary_table(free)}\n")
-    for group, about in checks.items():
-        print(
-            f"{group}: true walls contradicted in {about['false_alarms']:.0%} of {about['rooms']} rooms, "
-            f"one moved by 1 m in {about['moved_wall_found']:.0%}"
-        )
+    about = {"seed": args.seed, "floor": summaries, "no_floor": free, "check": checks, "rooms": found}
+    print("\n" + page(about))
     if args.json is not None:
-        about = {"seed": args.seed, "floor": summaries, "no_floor": free, "check": checks, "rooms": found}
         write_json(args.json, about)
+        write_atomically(args.json.with_suffix(".md"), page(about).encode())
+
+
+def page(about: dict[str, Any]) -> str:
+    """Tables of what was found, as Markdown."""
+    parts = [f"# The box around the receiver, from sound\n\nSimulated rooms of seed {about['seed']}."]
+    parts += ["With z = 0 probably the floor:", summary_table(about["floor"])]
+    parts += ["With nothing assumed of z:", summary_table(about["no_floor"])]
+    cells = [["true planes given", "rooms", "contradicted %", "one wall 1 m further out, found %"]]
+    for group, check in about["check"].items():
+        shares = (figure(check[key], 100, 0) for key in ("false_alarms", "moved_wall_found"))
+        cells.append([group, str(check["rooms"]), *shares])
+    parts.append(markdown(cells))
+    cells = [["room", "estimated m", "true m", "walls within 25 cm", "in 90 % interval", "confident", "of those right"]]
+    for group, rows in about["rooms"].items():
+        for row in rows if group not in SIMULATED else ():
+            sizes = (" x ".join(f"{value:.2f}" for value in row[key]) for key in ("size", "true_size"))
+            right = [error <= RIGHT for error in row["wall_error_m"]]
+            sure = [ok for ok, confident in zip(right, row["confident"], strict=True) if confident]
+            counts = (sum(right), sum(row["inside_interval"]), len(sure), sum(sure))
+            cells.append([row["room"], *sizes, *map(str, counts)])
+    if len(cells) > 1:
+        parts.append(markdown(cells))
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
