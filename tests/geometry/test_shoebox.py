@@ -171,7 +171,7 @@ def test_the_command_prints_and_writes(room_folder, tmp_path, capsys, rirs, posi
     assert len(written["given"]["contradictions"]) == 1
 
 
-def test_r3vival_within_half_a_metre(shared_data):
+def test_r3vival_000_within_half_a_metre(shared_data):
     from haa_peft import load_room
 
     room = load_room(shared_data / "r3vival" / "000")
