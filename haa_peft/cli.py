@@ -101,6 +101,15 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--store", help="folder of adapters (default: $HAA_PEFT_STORE or ./adapters)")
         one.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
 
+    sound = commands.add_parser(
+        "geometry-from-sound", help="estimate the box around a receiver from the echoes, and check the geometry given"
+    )
+    sound.set_defaults(command=_geometry_from_sound)
+    sound.add_argument("room", metavar="ROOM", help="room folder, HAA folder or twin; its training positions count")
+    sound.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
+    sound.add_argument("--no-floor", action="store_true", help="z = 0 is not the floor (default: it probably is)")
+    sound.add_argument("--json", type=Path, help="write everything here")
+
     download = commands.add_parser("download", help="fetch measured rooms")
     download.set_defaults(command=_download)
     download.add_argument("dataset", choices=("haa",), help="Hearing Anything Anywhere, Zenodo record 11195833")
@@ -166,6 +175,28 @@ def _identify(args: argparse.Namespace) -> None:
         print("no stored adapter predicts this room better than the bare backbone; train one")
     if args.json is not None:
         write_json(args.json, {"room": room.name, "fits": [fit._asdict() for fit in fits], "left_out": left_out})
+
+
+def _geometry_from_sound(args: argparse.Namespace) -> None:
+    from haa_peft.evaluation.sound_geometry import sound_tables
+    from haa_peft.geometry.plausibility import check_surfaces
+    from haa_peft.geometry.shoebox import estimate_shoebox
+
+    if args.json is not None:
+        check_writable(args.json)
+    room = load_room(args.room)
+    room = room if args.shots is None else room.with_shots(args.shots)
+    train = room.splits["train"]
+    measured = room.rirs[train], room.positions[train], room.receiver
+    estimate = estimate_shoebox(*measured, floor=None if args.no_floor else 0.0)
+    check = check_surfaces(*measured, room.surfaces, estimate)
+    print(f"{room.name}: {estimate.account()}\n\n{sound_tables(estimate, check, room.surfaces)}")
+    for sentence in check.contradictions:
+        print(f"contradiction: {sentence}")
+    if not check.contradictions:
+        print("no echo contradicts the surfaces given")
+    if args.json is not None:
+        write_json(args.json, {"room": room.name, **estimate.to_json(), "given": check.to_json()})
 
 
 def _finetune(args: argparse.Namespace) -> None:

@@ -1,0 +1,86 @@
+"""How far geometry estimated from sound is right: errors of boxes and intervals, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from haa_peft.evaluation.report import figure, markdown
+from haa_peft.geometry.plausibility import SurfaceCheck
+from haa_peft.geometry.shoebox import WALLS, ShoeboxEstimate
+from haa_peft.geometry.surfaces import Surfaces
+
+RIGHT = 0.25
+"""Metres that a wall may be off and be called right."""
+
+
+def compare_with_box(estimate: ShoeboxEstimate, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    """An estimate against the true box between corners ``low`` and ``high`` (3,) m, as plain values."""
+    truth = np.stack([low, high], axis=1).ravel()
+    size = high - low
+    return {
+        "true_origin": low.tolist(),
+        "true_size": size.tolist(),
+        "size": estimate.size.tolist(),
+        "size_error_m": np.abs(estimate.size - size).tolist(),
+        "size_error": (np.abs(estimate.size - size) / size).tolist(),
+        "wall_error_m": np.abs(estimate.offsets - truth).tolist(),
+        "inside_interval": ((estimate.low <= truth) & (truth <= estimate.high)).tolist(),
+        "interval_m": (estimate.high - estimate.low).tolist(),
+        "confident": estimate.confident.tolist(),
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Medians and shares over the dimensions and walls of rooms, ``rows`` of :func:`compare_with_box`."""
+    size, metres = (np.array([row[key] for row in rows]) for key in ("size_error", "size_error_m"))
+    wall, inside = (np.array([row[key] for row in rows]) for key in ("wall_error_m", "inside_interval"))
+    sure, width = (np.array([row[key] for row in rows]) for key in ("confident", "interval_m"))
+    return {
+        "rooms": len(rows),
+        "median_size_error": float(np.median(size)),
+        "mean_size_error": float(size.mean()),
+        "size_within_10_percent": float((size < 0.1).mean()),
+        "largest_size_error_m": float(metres.max()),
+        "size_within_50_cm": float((metres <= 0.5).mean()),
+        "walls_within_25_cm": float((wall <= RIGHT).mean()),
+        "walls_in_interval": float(inside.mean()),
+        "median_interval_m": float(np.median(width)),
+        "confident": float(sure.mean()),
+        "confident_within_25_cm": float((wall[sure] <= RIGHT).mean()) if sure.any() else float("nan"),
+        "confident_in_interval": float(inside[sure].mean()) if sure.any() else float("nan"),
+    }
+
+
+def summary_table(named: dict[str, dict[str, Any]]) -> str:
+    """Summaries of groups of rooms as a Markdown table."""
+    heads = ["rooms", "number", "size error, median %", "mean %", "within 10 %", "largest m", "walls within 25 cm",
+             "in 90 % interval", "interval m", "confident", "of those within 25 cm"]  # fmt: skip
+    keys = (("median_size_error", 100, 2), ("mean_size_error", 100, 1), ("size_within_10_percent", 100, 0),
+            ("largest_size_error_m", 1, 2), ("walls_within_25_cm", 100, 0), ("walls_in_interval", 100, 0),
+            ("median_interval_m", 1, 2), ("confident", 100, 0), ("confident_within_25_cm", 100, 1))  # fmt: skip
+    cells = [heads]
+    for name, about in named.items():
+        cells.append([name, str(about["rooms"]), *(figure(about[key], factor, digits) for key, factor, digits in keys)])
+    return markdown(cells)
+
+
+def sound_tables(estimate: ShoeboxEstimate, check: SurfaceCheck, surfaces: Surfaces) -> str:
+    """Walls of an estimate, and what is heard of given surfaces, as two Markdown tables."""
+    low, high = surfaces.bounds()
+    given = np.stack([low, high], axis=1).ravel()
+    walls = [["wall", "m", "90 % interval", "evidence", "confident", "box around surfaces"]]
+    for i, name in enumerate(WALLS):
+        interval = f"{estimate.low[i]:.2f} to {estimate.high[i]:.2f}"
+        sure = "yes" if estimate.confident[i] else "no"
+        walls.append(
+            [name, f"{estimate.offsets[i]:.2f}", interval, f"{estimate.evidence[i]:.1f}", sure, f"{given[i]:.2f}"]
+        )
+    rows = [["surface", "measurements with its echo", "evidence", "by chance", "heard"]]
+    for echo in check.surfaces:
+        heard = "-" if echo.heard is None else ("yes" if echo.heard else "no")
+        cells = [str(echo.surface), str(echo.paths), figure(echo.evidence), figure(echo.chance, 1, 2), heard]
+        rows.append(cells)
+    return f"{markdown(walls)}\n\n{markdown(rows)}\n"

@@ -1,0 +1,54 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from haa_peft.evaluation.sound_geometry import compare_with_box, summary, summary_table
+from haa_peft.geometry.shoebox import ShoeboxEstimate
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def test_errors_and_shares():
+    offsets = np.array([0.0, 4.1, 0.0, 5.0, -0.2, 3.0])  # y high is 1 m out, the floor 20 cm
+    width = np.array([0.05, 0.2, 0.05, 0.1, 0.3, 0.1])
+    confident = np.array([True, True, True, True, False, True])
+    estimate = ShoeboxEstimate(
+        offsets, offsets - width, offsets + width, width / 2, np.ones(6), confident, np.zeros(3, bool), None, 12
+    )
+    row = compare_with_box(estimate, np.zeros(3), np.array([4.0, 6.0, 3.0]))
+    np.testing.assert_allclose(row["size_error_m"], [0.1, 1.0, 0.2])
+    np.testing.assert_allclose(row["size_error"], [0.1 / 4, 1 / 6, 0.2 / 3])
+    assert row["inside_interval"] == [True, True, True, False, True, True]
+    about = summary([row])
+    assert about["median_size_error"] == pytest.approx(0.2 / 3)
+    assert about["size_within_50_cm"] == pytest.approx(2 / 3)
+    assert about["walls_within_25_cm"] == about["walls_in_interval"] == pytest.approx(5 / 6)
+    assert about["confident_within_25_cm"] == pytest.approx(4 / 5)
+    assert "| 6.67 |" in " ".join(summary_table({"some": about}).split())
+    np.testing.assert_allclose(estimate.size_interval[0], [4.1 - np.hypot(0.2, 0.05), 4.1 + np.hypot(0.05, 0.2)])
+
+
+def test_the_recipe_writes_what_it_prints(tmp_path):
+    options = ["--boxes", "0", "--image-sources", "1", "--json", tmp_path / "sound.json"]
+    command = [sys.executable, RECIPES / "geometry_from_sound.py", *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "sound.json").read_text())
+    (room,) = written["rooms"]["image sources"]
+    assert written["floor"]["image sources"] == summary([room])
+    assert (tmp_path / "sound.md").read_text() in done.stdout
+    assert "| image sources |" in done.stdout.replace("  ", "")
+
+
+def test_kept_results_hold_what_is_claimed():
+    kept = json.loads((RECIPES / "results" / "geometry-from-sound.json").read_text())
+    rows = [row for group in ("simulated as the corpus", "image sources") for row in kept["rooms"][group]]
+    assert len(rows) >= 100
+    assert kept["seed"] >= 1000
+    for group, rooms in kept["rooms"].items():
+        assert summary(rooms) == pytest.approx(kept["floor"][group], nan_ok=True)
+    assert np.median([row["size_error"] for row in rows]) < 0.1
