@@ -141,7 +141,7 @@ def test_missing(room_folder, tmp_path):
         (lambda f: edit(f, sample_rate="48k"), "sample_rate is '48k' but must be"),
         (lambda f: edit(f, receiver_xyz=[9, 1, 1]), "the receiver .* lies outside the room"),
         (lambda f: change(f, "xyzs.npy", lambda x: 1000 * x), "position 0, .* lies outside the room"),
-        (lambda f: edit(f, room_size=None, surfaces=CORNER), "no surface is seen in 6.% of the directions"),
+        (lambda f: edit(f, room_size=None, surfaces=CORNER), "no surface is seen in 7.% of the directions"),
         (lambda f: edit(f, sample_rate=44_099), "no simple ratio"),
         (lambda f: change(f, "RIRs.npy", lambda x: x[:, :0]), r"RIRs.npy is \(20, 0\)"),
         (lambda f: (f / "RIRs.npy").write_bytes(b""), "cannot be read as a .npy array"),

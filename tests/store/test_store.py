@@ -73,7 +73,7 @@ def test_a_pack_comes_back_as_it_was(room, store, tiny_backbone):
     assert pack.config == wanted.config
     np.testing.assert_array_equal(pack.rirs, room.rirs[room.splits["train"]])
     np.testing.assert_array_equal(pack.positions, room.positions[room.splits["train"]])
-    np.testing.assert_array_equal(pack.surfaces.points, room.surfaces.points)
+    np.testing.assert_array_equal(pack.geometry.points, room.geometry.points)
     assert pack.scale == room.scale
     assert sorted(path.name for path in NAME.folder(store).iterdir()) == sorted(
         [
