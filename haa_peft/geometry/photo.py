@@ -24,6 +24,8 @@ from haa_peft.geometry.views import cut_views
 KEYS = ("rgb", "model", "output", "centre_azimuth", "turning", "height", "room_height")
 OUTPUTS = {"dpt": "inverse", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
 """What networks of transformers give, by ``model_type``; Depth Anything says it in its configuration."""
+SLACK = 1.3
+"""What is estimated may be nearer than what is there by this factor before positions behind it contradict it."""
 WIDEST = 2048
 """Pixels across; wider pictures are reduced before they are cut."""
 
@@ -61,12 +63,12 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
     estimate, output = load_network(str(local) if local.is_dir() else name, entry, where)
     images = estimate(cut_views(picture, centre, clockwise))
     depth, floor_error = fit_depth(images, output == "depth", Heights(height, room_height), known)
-    if sight.contradicts(depth, known):
-        remedy = "check that it was taken at the receiver, and its centre_azimuth"
-        for degrees, mirrored in sight.agreeing_turns(depth, known)[:1]:
+    if sight.contradicts(SLACK * depth, known):
+        remedy = "check that it was taken at the receiver, its centre_azimuth and height, or try another model"
+        for degrees, mirrored in sight.agreeing_turns(SLACK * depth, known)[:1]:
             turning, azimuth = other_convention(degrees, mirrored, centre, clockwise)
             remedy = f'it would agree with "turning": "{turning}", "centre_azimuth": {azimuth:g}'
-        raise InputError(f"{path}: {sight.complaint(depth, known)}; {remedy}")
+        raise InputError(f"{path}: {sight.complaint(SLACK * depth, known)}, with {SLACK - 1:.0%} forgiven; {remedy}")
     floor = "" if "height" in entry else " (its z, so the floor is taken at 0)"
     ceiling = "" if room_height is None else f", the room's height of {room_height:g} m"
     notes = (

@@ -24,7 +24,7 @@ NEAREST, FARTHEST = 0.1, 50.0
 GRID = (32, 64)
 """Directions that are fitted."""
 ROBUST = 0.1
-"""Relative error beyond which a residual counts less (Cauchy): furniture is no floor."""
+"""Relative error beyond which a residual counts less (Cauchy): furniture is no floor, and hides positions."""
 TETHER = 0.1
 """Weight of scales being alike and shifts small, which decides what nothing else does."""
 LOST = 0.25
