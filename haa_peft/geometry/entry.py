@@ -22,7 +22,8 @@ def check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> No
     """Raise ``InputError`` for a key that an entry does not have."""
     unknown = sorted(set(entry) - set(known))
     if unknown:
-        raise InputError(f"{where}: geometry has {unknown[0]!r}, but {known[0]} goes with {', '.join(known[1:])}")
+        others = f"goes with {', '.join(known[1:])}" if len(known) > 1 else "stands alone"
+        raise InputError(f"{where}: geometry has {unknown[0]!r}, but {known[0]} {others}")
 
 
 def choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], default: str | None, where: str) -> str | None:

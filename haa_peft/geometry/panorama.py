@@ -15,9 +15,9 @@ OPEN_SHARE = 0.25
 """Of the directions from the receiver; a room that is open in more of them is not around it."""
 TRUST = {
     "stated": "as good as what was stated",
-    "measured": "measured; as good as its convention is right, which positions and direct sound check in part",
-    "estimated": "estimated; expect errors of tens of percent, and let validation errors say whether it serves",
-    "assumed": "assumed; the room's shape is not in it",
+    "measured": "as good as unit, axes and convention are right, which positions and direct sound check in part",
+    "estimated": "expect errors of tens of percent, and let validation errors say whether it serves",
+    "assumed": "the room's shape is not in it",
 }
 """How far a source of geometry can be trusted."""
 

@@ -62,7 +62,7 @@ class Known:
 
     @property
     def is_on_time(self) -> np.ndarray:
-        """Which of the heard ones are not heard before sound can be there, (M,); others' delays are not to be trusted."""
+        """Which of the heard ones are not heard before sound can be there, (M,); other delays are not to be trusted."""
         return self.late > -STRAIGHT
 
     @property
@@ -159,15 +159,16 @@ def sight_notes(depth: np.ndarray, known: Known) -> tuple[str, ...]:
     count, early = len(known.on_time), contradicting(depth, known)
     if not count:
         return ("no direct sound comes at distance / 343 m/s or later, so nothing was checked against it",)
-    if len(early):
-        agreeing = f"; not so {', '.join(str(i) for i in early)}, which are heard through a surface"
-    else:
-        agreeing = ""
+    names = ", ".join(str(i) for i in early)
+    agreeing = f"; not so {names}, heard through a surface" if names else ""
     ways = agreeing_turns(depth, known)
     sign = "rests on what was stated, since the mirror image would agree as well"
     if (0, True) not in ways:
         sign = "is borne out, since the mirror image would not agree"
-    return (f"direct sound agrees at {count - len(early)} of {count} positions{agreeing}", f"the sign of azimuth {sign}")
+    return (
+        f"direct sound agrees at {count - len(early)} of {count} positions{agreeing}",
+        f"the sign of azimuth {sign}",
+    )
 
 
 def box_of(depth: np.ndarray, known: Known, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

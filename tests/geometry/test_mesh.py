@@ -109,7 +109,7 @@ def test_a_receiver_outside(tmp_path, known, true_depth):
     name = write(tmp_path, box(), move=(10, 0, 3))
     message = refused(tmp_path, known, r"the receiver \[2.0, 1.1, 1.2\] lies outside it", mesh=name, unit="m", up="z")
     assert '"receiver"' in message
-    moved = (RECEIVER + [10, 0, 3]).tolist()
+    moved = (RECEIVER + np.array([10, 0, 3])).tolist()
     np.testing.assert_allclose(read(tmp_path, known, mesh=name, receiver=moved).depth, true_depth, rtol=1e-4)
 
 
