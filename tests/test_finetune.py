@@ -57,6 +57,23 @@ def test_every_option_reaches_the_card(options, capsys):
     assert not any(target.startswith(("lin_proj_1", "source_network.to_patch")) for target in method["targets"])
 
 
+def test_a_room_of_which_only_sound_is_known(options, room_folder, tiny_backbone_file, capsys):
+    finetune(*options, "--geometry", "none")
+    stored = pack("studio/base")
+    about = stored.card["room"]["geometry"]
+    assert (about["source"], about["trust"]) == ("nothing: a box around the positions", "assumed")
+    room = load_room(room_folder, "none")
+    np.testing.assert_array_equal(stored.geometry.depth, room.geometry.depth)
+    predictor = RoomPredictor.load("studio/base", backbone=load_backbone(str(tiny_backbone_file)))
+    far = predictor.predict([[40.0, 30.0, 20.0]])  # nobody knows where the walls are
+    assert np.isfinite(far).all()
+    evaluate = ["evaluate", str(room_folder), "--adapter", "studio/base", "--backbone", str(tiny_backbone_file)]
+    main([*evaluate, "--k", "4", "--geometry", "none"])
+    assert "note:" not in capsys.readouterr().out
+    main([*evaluate, "--k", "4"])
+    assert "other measurements, splits or geometry" in capsys.readouterr().out
+
+
 def test_a_warm_start(options, capsys):
     finetune(*options)
     finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--shots", 3, "--k", 2)

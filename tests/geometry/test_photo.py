@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessor
+from transformers import (
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+    DPTConfig,
+    DPTForDepthEstimation,
+    DPTImageProcessor,
+)
 
 from haa_peft.errors import InputError
 from haa_peft.geometry import photo
 from haa_peft.geometry.panorama import depth_around, directions, render_depth
-from haa_peft.geometry.photo import read_photo
+from haa_peft.geometry.photo import load_network, read_photo
 from haa_peft.geometry.scales import Heights, fit_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.geometry.views import AXES, HALF, PIXELS, UPWARDS, cut_views, look_up
@@ -172,6 +179,27 @@ def test_bad_input(tmp_path, known, picture, entry, message, monkeypatch):
     Image.new("RGB", (100, 100)).save(tmp_path / "square.png")
     (tmp_path / "text.png").write_text("not a picture")
     refused(tmp_path, known, message, **entry)
+
+
+@pytest.mark.parametrize(("kind", "output"), [("metric", "depth"), ("relative", "inverse")])
+def test_depth_anything_says_what_it_gives(tmp_path, kind, output):
+    backbone = Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=28, patch_size=14, mlp_ratio=1,
+        out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False,
+    )  # fmt: skip
+    config = DepthAnythingConfig(
+        backbone_config=backbone, patch_size=14, reassemble_hidden_size=32, neck_hidden_sizes=[8, 8, 8, 8],
+        fusion_hidden_size=8, head_hidden_size=8, depth_estimation_type=kind,
+    )  # fmt: skip
+    DepthAnythingForDepthEstimation(config).save_pretrained(tmp_path)
+    DPTImageProcessor(size={"height": 56, "width": 56}, ensure_multiple_of=14).save_pretrained(tmp_path)
+    estimate, found = load_network(str(tmp_path), {}, "room.json")
+    assert found == output
+    assert load_network(str(tmp_path), {"output": "inverse"}, "room.json")[1] == "inverse"
+    views = np.random.default_rng(0).integers(0, 255, (6, 96, 96, 3), dtype=np.uint8)
+    values = estimate(views)
+    assert values.shape == (6, 96, 96)
+    assert np.isfinite(values).all()
 
 
 def test_a_model_of_another_task(tmp_path, known, picture):
