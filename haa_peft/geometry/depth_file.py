@@ -72,7 +72,9 @@ def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, w
     if planar:
         depth = depth / np.abs(rays).max(axis=-1)
     if sight.contradicts(depth, known):
-        raise InputError(f"{path}: {sight.complaint(depth, known)}; {_remedy(depth, known, centre, clockwise)}")
+        raise InputError(
+            f"{path}: {sight.complaint(depth, known)}; {_remedy(depth, known, centre, clockwise, upside_down)}"
+        )
     taken = {"unit": unit, "distance": "radial", "centre_azimuth": 0, "turning": TURNINGS[0], "first_row": "up"}
     stated = ", ".join(f"{key} {entry[key]}" for key in taken if key in entry)
     unstated = ", ".join(f"{key} {value}" for key, value in taken.items() if key not in entry)
@@ -178,12 +180,12 @@ def _in_metres(values: np.ndarray, entry: Mapping[str, Any], path: Path, where: 
     return depth, unit
 
 
-def _remedy(depth: np.ndarray, known: sight.Known, centre: float, clockwise: bool) -> str:
+def _remedy(depth: np.ndarray, known: sight.Known, centre: float, clockwise: bool, upside_down: bool) -> str:
     """Another convention under which a map hides no position."""
     for degrees, mirrored in sight.agreeing_turns(depth, known):
         wrong = " and ".join((["the sign of azimuth"] if mirrored else []) + (["its zero"] if degrees else []))
         turning, azimuth = other_convention(degrees, mirrored, centre, clockwise)
         return f'with {wrong} changed it would hide none: state "turning": "{turning}", "centre_azimuth": {azimuth:g}'
     if not len(sight.contradicting(depth[::-1], known)):
-        return 'upside down it would hide none: state "first_row": "down" or "up", whichever is not stated'
+        return f'upside down it would hide none: state "first_row": "{"up" if upside_down else "down"}"'
     return "check that it was made at the receiver, its unit, and that it is radial"

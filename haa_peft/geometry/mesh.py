@@ -183,17 +183,16 @@ def _choose(mesh: Mesh, path: Path, readings: Sequence[Placement], known: sight.
     # the one that came farthest tells most
     failed = [(misfit, each) for misfit, each in zip(misfits, readings, strict=True) if misfit is not None]
     (stage, reason), closest = max(failed, key=lambda one: one[0][0])
-    remedy = REMEDIES[stage]
-    if is_stated:
-        others = _others_that_fit(mesh, closest, known)
-        if others:
-            remedy = f"{' or '.join(str(each) for each in others)} it would fit: state that in geometry"
+    others = _others_that_fit(mesh, closest, known)
+    remedy = f"{' or '.join(str(each) for each in others)} it would fit: state that in geometry"
+    if not others:
+        remedy = REMEDIES[stage]
     read = f"read {closest}" if is_stated else f"none of {len(readings)} readings fits; {closest}"
     raise InputError(f"{path}: {read} {reason}; {remedy}")
 
 
 def _others_that_fit(mesh: Mesh, stated: Placement, known: sight.Known) -> list[Placement]:
-    """Readings that fit where the stated one does not: those that depart from it least."""
+    """Readings that fit where that which was stated does not: those that depart from it least."""
     others = [
         dataclasses.replace(stated, unit=unit, up=up, turn=stated.turn + turn)
         for unit, up, turn in itertools.product(UNITS, UPS, QUARTERS)
@@ -211,7 +210,7 @@ REMEDIES = (
     'give the receiver in the mesh\'s own coordinates as "receiver" in geometry if its origin is another, and "turn"',
     'give "receiver" or "turn" in geometry if the mesh\'s origin or axes are not the room\'s, or mend the positions',
     "close it: scan the rest, or fill it in a mesh editor",
-    'state "turn" in geometry if its axes are not the room\'s, or "receiver" if its origin is another',
+    'state "turn" in geometry if its axes are not the room\'s, "receiver" if its origin is another, or mirror it',
 )
 """For each stage of :func:`_misfit`."""
 
@@ -238,5 +237,7 @@ def _misfit(mesh: Mesh, placement: Placement, known: sight.Known) -> tuple[int, 
             f"and at most {OPEN_SHARE:.0%} are filled"
         )
     if sight.contradicts(depth, known):
-        return 4, f"hides what is heard: {sight.complaint(depth, known)}"
+        is_mirrored = any(mirrored for _, mirrored in sight.agreeing_turns(depth, known))
+        mirror = ", and its mirror image would not, so it may come from a left-handed program" if is_mirrored else ""
+        return 4, f"hides what is heard: {sight.complaint(depth, known)}{mirror}"
     return None

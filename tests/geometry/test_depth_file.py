@@ -5,9 +5,9 @@ from PIL import Image
 
 from haa_peft.errors import InputError
 from haa_peft.geometry.depth_file import read_depth_map
-from haa_peft.geometry.panorama import directions, render_depth
+from haa_peft.geometry.panorama import depth_around, directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from tests.geometry.conftest import RECEIVER, SIZE
+from tests.geometry.conftest import RECEIVER, SIZE, heard_at
 
 
 def read(folder, known, **entry):
@@ -119,6 +119,16 @@ def spoiled(value, count=7):
 )  # fmt: skip
 def test_bad_maps(tmp_path, known, true_depth, change, message):
     refused(tmp_path, known, message, depth=write(tmp_path, change(true_depth)))
+
+
+def test_a_map_that_stands_on_its_head(tmp_path):
+    receiver = SIZE / 2 - [0, 0, 0.95]  # in the middle, near the floor
+    depth = depth_around(Surfaces.shoebox(SIZE), receiver)
+    above = heard_at(receiver + np.array([[1, 1, 1.5], [-1, 1, 1.6], [1, -1, 1.4], [0.3, 0.2, 1.7]]), receiver)
+    np.testing.assert_allclose(read(tmp_path, above, depth=write(tmp_path, depth)).depth, depth, rtol=1e-6)
+    name = write(tmp_path, depth[::-1])
+    refused(tmp_path, above, 'upside down it would hide none: state "first_row": "down"', depth=name)
+    read(tmp_path, above, depth=name, first_row="down")
 
 
 def test_the_convention_that_is_proposed_is_right(tmp_path, known, true_depth):

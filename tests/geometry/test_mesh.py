@@ -137,6 +137,25 @@ def test_a_mesh_turned_about(tmp_path, known, true_depth):
     np.testing.assert_allclose(found.depth, true_depth, rtol=1e-4)
 
 
+def ell():
+    """An L-shaped room: x 0..6, y 0..2 m, and a wing of x 0..2, y 2..4 m; 2.7 m high."""
+    corners = [(0, 0), (6, 0), (6, 2), (2, 2), (2, 4), (0, 4)]
+    vertices = [(*corner, z) for z in (0, 2.7) for corner in corners]
+    flat = np.array([[0, 1, 2], [0, 2, 3], [0, 3, 5], [3, 4, 5]])
+    walls = [face for i in range(6) for j in [(i + 1) % 6] for face in ([i, j, i + 6], [j, j + 6, i + 6])]
+    return trimesh.Trimesh(vertices, [*flat, *flat + 6, *walls], process=False)
+
+
+def test_a_mirrored_mesh(tmp_path):
+    known = heard_at([[0.7, 2.8, 1.2], [0.9, 3.0, 1.0], [0.5, 2.6, 1.5], [5.0, 1.0, 1.2]], receiver=[3, 1, 1.2])
+    found = read(tmp_path, known, mesh=write(tmp_path, ell()), unit="m", up="z")
+    assert "the sign of azimuth is borne out, since the mirror image would not agree" in found.notes
+    mesh = ell()
+    mesh.vertices[:, 0] = 6 - mesh.vertices[:, 0]
+    message = "hides what is heard: 3 of 4 positions are heard through its surfaces, .*, and its mirror image would not"
+    refused(tmp_path, known, message, mesh=write(tmp_path, mesh), unit="m", up="z")
+
+
 def test_a_cabinet_around_the_receiver(tmp_path, known):
     cabinet = trimesh.creation.box([0.4, 0.4, 0.4])
     cabinet.apply_translation(RECEIVER)

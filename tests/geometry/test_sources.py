@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,19 @@ def test_bad_entries(folder, known, given, message):
     with pytest.raises(InputError, match=message) as raised:
         read_geometry(given, folder, known, "room.json")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("missing", "given"),
+    [("trimesh", "scan.ply"), ("embreex", "scan.ply"), ("OpenEXR", "x.exr"), ("PIL.Image", "x.png")],
+)
+def test_a_missing_package_is_named(folder, known, monkeypatch, missing, given):
+    for name in ("x.exr", "x.png"):
+        (folder / name).touch()
+    monkeypatch.setitem(sys.modules, missing, None)
+    name = missing.partition(".")[0]
+    with pytest.raises(InputError, match=rf'needs the package {name}; pip install "haa-peft\[geometry\]"'):
+        read_geometry(given, folder, known, "room.json")
 
 
 def test_arguments(tmp_path, monkeypatch):
