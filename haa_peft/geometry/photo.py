@@ -39,7 +39,8 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
       ``turning``: from left to right, ``clockwise`` seen from above, as a camera sees.
     - ``model``: a folder, or a name on the Hub, of a depth-estimation model of ``transformers``. ``output``: whether
       it gives ``depth`` or ``inverse`` depth; known for the usual ones.
-    - ``height``: metres of the receiver above the floor; its z, which puts the floor at 0.
+    - ``height``: metres from the receiver down to the floor, or to the table that fills most of what is below it; its
+      z, which puts the floor at 0. The scale stands and falls with it.
     - ``room_height``: metres, if known.
     """
     check_keys(entry, KEYS, where)
@@ -55,8 +56,8 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
     room_height = number(entry, "room_height", 1.8, 100, None, where)
     if not 0.05 <= height <= (100 if room_height is None else room_height - 0.05):
         raise InputError(
-            f"{where}: the receiver would be {height:g} m above the floor, which gives no scale; "
-            'state its "height" in metres in geometry'
+            f"{where}: the receiver would be {height:g} m above what is below, which gives no scale; "
+            'state that "height" in metres in geometry'
         )
     picture = _read_picture(path)
     local = folder / name
@@ -69,13 +70,13 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
             turning, azimuth = other_convention(degrees, mirrored, centre, clockwise)
             remedy = f'it would agree with "turning": "{turning}", "centre_azimuth": {azimuth:g}'
         raise InputError(f"{path}: {sight.complaint(SLACK * depth, known)}, with {SLACK - 1:.0%} forgiven; {remedy}")
-    floor = "" if "height" in entry else " (its z, so the floor is taken at 0)"
+    floor = "" if "height" in entry else " (its z: a floor at 0 that no table hides)"
     ceiling = "" if room_height is None else f", the room's height of {room_height:g} m"
     notes = (
         "cut into six views of 110 degrees, since depth models are trained on perspective pictures; the model gives "
         + ("depth" if output == "depth" else "inverse depth"),
-        f"scale fitted to the receiver's height of {height:g} m above the floor{floor}{ceiling} and "
-        f"{len(known.straight)} positions heard straight; the floor comes out within {floor_error:.0%} (median)",
+        f"scale fitted to the receiver's height of {height:.3g} m above what is below{floor}{ceiling}, with which it stands and falls, and "
+        f"{len(known.straight)} positions heard straight; what is below comes out within {floor_error:.0%} (median)",
         f"convention: turning {TURNINGS[int(clockwise)]}, centre_azimuth {centre:g}",
         *sight.sight_notes(depth, known),
     )

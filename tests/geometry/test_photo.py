@@ -123,7 +123,7 @@ def test_a_model_on_disk(tmp_path, near, picture, tiny_model):
     assert first.trust == "estimated"
     assert first.source == f"photograph {picture} through {tiny_model.name}"
     assert "inverse depth" in first.notes[0]
-    assert "height of 1.2 m above the floor (its z, so the floor is taken at 0)" in first.notes[1]
+    assert "height of 1.2 m above what is below (its z: a floor at 0 that no table hides)" in first.notes[1]
     low, high = first.bounds()
     assert (low < near.positions).all()
     assert (high > near.positions).all()
@@ -170,7 +170,7 @@ def test_what_the_network_sees_is_what_the_room_becomes(tmp_path, known, picture
         ),
         ({"rgb": "square.png", "model": "x"}, "square.png is 100 x 100 pixels but an equirectangular panorama"),
         ({"rgb": "text.png", "model": "x"}, "cannot be read as a picture"),
-        ({"rgb": "photo.png", "model": "x", "height": 0}, "would be 0 m above the floor, which gives no scale; state"),
+        ({"rgb": "photo.png", "model": "x", "height": 0}, "would be 0 m above what is below, which gives no scale; state"),
         ({"rgb": "photo.png", "model": "x", "room_height": 1}, "room_height is 1 but must be a number from 1.8 to 100"),
     ],
 )
