@@ -16,7 +16,7 @@ from haa_peft.errors import InputError, check_seed, command
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.report import markdown, report_table
 from haa_peft.files import check_writable, write_atomically, write_json
-from haa_peft.finetune import add_arguments, add_method, finetune, store_blend
+from haa_peft.finetune import add_arguments, add_geometry, add_method, finetune, store_blend
 from haa_peft.inference.packs import attach_pack, load_pack, verify_pack
 from haa_peft.inference.predict import PHASES
 from haa_peft.inference.predictor import RoomPredictor
@@ -93,6 +93,14 @@ def _parser() -> argparse.ArgumentParser:
     adapters.set_defaults(command=_adapters)
     adapters.add_argument("action", choices=("list", "show", "verify"))
     adapters.add_argument("name", nargs="?", help="adapter; verify checks all unless given")
+    geometry = commands.add_parser("geometry", help="say what a room's geometry is and how far to trust it; draw it")
+    geometry.set_defaults(command=_geometry)
+    geometry.add_argument("room", metavar="ROOM", help="room folder, HAA folder or twin")
+    geometry.add_argument("--png", type=Path, metavar="FILE", help="draw the depth panorama here")
+    geometry.add_argument("--out", type=Path, metavar="FILE.npy", help="write it here, as a depth panorama to be given "
+                          "as geometry")  # fmt: skip
+    for one in (evaluate, identify, blend, geometry):
+        add_geometry(one)
     for one in (evaluate, render, unseen):
         one.add_argument("--phase", choices=PHASES, default=PHASES[0], help="that a waveform starts from: the aligned "
                          "references', or a random one as published (default: references)")  # fmt: skip
@@ -137,7 +145,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     name = None if args.adapter is None else AdapterName.parse(args.adapter)
     if args.json is not None:
         check_writable(args.json)
-    room = load_room(args.room)
+    room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     shots = len(room.splits["train"])
     if not 1 <= args.k <= shots:
@@ -164,7 +172,7 @@ def _identify(args: argparse.Namespace) -> None:
 
     if args.json is not None:
         check_writable(args.json)
-    room = load_room(args.room)
+    room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     fits, left_out = identify(room, load_backbone(args.backbone), store_folder(args.store), args.k)
     print(f"{room.name}: {len(room.splits['train'])} measurements, each predicted from the others\n")
@@ -189,6 +197,11 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
     train = room.splits["train"]
     measured = room.rirs[train], room.positions[train], room.receiver
     estimate = estimate_shoebox(*measured, floor=None if args.no_floor else 0.0)
+    if room.surfaces is None:
+        raise InputError(
+            f"{room.name} has no planes to compare; `haa-peft geometry {args.room} --geometry sound` tells what echoes "
+            "say alone"
+        )
     check = check_surfaces(*measured, room.surfaces, estimate)
     print(f"{room.name}: {estimate.account()}\n\n{sound_tables(estimate, check, room.surfaces)}")
     for sentence in check.contradictions:
@@ -199,6 +212,20 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
         write_json(args.json, {"room": room.name, **estimate.to_json(), "given": check.to_json()})
 
 
+def _geometry(args: argparse.Namespace) -> None:
+    from haa_peft.rooms.geometry_account import account, draw_depth, write_depth
+
+    for path in (args.png, args.out):
+        if path is not None:
+            check_writable(path)
+    room = load_room(args.room, args.geometry)
+    print("\n".join(account(room)))
+    if args.png is not None:
+        draw_depth(room, args.png)
+    if args.out is not None:
+        write_depth(room, args.out)
+
+
 def _finetune(args: argparse.Namespace) -> None:
     finetune(args)
 
@@ -207,7 +234,7 @@ def _blend(args: argparse.Namespace) -> None:
     if args.json is not None:
         check_writable(args.json)
     shares = args.shares or [1 / len(args.of)] * len(args.of)
-    room = load_room(args.room)
+    room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     if not 1 <= args.k <= len(room.splits["train"]):
         raise InputError(f"--k is {args.k} but {room.name} has {len(room.splits['train'])} measurements")

@@ -59,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     """What to adapt to, how, and where to; options that a given method does not have are left out."""
     training, kind = TrainingSettings(), KINDS.get(method or "lora")
     parser.add_argument("--room", help=f"room folder, HAA folder or twin (default: {DEFAULT_ROOM})")
+    add_geometry(parser)
     parser.add_argument("--name", help="adapter name; room/configuration of the room unless given, @METHOD behind it "
                         "if the method is not lora; @trial without --room")  # fmt: skip
     parser.add_argument("--store", help=f"folder of adapters (default: ${STORE_VARIABLE} or ./adapters)")
@@ -117,6 +118,13 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument("--tensorboard", action="store_true", help="log to the run folder for tensorboard too")
 
 
+def add_geometry(parser: argparse.ArgumentParser) -> None:
+    """``--geometry`` of every command that reads a room."""
+    parser.add_argument("--geometry", metavar="SOURCE", help="instead of the room's own: a mesh or scan, a depth "
+                        "panorama, a JSON file with a geometry entry as in room.json, sound (a box, from echoes), "
+                        "or none")  # fmt: skip
+
+
 def _rank(text: str) -> tuple[str, int]:
     layer, _, rank = text.rpartition("=")
     if not layer or not rank.isdecimal():
@@ -144,7 +152,7 @@ def finetune(args: argparse.Namespace) -> None:
         raise InputError('--tensorboard needs the package tensorboard; pip install "haa-peft[tensorboard]"')
     # before the processes meet, so that what is wrong is said once and none waits for the other; two processes that
     # need a twin both make it, which ends well
-    room = load_room(DEFAULT_ROOM if args.room is None else args.room)
+    room = load_room(DEFAULT_ROOM if args.room is None else args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     others = [load_room(folder) for folder in args.first_stage]
     if args.shots is not None:  # no more of the room itself than is to be used

@@ -82,7 +82,7 @@ def make_room(shots: int, others: int = 0) -> Room:
     """A room of as many measurements as asked for: the twin's box, RIRs of it at drawn positions."""
     room = load_room("classroom-twin/base")
     rng = np.random.default_rng(0)
-    low, high = room.surfaces.bounds()
+    low, high = room.geometry.bounds()
     positions = rng.uniform(low + 0.5, high - 0.5, (shots + others, 3))
     rirs = room.rirs[rng.integers(len(room.rirs), size=len(positions))]
     splits = {"train": np.arange(shots), "valid": np.arange(shots, shots + others), "test": np.arange(0)}

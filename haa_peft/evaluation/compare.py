@@ -83,6 +83,6 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
             "evaluate it with the splits that it was trained with"
         )
     print(
-        f"note: {pack.name} was trained on other measurements or splits of {room.name}; "
+        f"note: {pack.name} was trained on other measurements, splits or geometry of {room.name}; "
         f"some of these {split} positions may have chosen its weights"
     )

@@ -1,1 +1,1 @@
-"""From the planes of a room to what is seen from its receiver."""
+"""What bounds a room, from planes, meshes, depth panoramas, photographs or nothing, as seen from its receiver."""

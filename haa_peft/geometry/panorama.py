@@ -2,12 +2,77 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
 
 PANORAMA_HEIGHT, PANORAMA_WIDTH = 256, 512
 EDGE_TOLERANCE = 1e-6
+OPEN_SHARE = 0.25
+"""Of the directions from the receiver; a room that is open in more of them is not around it."""
+TRUST = {
+    "stated": "as good as what was stated",
+    "measured": "as good as unit, axes and convention are right, which positions and direct sound check in part",
+    "estimated": "expect errors of tens of percent, and let validation errors say whether it serves",
+    "assumed": "the room's shape is not in it",
+}
+"""How far a source of geometry can be trusted."""
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """What bounds a room as seen from its receiver, where no planes are known.
+
+    Attributes
+    ----------
+    depth : (256, 512) float32 metres, positive; directions as in :func:`directions`.
+    source : where it comes from.
+    trust : ``measured``, ``estimated`` or ``assumed``.
+    low, high : (3,) metres in room coordinates, the box that positions must lie in; infinite if not known.
+    notes : what was stated or detected and by what evidence, and how well it agrees with what was measured.
+    open_share : share of the directions (solid angle) in which nothing was seen, and which are filled.
+    """
+
+    depth: np.ndarray
+    source: str
+    trust: str
+    low: np.ndarray
+    high: np.ndarray
+    notes: tuple[str, ...] = ()
+    open_share: float = 0.0
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Lowest and highest corner (3,) of the box that positions must lie in, in metres."""
+        return self.low, self.high
+
+    def to_json(self) -> dict:
+        """All but the depth."""
+        low, high = ([float(x) if np.isfinite(x) else None for x in corner] for corner in self.bounds())
+        return {"source": self.source, "trust": self.trust, "low": low, "high": high, "notes": list(self.notes),
+                "open_share": self.open_share}  # fmt: skip
+
+    @classmethod
+    def from_json(cls, about: dict, depth: np.ndarray, where: str) -> DepthMap:
+        """The inverse of :meth:`to_json`; raises ``InputError`` unless the depth is one."""
+        if depth.shape != (PANORAMA_HEIGHT, PANORAMA_WIDTH) or not (np.isfinite(depth).all() and (depth > 0).all()):
+            raise InputError(f"{where}: depth is {depth.shape} but must be (256, 512) positive metres")
+        low, high = (
+            np.array([limit if x is None else x for x in about[name]], dtype=np.float64)
+            for name, limit in (("low", -np.inf), ("high", np.inf))
+        )
+        if low.shape != (3,) or high.shape != (3,) or about["trust"] not in TRUST:
+            raise InputError(f"{where}: has bounds {about['low']}, {about['high']} and trust {about['trust']!r}")
+        return cls(
+            depth.astype(np.float32), str(about["source"]), about["trust"], low, high,
+            tuple(str(note) for note in about["notes"]), float(about["open_share"]),
+        )  # fmt: skip
+
+
+Geometry = Surfaces | DepthMap
+"""What is known of a room's shape; both render to a panorama and have bounds."""
 
 
 def directions(height: int = PANORAMA_HEIGHT, width: int = PANORAMA_WIDTH) -> np.ndarray:
@@ -20,6 +85,24 @@ def directions(height: int = PANORAMA_HEIGHT, width: int = PANORAMA_WIDTH) -> np
     azimuth = (np.arange(width) + 0.5) / width * 2 * np.pi - np.pi
     el, az = np.meshgrid(elevation, azimuth, indexing="ij")
     return np.stack([np.cos(el) * np.cos(az), np.cos(el) * np.sin(az), np.sin(el)], axis=-1)
+
+
+def pixels_of(rays: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column (...,), as fractions of pixels, that rays (..., 3) pass through: the inverse of directions."""
+    azimuth = np.arctan2(rays[..., 1], rays[..., 0])
+    elevation = np.arctan2(rays[..., 2], np.linalg.norm(rays[..., :2], axis=-1))
+    return (np.pi / 2 - elevation) / np.pi * height - 0.5, (azimuth + np.pi) / (2 * np.pi) * width - 0.5
+
+
+def solid_angles(height: int = PANORAMA_HEIGHT, width: int = PANORAMA_WIDTH) -> np.ndarray:
+    """Share of the sphere that each pixel covers, (height, width); 1 together."""
+    edges = np.sin(np.pi / 2 - np.arange(height + 1) / height * np.pi)
+    return np.repeat((edges[:-1] - edges[1:])[:, None] / (2 * width), width, axis=1)
+
+
+def open_share(depth: np.ndarray) -> float:
+    """Share of the sphere in which a depth map (height, width) sees nothing."""
+    return float(solid_angles(*depth.shape)[~np.isfinite(depth)].sum())
 
 
 def render_depth(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
@@ -47,14 +130,20 @@ def render_depth(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> 
     return np.where(hit, distance, np.inf).min(axis=-1)
 
 
-def render_panorama(surfaces: Surfaces, receiver: np.ndarray) -> np.ndarray:
+def depth_around(geometry: Geometry, receiver: np.ndarray) -> np.ndarray:
+    """Depth (256, 512) in metres around the receiver, inf where planes leave a room open."""
+    if isinstance(geometry, DepthMap):
+        return geometry.depth
+    receiver = np.asarray(receiver, dtype=np.float64)
+    return np.concatenate([render_depth(geometry, receiver, rows) for rows in np.array_split(directions(), 8)])
+
+
+def render_panorama(geometry: Geometry, receiver: np.ndarray) -> np.ndarray:
     """Coordinates in metres, from the receiver, of what each pixel sees: (3, 256, 512) float32.
 
-    Where a room is open, the pixel takes the farthest distance that is seen anywhere.
+    Where planes leave a room open, the pixel takes the farthest distance that is seen anywhere.
     """
-    receiver = np.asarray(receiver, dtype=np.float64)
-    depth = np.concatenate([render_depth(surfaces, receiver, rows) for rows in np.array_split(directions(), 8)])
-    return panorama_from_depth(depth)
+    return panorama_from_depth(depth_around(geometry, receiver))
 
 
 def panorama_from_depth(depth: np.ndarray) -> np.ndarray:

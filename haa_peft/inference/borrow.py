@@ -58,7 +58,7 @@ def borrow(room: Room, lender: Room, backbone: XRIR, k: int = 8) -> Room:
     here = room.positions - room.receiver
     lent = lent[_apart(places, here[unseen]) & _apart(lender.positions[lent], room.positions[unseen])]
     places = lender.positions[lent] - lender.receiver
-    low, high = room.surfaces.bounds()
+    low, high = room.geometry.bounds()
     inside = ((places + room.receiver > low) & (places + room.receiver < high)).all(axis=1)
     kept = _apart(places, here[own]) & inside
     if not kept.any():

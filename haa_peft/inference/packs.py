@@ -84,7 +84,7 @@ def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
 
 def references_of(pack: RoomPack) -> References:
     """What a pack's predictions start from; renders the panorama."""
-    panorama = render_panorama(pack.surfaces, pack.receiver)
+    panorama = render_panorama(pack.geometry, pack.receiver)
     return References(panorama, pack.rirs, pack.positions - pack.receiver)
 
 
@@ -143,7 +143,7 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
         raise InputError(f"positions are {positions.shape} but must be (N, 3) metres in room coordinates")
     if not np.isfinite(positions).all():
         raise InputError("positions hold NaN or infinity but must be finite metres in room coordinates")
-    low, high = pack.surfaces.bounds()
+    low, high = pack.geometry.bounds()
     outside = ((positions < low - NEAREST) | (positions > high + NEAREST)).any(axis=1)
     if outside.any():
         raise InputError(

@@ -13,7 +13,17 @@ import numpy as np
 from haa_peft.errors import InputError
 from haa_peft.rooms.load import NEAREST
 from haa_peft.rooms.room import Room
-from haa_peft.rooms.transform import AXES, LARGEST, free_path, mirrored, rotated, scaled, seen_from, stretched_between
+from haa_peft.rooms.transform import (
+    AXES,
+    LARGEST,
+    free_path,
+    mirrored,
+    planes_of,
+    rotated,
+    scaled,
+    seen_from,
+    stretched_between,
+)
 
 USUAL = {
     "rotation": 1.0,
@@ -124,9 +134,15 @@ def vary(room: Room, augmentation: Augmentation, seed: tuple[int, ...]) -> Room:
     return room
 
 
+def check_augmentation(room: Room, augmentation: Augmentation) -> None:
+    """Raise ``InputError`` for a room that cannot be varied so."""
+    if augmentation.describe().keys() - {"positions"}:
+        planes_of(room)
+
+
 def _with_positions(room: Room, deviation: float, rng: np.random.Generator) -> Room:
     """Positions somewhere within their error, inside the room."""
-    low, high = room.surfaces.bounds()
+    low, high = room.geometry.bounds()
     positions = room.positions.copy()
     left = np.arange(len(positions))
     for _ in range(TRIES):
@@ -151,12 +167,13 @@ def _with_receiver(room: Room, deviation: float, rng: np.random.Generator) -> Ro
 
 def _with_sides(room: Room, draw: Callable[[], np.ndarray]) -> Room:
     """The low and the high sides of the box around the room shifted by (2, 3) m, receiver and positions inside."""
-    bounds = np.stack(room.surfaces.bounds())
+    planes = planes_of(room)
+    bounds = np.stack(planes.bounds())
     places = np.concatenate([room.positions, room.receiver[None]])
     for _ in range(TRIES):
         low, high = bounds + draw()
         if _inside(places, low, high).all():
-            return dataclasses.replace(room, surfaces=stretched_between(room.surfaces, low, high))
+            return dataclasses.replace(room, geometry=stretched_between(planes, low, high))
     return room
 
 

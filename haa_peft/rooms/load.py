@@ -13,21 +13,21 @@ from scipy.spatial import cKDTree
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
-from haa_peft.geometry.panorama import directions, render_depth
-from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.geometry.entry import point
+from haa_peft.geometry.panorama import OPEN_SHARE, Geometry, directions, open_share, render_depth
+from haa_peft.geometry.sight import Known
+from haa_peft.geometry.sources import geometry_argument, read_geometry
 from haa_peft.rooms import haa
 from haa_peft.rooms.room import NAME_PART, Room
 from haa_peft.rooms.splits import NAMES, default_splits
 
-OPEN_SHARE = 0.25
-"""Of the directions from the receiver; a room that is open in more of them is not around it."""
-FARTHEST = 1e4
-"""Metres; larger coordinates are not of a room."""
+GEOMETRIES = ("room_size", "surfaces", "geometry")
+"""What may say in ``room.json`` how the room is shaped; one of them does."""
 NEAREST = 0.01
 """Metres; closer than this, two positions are one."""
 
 
-def load_room(path: str | Path) -> Room:
+def load_room(path: str | Path, geometry: str | None = None) -> Room:
     """Read one configuration of a room.
 
     Parameters
@@ -35,6 +35,8 @@ def load_room(path: str | Path) -> Room:
     path : an HAA folder (``.../hallwayPanel1``, known by its name), a plain room folder (``RIRs.npy``,
         ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``), which is made on
         first use and cached.
+    geometry : another geometry than the room's own: ``none``, a mesh, a depth panorama, or a JSON file that holds a
+        ``geometry`` entry (:mod:`haa_peft.geometry.sources`).
 
     Raises
     ------
@@ -53,31 +55,40 @@ def load_room(path: str | Path) -> Room:
     if not is_folder:
         raise InputError(f"{path}: no such room folder, nor the name of a simulated twin such as classroom-twin/base")
     if (folder / "room.json").exists():
-        return _read_plain(folder)
+        return _read_plain(folder, geometry)
     for name in (folder.name, folder.resolve().name):
         if name in haa.haa_facts():
-            return _read_haa(folder, name)
+            return _read_haa(folder, name, geometry)
     raise InputError(
         f"{path}: holds no room.json and its name is none of HAA's configurations "
         f"({', '.join(haa.haa_facts())}); write a room.json (see README, Your own room)"
     )
 
 
-def _read_haa(folder: Path, name: str) -> Room:
+def _read_haa(folder: Path, name: str, geometry: str | None) -> Room:
     facts = haa.haa_facts()[name]
     room, configuration = haa.room_and_configuration(name)
     rirs, positions = _read_arrays(folder, haa.SAMPLE_RATE)
     if len(rirs) != facts["n"]:
         raise InputError(f"{folder}: holds {len(rirs)} RIRs but HAA's {name} has {facts['n']}")
-    surfaces = Surfaces.from_json(facts["surfaces"], name)
     receiver = np.array(facts["speaker_xyz"])
     splits = haa.haa_splits(name)
+    known = Known.of(receiver, positions, rirs, splits["train"])
+    shape = _geometry(geometry, {"surfaces": facts["surfaces"]}, folder, name, known)
     return _checked(
-        folder, Room(room, configuration, rirs, positions, receiver, surfaces, splits, 1.0, haa.SOURCE, haa.LICENCE)
+        folder, Room(room, configuration, rirs, positions, receiver, shape, splits, 1.0, haa.SOURCE, haa.LICENCE)
     )
 
 
-def _read_plain(folder: Path) -> Room:
+def _geometry(override: str | None, entry: object, folder: Path, where: str, known: Known) -> Geometry:
+    """The geometry that an entry describes, or the one that overrides it."""
+    _check_apart(folder, known.positions, known.receiver)
+    if override is not None:
+        entry, folder, where = geometry_argument(override)
+    return read_geometry(entry, folder, known, where)
+
+
+def _read_plain(folder: Path, geometry: str | None) -> Room:
     where = folder / "room.json"
     try:
         description = json.loads(where.read_text(encoding="utf-8"))
@@ -92,16 +103,13 @@ def _read_plain(folder: Path) -> Room:
         raise InputError(
             f"{where}: sample_rate {rate} has no simple ratio to {SAMPLE_RATE} Hz; resample to 48000 first"
         )
-    receiver = _point(description.get("receiver_xyz"), where, "receiver_xyz")
-    if ("room_size" in description) == ("surfaces" in description):
-        raise InputError(f"{where}: needs either room_size [x, y, z] in metres or surfaces")
-    if "surfaces" in description:
-        surfaces = Surfaces.from_json(description["surfaces"], str(where))
-    else:
-        size = _point(description["room_size"], where, "room_size")
-        if size.min() <= 0:
-            raise InputError(f"{where}: room_size is {size.tolist()} but must be three positive metres")
-        surfaces = Surfaces.shoebox(size)
+    receiver = point(description.get("receiver_xyz"), where, "receiver_xyz")
+    given = [field for field in GEOMETRIES if field in description]
+    if geometry is None and len(given) != 1:
+        raise InputError(
+            f'{where}: needs either room_size [x, y, z] in metres, surfaces or geometry ("none" if nothing is known)'
+            + (f", not {' and '.join(given)}" if given else "")
+        )
     configuration = description.get("configuration", folder.resolve().name)
     room = description.get("room", folder.resolve().parent.name)
     for field, value in (("room", room), ("configuration", configuration)):
@@ -116,32 +124,14 @@ def _read_plain(folder: Path) -> Room:
         splits = _read_splits(description["splits"], len(rirs), where)
     else:
         splits = default_splits(positions)
-    return _checked(
-        folder, Room(room, configuration, rirs, positions, receiver, surfaces, splits, 1.0, source, licence)
-    )
+    known = Known.of(receiver, positions, rirs, splits["train"])
+    entry = description["geometry"] if given == ["geometry"] else {field: description[field] for field in given}
+    shape = _geometry(geometry, entry, folder, str(where), known)
+    return _checked(folder, Room(room, configuration, rirs, positions, receiver, shape, splits, 1.0, source, licence))
 
 
-def _checked(folder: Path, room: Room) -> Room:
-    """Check what only the whole room shows, and scale the RIRs by the training RIRs' largest magnitude."""
-    positions, receiver = room.positions, room.receiver
-    low, high = room.surfaces.bounds()
-    if (receiver < low).any() or (receiver > high).any():
-        raise InputError(
-            f"{folder}: the receiver {receiver.tolist()} lies outside the room, which spans "
-            f"{low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
-        )
-    outside = np.flatnonzero((positions < low - NEAREST).any(axis=1) | (positions > high + NEAREST).any(axis=1))
-    if len(outside):
-        raise InputError(
-            f"{folder}: position {outside[0]}, {positions[outside[0]].round(3).tolist()}, lies outside the room, which "
-            f"spans {low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
-        )
-    unseen = float(np.isinf(render_depth(room.surfaces, receiver, directions(32, 64))).mean())
-    if unseen > OPEN_SHARE:
-        raise InputError(
-            f"{folder}: from the receiver {receiver.tolist()} no surface is seen in {unseen:.0%} of the directions; "
-            "it must stand inside surfaces that enclose it"
-        )
+def _check_apart(folder: Path, positions: np.ndarray, receiver: np.ndarray) -> None:
+    """Raise ``InputError`` unless all positions differ from each other and from the receiver."""
     at_receiver = np.flatnonzero(np.linalg.norm(positions - receiver, axis=1) < NEAREST)
     if len(at_receiver):
         raise InputError(
@@ -153,6 +143,29 @@ def _checked(folder: Path, room: Room) -> Room:
         first, second = min(pairs)
         raise InputError(
             f"{folder}: positions {first} and {second} are the same point {positions[first].tolist()}; remove one"
+        )
+
+
+def _checked(folder: Path, room: Room) -> Room:
+    """Check what only the whole room shows, and scale the RIRs by the training RIRs' largest magnitude."""
+    positions, receiver = room.positions, room.receiver
+    low, high = room.geometry.bounds()
+    if (receiver < low).any() or (receiver > high).any():
+        raise InputError(
+            f"{folder}: the receiver {receiver.tolist()} lies outside the room, which spans "
+            f"{low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
+        )
+    outside = np.flatnonzero((positions < low - NEAREST).any(axis=1) | (positions > high + NEAREST).any(axis=1))
+    if len(outside):
+        raise InputError(
+            f"{folder}: position {outside[0]}, {positions[outside[0]].round(3).tolist()}, lies outside the room, which "
+            f"spans {low.round(3).tolist()} to {high.round(3).tolist()} m; check the coordinates' origin and unit"
+        )
+    unseen = 0.0 if room.surfaces is None else open_share(render_depth(room.surfaces, receiver, directions(32, 64)))
+    if unseen > OPEN_SHARE:
+        raise InputError(
+            f"{folder}: from the receiver {receiver.tolist()} no surface is seen in {unseen:.0%} of the directions; "
+            "it must stand inside surfaces that enclose it"
         )
     scale = float(np.abs(room.rirs[room.splits["train"]]).max())
     return dataclasses.replace(room, rirs=(room.rirs / scale).astype(np.float32), scale=scale)
@@ -210,16 +223,6 @@ def _read_array(path: Path) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating) and not np.issubdtype(array.dtype, np.integer):
         raise InputError(f"{path}: holds {array.dtype} but must hold real numbers")
     return array
-
-
-def _point(value: object, where: Path, field: str) -> np.ndarray:
-    try:
-        point = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        point = np.empty(0)
-    if point.shape != (3,) or not (np.abs(point) < FARTHEST).all():
-        raise InputError(f"{where}: {field} is {value!r:.60} but must be three finite numbers [x, y, z] in metres")
-    return point
 
 
 def _read_splits(value: object, count: int, where: Path) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.geometry.panorama import render_panorama
+from haa_peft.geometry.panorama import DepthMap, Geometry, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.splits import NAMES, farthest_points
 
@@ -36,7 +36,7 @@ class Room:
     rirs : (N, 9600) float32 at 22 050 Hz, divided by ``scale``.
     positions : (N, 3) metres in room coordinates.
     receiver : (3,) metres in room coordinates; HAA's loudspeaker (reciprocity), otherwise the microphone.
-    surfaces : the planes of the room.
+    geometry : the planes of the room, or a depth map around the receiver.
     splits : ``train``, ``valid`` and ``test`` indices of positions, disjoint.
     scale : the largest magnitude of the training RIRs as measured.
     source, licence : where the data come from, as far as known.
@@ -50,7 +50,7 @@ class Room:
     rirs: np.ndarray
     positions: np.ndarray
     receiver: np.ndarray
-    surfaces: Surfaces
+    geometry: Geometry
     splits: dict[str, np.ndarray]
     scale: float
     source: str = "unknown"
@@ -77,11 +77,20 @@ class Room:
         """The same room with its own training measurements alone."""
         return self if self.loan is None else self.loan.borrower
 
+    @property
+    def surfaces(self) -> Surfaces | None:
+        """The planes of the room; None where only what is seen from the receiver is known."""
+        return self.geometry if isinstance(self.geometry, Surfaces) else None
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of everything that training and evaluation see of the room."""
         digest = hashlib.sha256()
-        arrays = [self.rirs, self.positions, self.receiver, self.surfaces.points, self.surfaces.is_triangle]
+        if isinstance(self.geometry, DepthMap):
+            shape = [self.geometry.depth, *self.geometry.bounds()]
+        else:
+            shape = [self.geometry.points, self.geometry.is_triangle]
+        arrays = [self.rirs, self.positions, self.receiver, *shape]
         arrays += [] if self.viewpoint is None else [self.viewpoint]
         for array in (*arrays, *(self.splits[split] for split in NAMES)):
             digest.update(f"{array.dtype}|{array.shape}|".encode())
@@ -91,7 +100,7 @@ class Room:
     @cached_property
     def panorama(self) -> np.ndarray:
         """(3, 256, 512) float32 coordinates in metres that are seen from the receiver, which is the origin."""
-        return render_panorama(self.surfaces, self.receiver)
+        return render_panorama(self.geometry, self.receiver)
 
     @cached_property
     def view(self) -> np.ndarray:
@@ -99,7 +108,7 @@ class Room:
         if self.viewpoint is None:
             return self.panorama
         shift = (self.viewpoint - self.receiver).astype(np.float32)
-        return render_panorama(self.surfaces, self.viewpoint) + shift[:, None, None]
+        return render_panorama(self.geometry, self.viewpoint) + shift[:, None, None]
 
     def with_shots(self, shots: int) -> Room:
         """The same room with only ``shots`` of its training positions, well spread, and scaled by them alone."""

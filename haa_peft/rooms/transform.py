@@ -89,7 +89,17 @@ def seen_from(room: Room, shift: np.ndarray) -> Room:
 
 def free_path(room: Room, shift: np.ndarray) -> float:
     """Metres from the receiver in the direction of ``shift`` (3,) to ``CLEARANCE`` before a surface."""
-    return float(render_depth(room.surfaces, room.receiver, shift / np.linalg.norm(shift))) - CLEARANCE
+    return float(render_depth(planes_of(room), room.receiver, shift / np.linalg.norm(shift))) - CLEARANCE
+
+
+def planes_of(room: Room) -> Surfaces:
+    """The planes that transforms move; raises ``InputError`` for a room without any."""
+    if room.surfaces is None:
+        raise InputError(
+            f"{room.name} has no planes but a depth panorama, which --augment does not move; "
+            "give --augment positions alone, or geometry with planes"
+        )
+    return room.surfaces
 
 
 def stretched_between(surfaces: Surfaces, low: np.ndarray, high: np.ndarray) -> Surfaces:
@@ -105,9 +115,10 @@ def _mapped(room: Room, matrix: np.ndarray) -> Room:
     def mapped(points: np.ndarray) -> np.ndarray:
         return (points - room.receiver) @ matrix.T + room.receiver
 
+    planes = planes_of(room)
     return dataclasses.replace(
         room,
         positions=mapped(room.positions),
-        surfaces=Surfaces(mapped(room.surfaces.points), room.surfaces.is_triangle),
+        geometry=Surfaces(mapped(planes.points), planes.is_triangle),
         viewpoint=None if room.viewpoint is None else mapped(room.viewpoint),
     )

@@ -6,6 +6,7 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from haa_peft.geometry.panorama import DepthMap
 from haa_peft.rooms.room import Room
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def make_card(
             "borrowed": room.borrowed,
             "borrowed_from": None if room.loan is None else room.loan.lender.name,
             "splits": {split: indices.tolist() for split, indices in room.splits.items()},
+            **({"geometry": room.geometry.to_json()} if isinstance(room.geometry, DepthMap) else {}),
         },
         "evaluation": evaluation,
         "versions": {

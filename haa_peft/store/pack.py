@@ -16,6 +16,7 @@ from torch import Tensor
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null
+from haa_peft.geometry.panorama import DepthMap, Geometry
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import SCHEMA, readme
@@ -57,7 +58,7 @@ class RoomPack:
     rirs : (R, 9600) float32 references at 22 050 Hz, divided by ``scale``.
     positions : (R, 3) metres in room coordinates.
     receiver : (3,) metres in room coordinates.
-    surfaces : the room's planes.
+    geometry : the room's planes, or the depth map around its receiver.
     scale : the largest magnitude of the references as measured.
     card : what ``card.json`` says.
     prepared : the references and the panorama as the adapted backbone encodes them (the fields of
@@ -72,7 +73,7 @@ class RoomPack:
     rirs: np.ndarray
     positions: np.ndarray
     receiver: np.ndarray
-    surfaces: Surfaces
+    geometry: Geometry
     scale: float
     card: dict
     prepared: dict[str, Tensor] | None = None
@@ -89,7 +90,7 @@ class RoomPack:
             room.rirs[train],
             room.positions[train],
             room.receiver,
-            room.surfaces,
+            room.geometry,
             room.scale,
             {"schema": SCHEMA, "name": str(name), **card},
         )
@@ -100,7 +101,7 @@ class RoomPack:
         count = len(self.positions) - about.get("borrowed", 0)
         room, _, configuration = str(about["name"]).partition("/")
         splits = {"train": np.arange(count), "valid": np.array([], int), "test": np.array([], int)}
-        arrays = (self.rirs[:count], self.positions[:count], self.receiver, self.surfaces, splits, self.scale)
+        arrays = (self.rirs[:count], self.positions[:count], self.receiver, self.geometry, splits, self.scale)
         return Room(room, configuration, *arrays, str(about.get("source")), str(about.get("licence")))
 
     @property
@@ -116,8 +117,13 @@ class RoomPack:
 
     def digest(self) -> str:
         """SHA-256 of all that a prepared room follows from: backbone, adapter, references and geometry."""
-        about = [str(PREPARATION), self.adapter_digest(), json.dumps(self.surfaces.to_json())]
-        return _digest(about, {"rirs": self.rirs, "positions": self.positions, "receiver": self.receiver})
+        about = [str(PREPARATION), self.adapter_digest(), json.dumps(self.geometry.to_json())]
+        return _digest(about, {"receiver": self.receiver, **self._references()})
+
+    def _references(self) -> dict[str, np.ndarray]:
+        """The arrays that are kept as tensors; a depth map's depth is one of them."""
+        depth = {"depth": self.geometry.depth} if isinstance(self.geometry, DepthMap) else {}
+        return {"rirs": self.rirs, "positions": self.positions, **depth}
 
     def to_files(self) -> dict[str, bytes]:
         """Content of every file of the pack; the card holds the others' SHA-256."""
@@ -130,9 +136,9 @@ class RoomPack:
             "sample_rate": SAMPLE_RATE,
             "receiver_xyz": self.receiver.tolist(),
             "scale": self.scale,
-            "surfaces": self.surfaces.to_json(),
+            "geometry" if isinstance(self.geometry, DepthMap) else "surfaces": self.geometry.to_json(),
         }
-        references = {"rirs": torch.from_numpy(self.rirs), "positions": torch.from_numpy(self.positions)}
+        references = {key: torch.from_numpy(values) for key, values in self._references().items()}
         tensors = {key: tensor.contiguous() for key, tensor in self.tensors.items()}
         header = {"format": "pt", "adapter_config": json.dumps(self.config, sort_keys=True)}
         files = {
@@ -181,7 +187,7 @@ class RoomPack:
                 references["rirs"].float().numpy(),
                 references["positions"].double().numpy(),
                 np.array(room["receiver_xyz"], dtype=np.float64),
-                Surfaces.from_json(room["surfaces"], f"{name}: {ROOM}"),
+                _geometry(room, references, f"{name}: {ROOM}"),
                 float(room["scale"]),
                 card,
                 prepared,
@@ -204,7 +210,7 @@ class RoomPack:
         borrowed = self.card["room"].get("borrowed", 0)
         if type(borrowed) is not int or not 0 <= borrowed < count:
             raise InputError(f"{self.name}: {CARD} has no valid room.borrowed; restore or retrain the adapter")
-        low, high = self.surfaces.bounds()
+        low, high = self.geometry.bounds()
         if (self.receiver < low).any() or (self.receiver > high).any():
             raise InputError(f"{self.name}: {ROOM} has its receiver outside the room; restore or retrain the adapter")
 
@@ -227,6 +233,13 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
         if not isinstance(card[section].get(field), kind):
             raise InputError(f"{name}: {CARD} has no valid {section}.{field}; restore or retrain the adapter")
     return card
+
+
+def _geometry(room: dict, references: Mapping[str, Tensor], where: str) -> Geometry:
+    """What a pack's room.json and references say of the room's shape."""
+    if "geometry" in room:
+        return DepthMap.from_json(room["geometry"], references["depth"].float().numpy(), where)
+    return Surfaces.from_json(room["surfaces"], where)
 
 
 def _digest(texts: list[str], arrays: Mapping[str, np.ndarray]) -> str:

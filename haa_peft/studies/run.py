@@ -35,6 +35,8 @@ CURVES = 3
 """Positions whose decay curves are kept: nearest to, midmost and farthest from the receiver."""
 CURVE_STEP = 0.005
 """Seconds."""
+OUTLINE_STEP = 4
+"""Columns of a panorama to a segment of its floor plan."""
 
 
 class Outcome(NamedTuple):
@@ -283,8 +285,16 @@ def _decay_db(rirs: np.ndarray) -> np.ndarray:
 
 
 def _floor_plan(room: Room) -> list:
-    """Walls, and what stands in the room, as segments (x, y) in m seen from above."""
+    """Walls, and what stands in the room, as segments (x, y) in m seen from above.
+
+    Of a depth map it is the outline at the receiver's height.
+    """
     found = []
+    if room.surfaces is None:
+        level = room.panorama[:2, room.panorama.shape[1] // 2, ::OUTLINE_STEP].T + room.receiver[:2]
+        for start, end in zip(level, np.roll(level, -1, axis=0), strict=True):
+            found.append([start.round(3).tolist(), end.round(3).tolist()])
+        return found
     for corner, first, second in room.surfaces.points:
         normal = np.cross(first - corner, second - corner)
         if abs(normal[2]) > 0.5 * np.linalg.norm(normal):

@@ -12,7 +12,7 @@ from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.backbone.xrir import XRIR, RoomQueries
 from haa_peft.errors import InputError
-from haa_peft.rooms.augmentation import Augmentation, vary
+from haa_peft.rooms.augmentation import Augmentation, check_augmentation, vary
 from haa_peft.rooms.room import Room
 from haa_peft.training.frozen import AT_ONCE, FrozenParts
 
@@ -162,6 +162,8 @@ class RoomsObjective(nn.Module):
         self.rooms = nn.ModuleList(every)
         self.counts = [objective.shots for objective in every]
         self._sources, self._augment = list(rooms), augment or Augmentation()
+        for room in rooms:
+            check_augmentation(room, self._augment)
         # not modules of this one: DDP would send what they hold to all processes at every step
         self._variants: dict[tuple[int, int], RoomObjective] = {}
 

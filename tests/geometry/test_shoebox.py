@@ -10,8 +10,11 @@ import pytest
 from haa_peft.cli import main
 from haa_peft.errors import InputError
 from haa_peft.geometry.echoes import echo_evidence, without_loudspeaker
+from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.plausibility import check_surfaces
 from haa_peft.geometry.shoebox import box_evidence, estimate_shoebox
+from haa_peft.geometry.sight import Known
+from haa_peft.geometry.sources import read_geometry
 from haa_peft.geometry.surfaces import Surfaces
 
 SIZE = np.array([6.3, 4.6, 2.9])
@@ -179,3 +182,16 @@ def test_r3vival_000_within_half_a_metre(shared_data):
     estimate = estimate_shoebox(room.rirs[train], room.positions[train], room.receiver)
     np.testing.assert_allclose(estimate.size, [9.7, 5.5, 2.7], atol=0.5)
     assert dataclasses.asdict(estimate)["flat"].tolist() == [False, False, True]
+
+
+def test_a_room_whose_geometry_is_its_sound(rirs, positions, tmp_path):
+    known = Known.of(RECEIVER, positions, rirs, np.arange(12))
+    found = read_geometry("sound", tmp_path, known, "room.json")
+    truth = render_depth(Surfaces.shoebox(SIZE), RECEIVER, directions())
+    np.testing.assert_allclose(found.depth, truth, atol=0.15)
+    assert (found.trust, found.source) == ("estimated", "echoes of the training measurements")
+    assert "a shoebox of 6.3" in found.notes[0]
+    with pytest.raises(InputError, match="geometry from sound needs 3 training measurements"):
+        read_geometry({"sound": "shoebox"}, tmp_path, Known.of(RECEIVER, positions, rirs, np.arange(2)), "room.json")
+    with pytest.raises(InputError, match="geometry sound is 'mesh' but must be one of shoebox"):
+        read_geometry({"sound": "mesh"}, tmp_path, known, "room.json")

@@ -42,6 +42,12 @@ def knowing(room):
     return predict
 
 
+def test_where_nobody_knows_the_walls_everything_is_inside(base, panel, room_folder, monkeypatch):
+    monkeypatch.setattr(module, "predict_rirs", knowing(base))
+    unknown = dataclasses.replace(panel, geometry=load_room(room_folder, "none").geometry)
+    assert borrow(unknown, base, None).borrowed == borrow(panel, base, None).borrowed
+
+
 def test_conversion_finds_what_changed(base, panel, monkeypatch):
     """A gain and an exponential damping, known in closed form, where predictions are exact."""
     monkeypatch.setattr(module, "predict_rirs", knowing(base))

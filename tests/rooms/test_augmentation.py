@@ -5,7 +5,7 @@ import pytest
 
 from haa_peft import load_room
 from haa_peft.errors import InputError
-from haa_peft.rooms.augmentation import USUAL, Augmentation, vary
+from haa_peft.rooms.augmentation import USUAL, Augmentation, check_augmentation, vary
 from haa_peft.rooms.load import NEAREST
 
 PARTS = ("rirs", "positions", "receiver", "surfaces", "scale", "viewpoint")
@@ -132,3 +132,11 @@ def test_parsing_and_describing():
 def test_bad_augmentation(texts, message):
     with pytest.raises(InputError, match=message):
         Augmentation.parse(texts)
+
+
+def test_a_depth_map_is_not_moved(room_folder):
+    room = load_room(room_folder, "none")
+    check_augmentation(room, Augmentation(positions=0.1))
+    assert not np.array_equal(vary(room, Augmentation(positions=0.1), (0,)).positions, room.positions)
+    with pytest.raises(InputError, match="studio/base has no planes but a depth panorama, which --augment does not"):
+        check_augmentation(room, Augmentation(positions=0.1, mirror=True))

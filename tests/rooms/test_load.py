@@ -141,7 +141,7 @@ def test_missing(room_folder, tmp_path):
         (lambda f: edit(f, sample_rate="48k"), "sample_rate is '48k' but must be"),
         (lambda f: edit(f, receiver_xyz=[9, 1, 1]), "the receiver .* lies outside the room"),
         (lambda f: change(f, "xyzs.npy", lambda x: 1000 * x), "position 0, .* lies outside the room"),
-        (lambda f: edit(f, room_size=None, surfaces=CORNER), "no surface is seen in 6.% of the directions"),
+        (lambda f: edit(f, room_size=None, surfaces=CORNER), "no surface is seen in 7.% of the directions"),
         (lambda f: edit(f, sample_rate=44_099), "no simple ratio"),
         (lambda f: change(f, "RIRs.npy", lambda x: x[:, :0]), r"RIRs.npy is \(20, 0\)"),
         (lambda f: (f / "RIRs.npy").write_bytes(b""), "cannot be read as a .npy array"),
@@ -149,6 +149,9 @@ def test_missing(room_folder, tmp_path):
         (lambda f: edit(f, receiver_xyz=[1, 1]), "receiver_xyz is .* three finite numbers"),
         (lambda f: edit(f, room_size=None), "needs either room_size"),
         (lambda f: edit(f, room_size=[1, 0, 2]), "three positive metres"),
+        (lambda f: edit(f, geometry="none"), "not room_size and geometry"),
+        (lambda f: edit(f, room_size=None, geometry="scan.ply"), "geometry mesh is 'scan.ply' but must be a file"),
+        (lambda f: edit(f, room_size=None, geometry={"sound": "x"}), "geometry is {'sound': 'x'} but must be 'none'"),
         (lambda f: edit(f, configuration="../base"), "must be letters, digits"),
         (lambda f: edit(f, splits={"train": [0]}), "splits must hold train, valid, test"),
         (lambda f: edit(f, splits={"train": [0], "valid": [0], "test": []}), "disjoint indices"),
@@ -166,3 +169,42 @@ def test_no_pickle_is_read(room_folder):
     np.save(room_folder / "RIRs.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="cannot be read as a .npy array"):
         load_room(room_folder)
+
+
+def seen_depth(folder):
+    return np.linalg.norm(load_room(folder).panorama, axis=0)
+
+
+def test_geometry_of_other_sources(room_folder):
+    planes = load_room(room_folder)
+    depth = seen_depth(room_folder)
+    np.save(room_folder / "depth.npy", depth)
+    edit(room_folder, room_size=None, geometry="depth.npy")
+    room = load_room(room_folder)
+    np.testing.assert_allclose(room.panorama, planes.panorama, atol=1e-5)
+    assert room.surfaces is None
+    assert room.fingerprint != planes.fingerprint
+    assert room.fingerprint == load_room(room_folder).fingerprint
+    edit(room_folder, geometry={"room_size": [6.0, 4.0, 2.7]})
+    assert load_room(room_folder).fingerprint == planes.fingerprint
+    edit(room_folder, geometry="none")
+    assert load_room(room_folder).geometry.trust == "assumed"
+
+
+def test_geometry_that_overrides(room_folder, tmp_path):
+    planes = load_room(room_folder)
+    assert load_room(room_folder, "none").geometry.trust == "assumed"
+    (tmp_path / "bigger.json").write_text(json.dumps({"room_size": [7, 4, 2.7]}))
+    bigger = load_room(room_folder, str(tmp_path / "bigger.json"))
+    assert bigger.geometry.bounds()[1].tolist() == [7, 4, 2.7]
+    np.testing.assert_array_equal(bigger.rirs, planes.rirs)
+    assert bigger.fingerprint != planes.fingerprint
+
+
+def test_fingerprints_of_plane_rooms_stay(shared_data):
+    # of the version that first published adapters and studies: what they keep is compared with these
+    for folder, fingerprint in (
+        ("r3vival/000", "2f6ee5da6314c463618ac9cba0f6ecd1d5bf70fd0341d843c4bbd67aa9fa4610"),
+        ("haa-reconstruction/hallwayPanel1", "5138febd85e5ccfc1c2245a6db8a073784870567473c3343805ca3f284db9e5c"),
+    ):
+        assert load_room(shared_data / folder).fingerprint == fingerprint

@@ -172,7 +172,7 @@ def test_the_origin_of_room_coordinates_is_of_no_account(room):
         room,
         positions=room.positions + shift,
         receiver=room.receiver + shift,
-        surfaces=Surfaces(room.surfaces.points + shift, room.surfaces.is_triangle),
+        geometry=Surfaces(room.surfaces.points + shift, room.surfaces.is_triangle),
     )
     np.testing.assert_allclose(moved.panorama, room.panorama, atol=1e-5)
     assert difference(room.rirs * room.scale, simulate(moved)) < 1e-3

@@ -73,7 +73,7 @@ def test_a_pack_comes_back_as_it_was(room, store, tiny_backbone):
     assert pack.config == wanted.config
     np.testing.assert_array_equal(pack.rirs, room.rirs[room.splits["train"]])
     np.testing.assert_array_equal(pack.positions, room.positions[room.splits["train"]])
-    np.testing.assert_array_equal(pack.surfaces.points, room.surfaces.points)
+    np.testing.assert_array_equal(pack.geometry.points, room.geometry.points)
     assert pack.scale == room.scale
     assert sorted(path.name for path in NAME.folder(store).iterdir()) == sorted(
         [
@@ -88,6 +88,29 @@ def test_a_pack_comes_back_as_it_was(room, store, tiny_backbone):
     with (NAME.folder(store) / ADAPTER).open("rb") as file:  # self-describing: the config is in the header too
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     assert json.loads(header["__metadata__"]["adapter_config"]) == pack.config
+
+
+def test_a_pack_of_a_room_without_planes(room_folder, tiny_backbone, tmp_path):
+    room = load_room(room_folder, "none")
+    store = tmp_path / "store"
+    write_pack(store, make_pack(room, tiny_backbone))
+    pack = read_pack(store, NAME)
+    np.testing.assert_array_equal(pack.geometry.depth, room.geometry.depth)
+    assert (pack.geometry.source, pack.geometry.notes) == (room.geometry.source, room.geometry.notes)
+    assert not np.isfinite(pack.geometry.bounds()).any()
+    assert pack.digest() == make_pack(room, tiny_backbone).digest()
+    assert pack.digest() != make_pack(load_room(room_folder), tiny_backbone).digest()
+    np.testing.assert_array_equal(pack.as_room().panorama, room.panorama)
+    with torch.no_grad():
+        predicted = RoomPredictor.load(str(NAME), store=store, backbone=tiny_backbone).predict(room.positions[:2])
+    assert np.isfinite(predicted).all()
+    tensors = load((NAME.folder(store) / REFERENCES).read_bytes())
+    rewrite(store, REFERENCES, save({**tensors, "depth": -tensors["depth"]}))
+    with pytest.raises(InputError, match=r"room.json: depth is \(256, 512\) but must be \(256, 512\) positive metres"):
+        read_pack(store, NAME)
+    rewrite(store, REFERENCES, save({key: tensor for key, tensor in tensors.items() if key != "depth"}))
+    with pytest.raises(InputError, match="room.json cannot be read"):
+        read_pack(store, NAME)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Studies from their file to their report, on a made-up room and a tiny network."""
 
+import dataclasses
 import json
 import multiprocessing
 import shutil
@@ -14,12 +15,14 @@ import pytest
 from haa_peft import load_backbone, load_room
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.geometry.panorama import DepthMap
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.studies import execute
 from haa_peft.studies.execute import run_study
 from haa_peft.studies.plan import Job, jobs_of, load_study, sources_of, waves
 from haa_peft.studies.report import write_report
 from haa_peft.studies.results import read_results
+from haa_peft.studies.run import _floor_plan
 
 RUNS = """
   lora: {rank: 2, transfer: true}
@@ -41,6 +44,19 @@ def rooms(room_folder):
     rirs = np.load(panel / "RIRs.npy")
     np.save(panel / "RIRs.npy", rirs * np.exp(-np.arange(rirs.shape[1]) / 20_000).astype(np.float32))
     return [room_folder, panel]
+
+
+def test_the_floor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
+    room = load_room(room_folder)
+    seen = np.linalg.norm(room.panorama, axis=0)
+    no_planes = DepthMap(seen, "seen", "measured", *room.geometry.bounds())
+    plan = np.array(_floor_plan(dataclasses.replace(room, geometry=no_planes)))
+    assert plan.shape == (128, 2, 2)
+    np.testing.assert_allclose(plan[:, 1], np.roll(plan[:, 0], -1, axis=0))  # closed
+    # the room's 6 x 4 m, and all of it at a wall
+    np.testing.assert_allclose([plan.min(axis=(0, 1)), plan.max(axis=(0, 1))], [[0, 0], [6, 4]], atol=0.02)
+    x, y = plan[:, 0].T
+    assert np.abs(np.stack([x, 6 - x, y, 4 - y])).min(axis=0).max() < 0.02
 
 
 @pytest.fixture
