@@ -133,5 +133,5 @@ def test_arguments(tmp_path, monkeypatch):
     Path("there/geometry.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
         geometry_argument("there/geometry.json")
-    with pytest.raises(InputError, match="--geometry is 'nothing' but must be none, a mesh"):
+    with pytest.raises(InputError, match="--geometry is 'nothing' but must be none, sound, a mesh"):
         geometry_argument("nothing")
