@@ -151,7 +151,7 @@ def test_missing(room_folder, tmp_path):
         (lambda f: edit(f, room_size=[1, 0, 2]), "three positive metres"),
         (lambda f: edit(f, geometry="none"), "not room_size and geometry"),
         (lambda f: edit(f, room_size=None, geometry="scan.ply"), "geometry mesh is 'scan.ply' but must be a file"),
-        (lambda f: edit(f, room_size=None, geometry={"sound": "x"}), "geometry is {'sound': 'x'} but must be 'none'"),
+        (lambda f: edit(f, room_size=None, geometry={"sun": "x"}), "geometry is {'sun': 'x'} but must be 'none'"),
         (lambda f: edit(f, configuration="../base"), "must be letters, digits"),
         (lambda f: edit(f, splits={"train": [0]}), "splits must hold train, valid, test"),
         (lambda f: edit(f, splits={"train": [0], "valid": [0], "test": []}), "disjoint indices"),
