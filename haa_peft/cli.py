@@ -99,16 +99,6 @@ def _parser() -> argparse.ArgumentParser:
     geometry.add_argument("--png", type=Path, metavar="FILE", help="draw the depth panorama here")
     geometry.add_argument("--out", type=Path, metavar="FILE.npy", help="write it here, as a depth panorama to be given "
                           "as geometry")  # fmt: skip
-    for one in (evaluate, identify, blend, geometry):
-        add_geometry(one)
-    for one in (evaluate, render, unseen):
-        one.add_argument("--phase", choices=PHASES, default=PHASES[0], help="that a waveform starts from: the aligned "
-                         "references', or a random one as published (default: references)")  # fmt: skip
-    unseen.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
-    for one in (evaluate, render, identify, blend, adapters):
-        one.add_argument("--store", help="folder of adapters (default: $HAA_PEFT_STORE or ./adapters)")
-        one.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
-
     sound = commands.add_parser(
         "geometry-from-sound", help="estimate the box around a receiver from the echoes, and check the geometry given"
     )
@@ -117,6 +107,15 @@ def _parser() -> argparse.ArgumentParser:
     sound.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     sound.add_argument("--no-floor", action="store_true", help="z = 0 is not the floor (default: it probably is)")
     sound.add_argument("--json", type=Path, help="write everything here")
+    for one in (evaluate, identify, blend, geometry, sound):
+        add_geometry(one)
+    for one in (evaluate, render, unseen):
+        one.add_argument("--phase", choices=PHASES, default=PHASES[0], help="that a waveform starts from: the aligned "
+                         "references', or a random one as published (default: references)")  # fmt: skip
+    unseen.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
+    for one in (evaluate, render, identify, blend, adapters):
+        one.add_argument("--store", help="folder of adapters (default: $HAA_PEFT_STORE or ./adapters)")
+        one.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
 
     download = commands.add_parser("download", help="fetch measured rooms")
     download.set_defaults(command=_download)
@@ -189,35 +188,38 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
     from haa_peft.evaluation.sound_geometry import sound_tables
     from haa_peft.geometry.plausibility import check_surfaces
     from haa_peft.geometry.shoebox import estimate_shoebox
+    from haa_peft.geometry.sources import FEWEST_RIRS
 
     if args.json is not None:
         check_writable(args.json)
-    room = load_room(args.room)
+    room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     train = room.splits["train"]
+    if len(train) < FEWEST_RIRS:
+        raise InputError(f"{room.name} has {len(train)} training measurements but echoes need {FEWEST_RIRS}")
     measured = room.rirs[train], room.positions[train], room.receiver
     estimate = estimate_shoebox(*measured, floor=None if args.no_floor else 0.0)
-    if room.surfaces is None:
-        raise InputError(
-            f"{room.name} has no planes to compare; `haa-peft geometry {args.room} --geometry sound` tells what echoes "
-            "say alone"
-        )
-    check = check_surfaces(*measured, room.surfaces, estimate)
+    check = None if room.surfaces is None else check_surfaces(*measured, room.surfaces, estimate)
     print(f"{room.name}: {estimate.account()}\n\n{sound_tables(estimate, check, room.surfaces)}")
-    for sentence in check.contradictions:
-        print(f"contradiction: {sentence}")
-    if not check.contradictions:
-        print("no echo contradicts the surfaces given")
+    if check is None:
+        print("the room has no planes that echoes could contradict")
+    else:
+        for sentence in check.contradictions:
+            print(f"contradiction: {sentence}")
+        if not check.contradictions:
+            print("no echo contradicts the surfaces given")
     if args.json is not None:
-        write_json(args.json, {"room": room.name, **estimate.to_json(), "given": check.to_json()})
+        given = None if check is None else check.to_json()
+        write_json(args.json, {"room": room.name, **estimate.to_json(), "given": given})
 
 
 def _geometry(args: argparse.Namespace) -> None:
-    from haa_peft.rooms.geometry_account import account, draw_depth, write_depth
+    from haa_peft.rooms.geometry_account import account, check_drawing, draw_depth, write_depth
 
     for path in (args.png, args.out):
         if path is not None:
             check_writable(path)
+    check_drawing(args.png, args.out)
     room = load_room(args.room, args.geometry)
     print("\n".join(account(room)))
     if args.png is not None:

@@ -20,7 +20,7 @@ from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
 from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.packs import load_pack, prepare_pack
-from haa_peft.rooms.augmentation import Augmentation
+from haa_peft.rooms.augmentation import Augmentation, check_augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import make_card
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     parser.add_argument("--least-gain", type=float, default=training.least_gain, help="share of the validation loss "
                         "below which an improvement is none for --patience (default: %(default)s)")  # fmt: skip
     parser.add_argument("--caution", type=float, default=training.caution, help="standard errors by which validation "
-                        "losses must fall, or training is undone; at as much confidence more where they are few "
+                        "losses must fall, or training is undone; more of few: 2 stands for 2.4 of nine, 4.5 of three "
                         "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--averaging", type=float, default=training.averaging, help="decay a step of the weights' "
                         "running average, which is validated and kept; 0 for none (default: %(default)s)")  # fmt: skip
@@ -154,7 +154,9 @@ def finetune(args: argparse.Namespace) -> None:
     # need a twin both make it, which ends well
     room = load_room(DEFAULT_ROOM if args.room is None else args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
-    others = [load_room(folder) for folder in args.first_stage]
+    others = [load_room(folder, args.geometry if folder == args.room else None) for folder in args.first_stage]
+    for one in (room, *others):
+        check_augmentation(one, augment)
     if args.shots is not None:  # no more of the room itself than is to be used
         others = [other.with_shots(args.shots) if other.name == room.name else other for other in others]
     original = load_backbone(args.backbone)

@@ -29,6 +29,7 @@ from haa_peft.evaluation.sound_geometry import RIGHT, compare_with_box, summary,
 from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.geometry.plausibility import check_surfaces
 from haa_peft.geometry.shoebox import WALLS, estimate_shoebox
+from haa_peft.geometry.sources import FEWEST_RIRS
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.drawing import draw_room
 from haa_peft.rooms.simulation import simulate
@@ -103,7 +104,7 @@ def measured_room(names: list[str], number: int) -> tuple[str, Measured, np.ndar
     """Training measurements of a room folder, and the box around its surfaces."""
     room = load_room(names[number])
     train = room.splits["train"]
-    return (room.name, (room.rirs[train], room.positions[train], room.receiver), *room.surfaces.bounds())
+    return (room.name, (room.rirs[train], room.positions[train], room.receiver), *room.geometry.bounds())
 
 
 def assess(make: Any, number: int) -> dict[str, Any]:
@@ -152,7 +153,10 @@ def main() -> None:
         SIMULATED[1]: (partial(image_source_box, args.seed), args.image_sources),
     }
     for name in args.rooms:
-        kind = load_room(name).source  # every room is checked before any is simulated
+        room = load_room(name)  # every room is checked before any is simulated
+        if room.surfaces is None or len(room.splits["train"]) < FEWEST_RIRS:
+            raise InputError(f"{name}: needs planes to compare with, and {FEWEST_RIRS} training measurements")
+        kind = room.source
         group = "R3VIVAL" if "R3VIVAL" in kind else ("HAA or reconstruction" if "Hearing Anything" in kind else kind)
         listed = groups.setdefault(group, (partial(measured_room, []), 0))
         listed[0].args[0].append(name)

@@ -67,17 +67,18 @@ def summary_table(named: dict[str, dict[str, Any]]) -> str:
     return markdown(cells)
 
 
-def sound_tables(estimate: ShoeboxEstimate, check: SurfaceCheck, surfaces: Surfaces) -> str:
-    """Walls of an estimate, and what is heard of given surfaces, as two Markdown tables."""
-    low, high = surfaces.bounds()
-    given = np.stack([low, high], axis=1).ravel()
+def sound_tables(estimate: ShoeboxEstimate, check: SurfaceCheck | None, surfaces: Surfaces | None) -> str:
+    """Walls of an estimate, and what is heard of given surfaces if there are any, as Markdown tables."""
+    given = ["-"] * len(WALLS)
+    if surfaces is not None:
+        given = [f"{offset:.2f}" for offset in np.stack(surfaces.bounds(), axis=1).ravel()]
     walls = [["wall", "m", "90 % interval", "evidence", "confident", "box around surfaces"]]
     for i, name in enumerate(WALLS):
         interval = f"{estimate.low[i]:.2f} to {estimate.high[i]:.2f}"
         sure = "yes" if estimate.confident[i] else "no"
-        walls.append(
-            [name, f"{estimate.offsets[i]:.2f}", interval, f"{estimate.evidence[i]:.1f}", sure, f"{given[i]:.2f}"]
-        )
+        walls.append([name, f"{estimate.offsets[i]:.2f}", interval, f"{estimate.evidence[i]:.1f}", sure, given[i]])
+    if check is None:
+        return f"{markdown(walls)}\n"
     rows = [["surface", "measurements with its echo", "evidence", "by chance", "heard"]]
     for echo in check.surfaces:
         heard = "-" if echo.heard is None else ("yes" if echo.heard else "no")

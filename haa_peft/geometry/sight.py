@@ -174,7 +174,7 @@ def sight_notes(depth: np.ndarray, known: Known) -> tuple[str, ...]:
 
 
 def box_of(depth: np.ndarray, known: Known, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner (3,) m of the box around what is seen and where is heard straight, with ``MARGIN``."""
+    """Lowest and highest corner (3,) m of the box around what is seen and all positions, with ``MARGIN``."""
     seen = (depth[..., None] * rays).reshape(-1, 3) + known.receiver
-    points = np.concatenate([seen, known.positions[known.straight]])
+    points = np.concatenate([seen, known.positions])
     return points.min(axis=0) - MARGIN, points.max(axis=0) + MARGIN

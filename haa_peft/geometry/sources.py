@@ -67,12 +67,20 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
         return _from_sound(known, number(entry, "floor", -1000, 1000, 0.0, where), where)
     if source == "constant":
         check_keys(entry, ("constant",), where)
-        return _constant(number(entry, "constant", 0.3, 100, None, where) or 0.0, known)
+        metres = number(entry, "constant", 0.3, 100, None, where)
+        if metres is None:
+            raise InputError(f"{where}: geometry constant is null but must be a number of metres from 0.3 to 100")
+        return _constant(metres, known)
     path = folder / str(entry[source])
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
     arrays = (known.receiver, known.positions, known.heard, known.travelled)
     key = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
     return _read_file(source, json.dumps(entry, sort_keys=True), folder, where, stamp, key)
+
+
+def follows_measurements(given: object) -> bool:
+    """Whether a geometry is made from the training measurements or their positions, and is another with others."""
+    return given in (NOTHING, SOUND) or (isinstance(given, Mapping) and SOUND in given)
 
 
 def _entry(given: object, where: str) -> dict[str, Any] | None:

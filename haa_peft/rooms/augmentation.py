@@ -82,6 +82,10 @@ class Augmentation:
             value = getattr(self, name)
             if not 0 <= value <= most:
                 raise InputError(f"--augment {name}={value:g} must be from 0 to {most:g}")
+        if 0 < self.scale < 0.01:
+            raise InputError(
+                f"--augment scale={self.scale:g} must be at least 0.01: rooms are enlarged by whole percent"
+            )
         if self.rotation and not math.isclose(360 / self.rotation, round(360 / self.rotation)):
             raise InputError(f"--augment rotation={self.rotation:g} must divide 360 degrees, as 90 or 1 do")
 

@@ -48,10 +48,16 @@ def _what(point: np.ndarray) -> str:
     return f"{np.linalg.norm(point):.2f} m (azimuth {azimuth:.0f}, elevation {elevation:.0f} degrees)"
 
 
+def check_drawing(png: Path | None, out: Path | None) -> None:
+    """Raise ``InputError`` before any work if what is asked for cannot be written."""
+    if png is not None:
+        package("matplotlib.figure", "--png")
+    if out is not None and out.suffix.lower() != ".npy":
+        raise InputError(f"--out is {str(out)!r} but must end in .npy")
+
+
 def write_depth(room: Room, path: Path) -> None:
     """Write the depth panorama (256, 512) in metres, in the convention that a ``depth`` entry has unless stated."""
-    if path.suffix.lower() != ".npy":
-        raise InputError(f"--out is {str(path)!r} but must end in .npy")
     content = io.BytesIO()
     np.save(content, np.linalg.norm(room.panorama, axis=0).astype(np.float32))
     write_atomically(path, content.getvalue())
@@ -59,7 +65,7 @@ def write_depth(room: Room, path: Path) -> None:
 
 def draw_depth(room: Room, path: Path) -> None:
     """Draw the depth panorama and where the positions are in it; needs matplotlib."""
-    figure_module = package("matplotlib.figure", "--png", "plots")
+    figure_module = package("matplotlib.figure", "--png")
     from matplotlib.colors import LogNorm
 
     depth = np.linalg.norm(room.panorama, axis=0)

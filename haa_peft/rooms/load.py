@@ -16,7 +16,7 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.entry import point
 from haa_peft.geometry.panorama import OPEN_SHARE, Geometry, directions, open_share, render_depth
 from haa_peft.geometry.sight import Known
-from haa_peft.geometry.sources import geometry_argument, read_geometry
+from haa_peft.geometry.sources import follows_measurements, geometry_argument, read_geometry
 from haa_peft.rooms import haa
 from haa_peft.rooms.room import NAME_PART, Room
 from haa_peft.rooms.splits import NAMES, default_splits
@@ -73,19 +73,34 @@ def _read_haa(folder: Path, name: str, geometry: str | None) -> Room:
         raise InputError(f"{folder}: holds {len(rirs)} RIRs but HAA's {name} has {facts['n']}")
     receiver = np.array(facts["speaker_xyz"])
     splits = haa.haa_splits(name)
-    known = Known.of(receiver, positions, rirs, splits["train"])
-    shape = _geometry(geometry, {"surfaces": facts["surfaces"]}, folder, name, known)
-    return _checked(
-        folder, Room(room, configuration, rirs, positions, receiver, shape, splits, 1.0, haa.SOURCE, haa.LICENCE)
-    )
+    measured, origin = (room, configuration, rirs, positions, receiver), (haa.SOURCE, haa.LICENCE)
+    return _with_geometry(measured, splits, origin, geometry, {"surfaces": facts["surfaces"]}, folder, name)
 
 
-def _geometry(override: str | None, entry: object, folder: Path, where: str, known: Known) -> Geometry:
-    """The geometry that an entry describes, or the one that overrides it."""
-    _check_apart(folder, known.positions, known.receiver)
+def _with_geometry(
+    facts: tuple[str, str, np.ndarray, np.ndarray, np.ndarray],
+    splits: dict[str, np.ndarray],
+    origin: tuple[str, str],
+    override: str | None,
+    entry: object,
+    folder: Path,
+    where: str,
+) -> Room:
+    """A room, checked, with the geometry that an entry describes, or the one that overrides it."""
+    *_, rirs, positions, receiver = facts
+    _check_apart(folder, positions, receiver)
+    place = folder
     if override is not None:
-        entry, folder, where = geometry_argument(override)
-    return read_geometry(entry, folder, known, where)
+        entry, place, where = geometry_argument(override)
+    known = Known.of(receiver, positions, rirs, splits["train"])
+    shape = read_geometry(entry, place, known, where)
+
+    def fit(room: Room) -> Geometry:
+        measured = Known.of(room.receiver, room.positions, room.rirs, room.splits["train"])
+        return read_geometry(entry, place, measured, where)
+
+    room = Room(*facts, shape, splits, 1.0, *origin, fit=fit if follows_measurements(entry) else None)
+    return _checked(folder, room)
 
 
 def _read_plain(folder: Path, geometry: str | None) -> Room:
@@ -124,10 +139,9 @@ def _read_plain(folder: Path, geometry: str | None) -> Room:
         splits = _read_splits(description["splits"], len(rirs), where)
     else:
         splits = default_splits(positions)
-    known = Known.of(receiver, positions, rirs, splits["train"])
     entry = description["geometry"] if given == ["geometry"] else {field: description[field] for field in given}
-    shape = _geometry(geometry, entry, folder, str(where), known)
-    return _checked(folder, Room(room, configuration, rirs, positions, receiver, shape, splits, 1.0, source, licence))
+    facts = (room, configuration, rirs, positions, receiver)
+    return _with_geometry(facts, splits, (source, licence), geometry, entry, folder, str(where))
 
 
 def _check_apart(folder: Path, positions: np.ndarray, receiver: np.ndarray) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +42,7 @@ class Room:
     scale : the largest magnitude of the training RIRs as measured.
     source, licence : where the data come from, as far as known.
     loan : set where training measurements are another configuration's, converted (:mod:`haa_peft.inference.borrow`).
+    fit : gives the geometry of such a room with other training measurements, where geometry follows from them.
     viewpoint : (3,) metres in room coordinates, where the geometry encoder's image of the room is taken; None for the
         receiver.
     """
@@ -57,6 +59,7 @@ class Room:
     licence: str = "unknown"
     loan: Loan | None = None
     viewpoint: np.ndarray | None = None
+    fit: Callable[[Room], Geometry] | None = None
 
     @property
     def name(self) -> str:
@@ -125,4 +128,8 @@ class Room:
     def with_splits(self, splits: dict[str, np.ndarray]) -> Room:
         """The same room with other splits, scaled by their training measurements."""
         peak = float(np.abs(self.rirs[splits["train"]]).max())
-        return dataclasses.replace(self, rirs=self.rirs / peak, scale=self.scale * peak, splits=splits)
+        return dataclasses.replace(self, rirs=self.rirs / peak, scale=self.scale * peak, splits=splits).refitted()
+
+    def refitted(self) -> Room:
+        """The same room with the geometry that its present training measurements give, if it follows from them."""
+        return self if self.fit is None else dataclasses.replace(self, geometry=self.fit(self))

@@ -48,10 +48,11 @@ class Outcome(NamedTuple):
 
 def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | None = None) -> Outcome:
     """Adapt to a job's room and test it; ``needed`` are the adapters that :func:`sources_of` names."""
-    backbone = load_backbone(study.backbone).to(device or "cpu")
+    device = device or "cpu"
+    backbone = load_backbone(study.backbone).to(device)
     room = study.room(job.room, job.seed, job.shots)
     if not job.run:
-        return _run_baselines(study, job, room, backbone)
+        return _run_baselines(study, job, room, backbone, device)
     spec = study.runs[job.run]
     lender = spec.lender(room.room, room.configuration)
     if lender:
@@ -74,9 +75,9 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     return Outcome(tests, adapter)
 
 
-def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR) -> Outcome:
+def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR, device: str) -> Outcome:
     predictions = baselines(room, min(study.k, job.shots), study.split, job.seed)
-    predictions["backbone"] = _predict_bare(study, job.room, job.seed, job.shots, str(backbone.device))
+    predictions["backbone"] = _predict_bare(study, job.room, job.seed, job.shots, device)
     nothing: dict[str, Any] = {
         "group": "baseline",
         "trained_on": None,
@@ -176,10 +177,10 @@ def _predict(study: Study, job: Job, room: Room, backbone: XRIR, adapter: Stored
             attached.detach()
 
 
-@lru_cache(maxsize=4)
-def _predict_bare(study: Study, room: str, seed: int, shots: int, device: str | None) -> np.ndarray:
+@lru_cache(maxsize=16)
+def _predict_bare(study: Study, room: str, seed: int, shots: int, device: str) -> np.ndarray:
     """By the backbone alone, where most runs that gain nothing end."""
-    backbone = load_backbone(study.backbone).to(device or "cpu")
+    backbone = load_backbone(study.backbone).to(device)
     return _predict(study, Job("", room, shots, seed), study.room(room, seed, shots), backbone, None)
 
 

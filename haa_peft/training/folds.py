@@ -44,7 +44,7 @@ def folds_of(rooms: Sequence[Room]) -> list[list[Room]]:
             train = room.splits["train"]
             left = train[[i]] if i < len(train) else empty
             splits = {"train": np.setdiff1d(train, left), "valid": left, "test": room.splits["test"]}
-            fold.append(dataclasses.replace(room, splits=splits))
+            fold.append(dataclasses.replace(room, splits=splits).refitted())
         folds.append(fold)
     return folds
 

@@ -47,7 +47,7 @@ class TrainingSettings:
     least_gain : share of the validation loss that an improvement must be of to count against ``patience``; on a plateau
         of smaller ones training stops too.
     caution : standard errors by which the validation losses must have fallen, or training is undone; more of few
-        positions (:func:`~haa_peft.training.progress.is_gain`).
+        positions, and above 8 for certain (:func:`~haa_peft.training.progress.is_gain`).
     averaging : the weights that are validated and kept are running averages with this decay a step; 0 for none.
     seed : of everything.
     audible_decay : weight of :func:`~haa_peft.acoustics.losses.audible_decay_loss` beside the published loss.

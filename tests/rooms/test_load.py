@@ -8,6 +8,7 @@ from haa_peft import load_room
 from haa_peft.errors import InputError
 from haa_peft.rooms.haa import haa_facts, haa_splits
 from haa_peft.rooms.splits import farthest_points
+from haa_peft.training.folds import folds_of
 
 # the floor and a wall alone
 CORNER = [
@@ -63,6 +64,21 @@ def test_farthest_points():
     line = np.array([[x, 0.0, 0.0] for x in (0, 1, 2, 3, 4)])
     assert farthest_points(line, 4).tolist() == [2, 0, 4, 1]  # ties to the lower index
     assert sorted(farthest_points(line, 9)) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("geometry", ["none", "sound"])
+def test_geometry_follows_the_measurements_that_may_be_looked_at(room_folder, geometry):
+    room = load_room(room_folder, geometry)
+    few = room.with_shots(4)
+    spoilt = np.load(room_folder / "RIRs.npy")
+    others = np.setdiff1d(np.arange(len(spoilt)), few.splits["train"])
+    spoilt[others] = np.roll(spoilt[others], 333, axis=1)
+    np.save(room_folder / "RIRs.npy", spoilt)
+    again = load_room(room_folder, geometry).with_shots(4)
+    np.testing.assert_allclose(again.panorama, few.panorama, atol=1e-5)  # levels are rounded otherwise
+    assert not np.allclose(few.panorama, room.panorama, atol=1e-2)
+    panoramas = [fold.panorama for (fold,) in folds_of([few])]
+    assert not all(np.allclose(one, few.panorama, atol=1e-5) for one in panoramas)
 
 
 def test_fewer_shots_are_scaled_by_themselves(room_folder):
