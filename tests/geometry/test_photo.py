@@ -116,8 +116,7 @@ def near():
 
 
 def test_a_model_on_disk(tmp_path, near, picture, tiny_model):
-    first, second = (read(tmp_path, near, rgb=picture, model=str(tiny_model)) for _ in range(2))
-    np.testing.assert_array_equal(first.depth, second.depth)
+    first = read(tmp_path, near, rgb=picture, model=str(tiny_model))
     assert first.depth.shape == (256, 512)
     assert (first.depth > 0).all()
     assert first.trust == "estimated"
@@ -170,7 +169,10 @@ def test_what_the_network_sees_is_what_the_room_becomes(tmp_path, known, picture
         ),
         ({"rgb": "square.png", "model": "x"}, "square.png is 100 x 100 pixels but an equirectangular panorama"),
         ({"rgb": "text.png", "model": "x"}, "cannot be read as a picture"),
-        ({"rgb": "photo.png", "model": "x", "height": 0}, "would be 0 m above what is below, which gives no scale; state"),
+        (
+            {"rgb": "photo.png", "model": "x", "height": 0},
+            "would be 0 m above what is below, which gives no scale; state",
+        ),
         ({"rgb": "photo.png", "model": "x", "room_height": 1}, "room_height is 1 but must be a number from 1.8 to 100"),
     ],
 )
