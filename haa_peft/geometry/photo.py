@@ -76,8 +76,8 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
         "cut into six views of 110 degrees, since depth models are trained on perspective pictures; the model gives "
         + ("depth" if output == "depth" else "inverse depth"),
         f"scale fitted to the receiver's height of {height:.3g} m above what is below{floor}{ceiling}, with which it "
-        f"stands and falls, and {len(known.straight)} positions heard straight; "
-        f"what is below comes out within {floor_error:.0%} (median)",
+        f"stands and falls, and {len(known.straight)} positions heard straight; what is below comes out within "
+        f"{floor_error:.0%} (median)",
         f"convention: turning {TURNINGS[int(clockwise)]}, centre_azimuth {centre:g}",
         *sight.sight_notes(depth, known),
     )

@@ -70,20 +70,24 @@ def test_sound_comes_round_a_screen_as_late_as_the_way_is_long():
     assert contradicting(depth, beyond).tolist() == [0]
 
 
-def test_no_true_map_is_contradicted(shared_data):
-    folders = [path for path in sorted(shared_data.glob("*/*")) if path.is_dir()]
-    assert len(folders) == 14
-    found_out = set()
-    for folder in folders:
-        room = load_room(folder)
-        depth = np.linalg.norm(room.panorama, axis=0)
-        known = Known.of(room.receiver, room.positions, room.rirs, room.splits["train"])
-        assert not contradicts(depth, known), folder
-        if contradicts(depth[:, ::-1], known):
-            found_out.add(folder.name)
-    # where receiver and positions leave no doubt, and nowhere else
-    assert {"classroomBase", "dampenedTranslation"} <= found_out
-    assert not found_out & {"000", "050", "100", "RB", "dampenedBase"}
+@pytest.mark.parametrize(
+    ("folder", "mirror_is_found_out"),
+    [
+        ("haa-reconstruction/classroomBase", True),
+        ("haa-reconstruction/dampenedTranslation", True),
+        ("haa-reconstruction/dampenedPanel", False),
+        ("haa-reconstruction/hallwayPanel3", False),
+        ("r3vival/RB", False),
+    ],
+)
+def test_no_true_map_is_contradicted(shared_data, folder, mirror_is_found_out):
+    # panels hide up to four positions of five, and sound comes round them; where the receiver stands in the middle, or
+    # positions near it, the mirror image agrees as well
+    room = load_room(shared_data / folder)
+    depth = np.linalg.norm(room.panorama, axis=0)
+    known = Known.of(room.receiver, room.positions, room.rirs, room.splits["train"])
+    assert not contradicts(depth, known)
+    assert contradicts(depth[:, ::-1], known) == mirror_is_found_out
 
 
 def test_direct_sound_is_read_from_measurements():
