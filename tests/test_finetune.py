@@ -1,0 +1,225 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from haa_peft import RoomPredictor, load_backbone, load_room
+from haa_peft.cli import main
+from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.finetune import run
+from haa_peft.store.folder import read_pack
+from haa_peft.store.names import AdapterName
+
+
+def finetune(*arguments, method="lora"):
+    run(method, "", [str(argument) for argument in arguments])
+
+
+def pack(name):
+    return read_pack(Path("adapters"), AdapterName.parse(name))
+
+
+@pytest.fixture
+def options(room_folder, tiny_backbone_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return ["--room", room_folder, "--backbone", tiny_backbone_file, "--k", 4, "--max-steps", 2, "--validate-every", 1]
+
+
+def test_a_room_without_test_positions(options, room_folder, tmp_path, capsys):
+    description = json.loads((room_folder / "room.json").read_text())
+    splits = {"train": list(range(12)), "valid": list(range(12, 20)), "test": []}
+    (room_folder / "room.json").write_text(json.dumps({**description, "splits": splits}))
+    finetune(*options, "--json", "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["room"], report["positions"], report["rows"]) == ("studio", 0, [])
+    assert report["training"]["steps"] == 2
+    assert "no test positions" in capsys.readouterr().out
+    assert (tmp_path / "adapters" / "studio" / "base" / "card.json").exists()
+
+
+def test_resuming_without_a_log(options, tmp_path):
+    finetune(*options)
+    (tmp_path / "runs" / "studio" / "base" / "log.jsonl").unlink()
+    finetune(*options, "--resume")
+
+
+def test_every_option_reaches_the_card(options, capsys):
+    finetune(*options, "--method", "dora", "--rank", 2, "--ranks", "energy_blend=3", "lin_proj_1=0", "--dropout", 0.1,
+             "--freeze", "early:4", "--convolutions", "--name", "studio/base@all", method=None)  # fmt: skip
+    method = pack("studio/base@all").card["method"]
+    assert method["method"] == "dora"
+    assert (method["rank"], method["alpha"], method["dropout"]) == (2, 4.0, 0.1)
+    assert method["ranks"] == {"energy_blend": 3, "lin_proj_1": 0}
+    assert len(method["frozen"]) == 4
+    assert "audio_enc.cnn.layer1.0.conv1" in method["targets"]
+    assert not any(target.startswith(("lin_proj_1", "source_network.to_patch")) for target in method["targets"])
+
+
+def test_augmentation_is_in_the_card_if_there_is_any(options, capsys):
+    finetune(*options)
+    assert "augment" not in pack("studio/base").card["training"]
+    assert "variant" not in Path("adapters/studio/base/README.md").read_text()
+    finetune(*options, "--augment", "mirror", "scale=0.2")
+    assert pack("studio/base").card["training"]["augment"] == {"mirror": True, "scale": 0.2}
+    page = Path("adapters/studio/base/README.md").read_text()
+    assert "every other step in a variant of the room (mirror, scale 0.2)" in page
+    with pytest.raises(SystemExit):
+        finetune(*options, "--resume")
+    assert (
+        "the checkpoint's augment is {'mirror': True, 'scale': 0.2} but this run's is None" in capsys.readouterr().err
+    )
+
+
+def test_a_room_of_which_only_sound_is_known(options, room_folder, tiny_backbone_file, capsys):
+    finetune(*options, "--geometry", "none")
+    stored = pack("studio/base")
+    about = stored.card["room"]["geometry"]
+    assert (about["source"], about["trust"]) == ("nothing: a box around the positions", "assumed")
+    room = load_room(room_folder, "none")
+    np.testing.assert_array_equal(stored.geometry.depth, room.geometry.depth)
+    predictor = RoomPredictor.load("studio/base", backbone=load_backbone(str(tiny_backbone_file)))
+    far = predictor.predict([[40.0, 30.0, 20.0]])  # nobody knows where the walls are
+    assert np.isfinite(far).all()
+    evaluate = ["evaluate", str(room_folder), "--adapter", "studio/base", "--backbone", str(tiny_backbone_file)]
+    main([*evaluate, "--k", "4", "--geometry", "none"])
+    assert "note:" not in capsys.readouterr().out
+    main([*evaluate, "--k", "4"])
+    assert "other measurements, splits or geometry" in capsys.readouterr().out
+
+
+def test_a_warm_start(options, capsys):
+    finetune(*options)
+    finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--shots", 3, "--k", 2)
+    card = pack("studio/moved").card
+    assert card["training"]["started_from"] == "studio/base"
+    assert card["room"]["shots"] == 3
+    with pytest.raises(SystemExit):
+        finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--rank", 2)
+    assert "cannot start from studio/base: its" in capsys.readouterr().err
+
+
+def test_borrowed_measurements(options, room_folder, tiny_backbone_file, capsys):
+    """A panel that damps by 60 dB a second; what is stored serves with the references that it was evaluated with."""
+    finetune(*options)
+    panel = room_folder.with_name("panel")
+    shutil.copytree(room_folder, panel)
+    rirs = np.load(panel / "RIRs.npy")
+    np.save(panel / "RIRs.npy", rirs * 10 ** (-3 * np.arange(rirs.shape[1]) / 48_000).astype(np.float32))
+    few = ["--room", panel, *options[2:], "--shots", 3, "--borrow", "studio/base"]
+    finetune(*few)
+    assert "9 more measurements are studio/base's, converted to studio/panel" in capsys.readouterr().out
+    stored = pack("studio/panel")
+    assert (stored.card["room"]["shots"], stored.card["room"]["borrowed"], len(stored.rirs)) == (3, 9, 12)
+    assert "9 more converted from studio/base" in stored.card["room"]["source"]
+    room = load_room(panel)
+    test = room.splits["test"]
+    predicted = RoomPredictor.load("studio/panel", backbone=load_backbone(tiny_backbone_file)).predict(
+        room.positions[test], k=4
+    )
+    found = errors(Measured.of(predicted, iso=False), Measured.of(room.with_shots(3).rirs[test], iso=False))
+    row = next(row for row in stored.card["evaluation"]["rows"] if row["predictor"] == "studio/panel")
+    assert np.nanmean(found["c50_db"]) == pytest.approx(row["c50_db"], rel=1e-3)
+    main(["evaluate", str(panel), "--adapter", "studio/panel", "--k", "3", "--backbone", str(tiny_backbone_file)])
+    assert "note: studio/panel has 9 borrowed measurements too" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        finetune(*options, "--borrow", "studio/base")
+    assert "studio/base cannot lend to studio/base" in capsys.readouterr().err
+
+
+def test_a_second_adapter_on_top_of_the_first(options, room_folder, tiny_backbone_file, capsys):
+    backbone = load_backbone(tiny_backbone_file)
+    finetune(*options)
+    finetune(*options, "--name", "studio/panel", "--on-top-of", "studio/base", "--rank", 1)
+    upper = pack("studio/panel")
+    assert upper.parent[0] == "studio/base"
+    assert sum(t.numel() for t in upper.tensors.values()) < sum(t.numel() for t in pack("studio/base").tensors.values())
+    finetune(*options, "--name", "studio/panel2", "--on-top-of", "studio/panel", "--method", "bias", method=None)
+    capsys.readouterr()
+    main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])
+    assert capsys.readouterr().out.count(": ok") == 3
+    # what is served is what was evaluated
+    main(
+        ["evaluate", str(room_folder), "--adapter", "studio/panel2", "--k", "4", "--backbone", str(tiny_backbone_file)]
+    )
+    shown = next(line for line in capsys.readouterr().out.splitlines() if "studio/panel2 |" in line)
+    report = pack("studio/panel2").card["evaluation"]
+    kept = next(row for row in report["rows"] if row["predictor"] == "studio/panel2")
+    assert f"| {1000 * kept['edt_s']:.1f} |" in " ".join(shown.split())
+    room = load_room(room_folder)
+    predictor = RoomPredictor.load("studio/panel2", backbone=backbone)
+    rirs = predictor.predict(room.positions[room.splits["test"]])
+    assert np.isfinite(rirs).all()
+    finetune(*options, "--seed", 1)
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(room_folder), "--adapter", "studio/panel2", "--backbone", str(tiny_backbone_file)])
+    assert "lies on top of studio/base, which has been trained anew since" in capsys.readouterr().err
+
+
+def test_two_stages(options, room_folder, capsys):
+    finetune(*options, "--first-stage", room_folder)
+    assert pack("studio/base").card["training"]["started_from"] == "first stage: studio/base"
+    assert Path("runs/studio/base/first-stage/log.jsonl").exists()
+
+
+def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
+    weights = ["--backbone", str(tiny_backbone_file)]
+    for seed in (0, 1):
+        finetune(*options, "--name", f"studio/base@s{seed}", "--seed", seed, "--lr", 0.05)
+    main(["blend", str(room_folder), "--of", "studio/base@s0", "studio/base@s1", *weights, "--k", "4"])
+    assert "0.5 studio/base@s0 + 0.5 studio/base@s1; stored studio/base@blend" in capsys.readouterr().out
+    main(["identify", str(room_folder), *weights, "--k", "4", "--json", "fits.json"])
+    fits = json.loads(Path("fits.json").read_text())["fits"]
+    assert {fit["adapter"] for fit in fits} == {"(none)", "studio/base@s0", "studio/base@s1", "studio/base@blend"}
+    assert [fit["loss"] for fit in fits] == sorted(fit["loss"] for fit in fits)
+    assert fits[0]["adapter"] != "(none)"  # trained on these very measurements
+    losses = {fit["adapter"]: fit["loss"] for fit in fits}
+    trained = pack("studio/base@s0").card["training"]
+    assert trained["best_step"] > 0
+    assert losses["studio/base@s0"] < losses["(none)"]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["identify", str(room_folder), "--store", "elsewhere", *weights])
+    assert "store elsewhere is no folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["blend", str(room_folder), "--of", "studio/base@s0", "--shares", "0.5", "0.5", *weights])
+    assert "1 adapters have 2 shares" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--rank", 0], "--rank is 0 but must be at least 1"),
+        (["--rank", 10**9], "--rank is 1000000000 but must be at least 1 and at most 4096"),
+        (["--name", "../x/y"], "'../x/y' must be room/configuration"),
+        (["--k", 12], "12 training measurements are fewer than K + 1 = 13"),
+        (["--shots", 13], "--shots is 13 but studio/base has 12"),
+        (["--shots", 1], "training needs at least 2, but `haa-peft blend` stores"),
+        (["--store", "file"], "file is no folder"),
+        (["--run-dir", "file"], "file is no folder"),
+        (["--json", "file/report.json"], "file is no folder"),
+        (["--seed", 2**32], "--seed is 4294967296"),
+        (["--weight-decay", "nan"], "--weight-decay is nan"),
+        (["--resume"], "no checkpoint to resume from"),
+        (["--ranks", "misspelt=3"], "--ranks misspelt=... fits no layer"),
+        (["--augment", "twist"], "--augment twist: give each of rotation, mirror"),
+        (["--freeze", "middle"], "--freeze is 'middle' but must be early:N"),
+        (["--freeze", "early:99"], "would freeze all"),
+        (["--dropout", "1"], "--dropout is 1.0 but must be at least 0 and below 1"),
+        (["--least-gain", "2"], "--least-gain is 2.0 but must be from 0 to 1"),
+        (["--start", "studio/none"], "store adapters is no folder"),
+        (["--on-top-of", "studio/none"], "store adapters is no folder"),
+        (["--first-stage", "nowhere"], "nowhere: no such room folder"),
+        (["--start", "studio/base", "--first-stage", "nowhere"], "give one of them"),
+    ],
+)
+def test_bad_input_is_one_line_before_any_training(more, message, options, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as stopped:
+        finetune(*options, *more)
+    assert stopped.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not (tmp_path / "adapters").exists()
