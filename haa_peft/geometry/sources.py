@@ -25,6 +25,7 @@ FILES = {"mesh": mesh.read_mesh, "depth": depth_file.read_depth_map, "rgb": read
 """Sources that are read from a file, which is kept in memory: a study loads a room many times."""
 SOURCES = ("room_size", "surfaces", *FILES, SOUND, "constant")
 FEWEST_RIRS = 3
+"""That echoes can be told from chance with."""
 BESIDE, USUAL_HEIGHT, LOWEST_FLOOR = 0.5, 3.0, 0.1
 """Metres: walls beside the outermost position, the height of a room of which nothing is known, and least clearances.
 

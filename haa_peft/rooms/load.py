@@ -35,8 +35,8 @@ def load_room(path: str | Path, geometry: str | None = None) -> Room:
     path : an HAA folder (``.../hallwayPanel1``, known by its name), a plain room folder (``RIRs.npy``,
         ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``), which is made on
         first use and cached.
-    geometry : another geometry than the room's own: ``none``, a mesh, a depth panorama, or a JSON file that holds a
-        ``geometry`` entry (:mod:`haa_peft.geometry.sources`).
+    geometry : another geometry than the room's own: ``none``, ``sound``, a mesh, a depth panorama, or a JSON file
+        that holds a ``geometry`` entry (:mod:`haa_peft.geometry.sources`).
 
     Raises
     ------
