@@ -8,6 +8,8 @@ pyroomacoustics' image sources up to order 12 with scattering objects and noise;
 rooms, training measurements alone, against the box around all their surfaces, which is the room where that is a box
 (R3VIVAL, HAA's dampened room and hallway) and the outermost walls elsewhere. Every room twice: with z = 0 probably the
 floor, and without. The check of given geometry is tried with the true walls, and with one wall moved outwards by 1 m.
+Depths around the receiver are compared in simulated rooms of every plan too: of the box, of the panorama network, of a
+box around the positions and a constant.
 The tables go beside the JSON, as .md.
 """
 
@@ -25,8 +27,16 @@ from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError, check_seed, command
 from haa_peft.evaluation.report import figure, markdown
-from haa_peft.evaluation.sound_geometry import RIGHT, compare_with_box, summary, summary_table
+from haa_peft.evaluation.sound_geometry import (
+    RIGHT,
+    compare_with_box,
+    depth_errors,
+    depth_table,
+    summary,
+    summary_table,
+)  # fmt: skip
 from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.geometry.panorama import Geometry
 from haa_peft.geometry.plausibility import check_surfaces
 from haa_peft.geometry.shoebox import WALLS, estimate_shoebox
 from haa_peft.geometry.sources import FEWEST_RIRS
@@ -36,6 +46,7 @@ from haa_peft.rooms.simulation import simulate
 from haa_peft.rooms.splits import SHOTS, farthest_points
 
 SIMULATED = ("simulated as the corpus", "image sources")
+ANY_PLAN = "simulated, every plan"
 Measured = tuple[np.ndarray, np.ndarray, np.ndarray]
 """RIRs (N, 9600), positions (N, 3) m, receiver (3,) m."""
 
@@ -45,30 +56,36 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rooms", nargs="*", default=[], metavar="ROOM", help="room folders or twins")
     parser.add_argument("--boxes", type=int, default=100, help="shoeboxes drawn as for the corpus (%(default)s)")
     parser.add_argument("--image-sources", type=int, default=50, help="of pyroomacoustics' image sources (%(default)s)")
+    parser.add_argument("--any-plan", type=int, default=100, help="rooms of the corpus' plans (%(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="of simulated rooms; below 1000 were seen (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
     parser.add_argument("--json", type=Path, help="write everything here")
     return parser.parse_args()
 
 
-def corpus_box(seed: int, number: int) -> tuple[str, Measured, np.ndarray, np.ndarray]:
+def corpus_box(seed: int, number: int) -> tuple[str, Measured, Geometry]:
     """The room ``number`` of those of a corpus that are shoeboxes, furnished or not."""
     index = -1
     for _ in range(number + 1):
         index += 1
         while (drawn := draw_room(seed, index)).plan not in ("box", "corridor") or not _is_level(drawn.walls[-1]):
             index += 1
+    return corpus_room(seed, index)
+
+
+def corpus_room(seed: int, index: int) -> tuple[str, Measured, Geometry]:
+    """A room of a corpus, with well spread positions."""
+    drawn = draw_room(seed, index)
     kept = farthest_points(drawn.positions, SHOTS)
     rirs = simulate(drawn, (seed, index))
-    measured = rirs[kept], drawn.positions[kept], drawn.receiver
-    return f"{seed}/{index}", measured, np.zeros(3), drawn.size
+    return f"{seed}/{index}", (rirs[kept], drawn.positions[kept], drawn.receiver), drawn.surfaces
 
 
 def _is_level(ceiling: Any) -> bool:
     return bool(np.ptp(ceiling.corners[:, 2]) == 0)
 
 
-def image_source_box(seed: int, number: int) -> tuple[str, Measured, np.ndarray, np.ndarray]:
+def image_source_box(seed: int, number: int) -> tuple[str, Measured, Geometry]:
     """A shoebox of uneven walls by image sources, up to five point scatterers, and noise 40 to 70 dB below the peak."""
     import pyroomacoustics as pra
 
@@ -97,19 +114,20 @@ def image_source_box(seed: int, number: int) -> tuple[str, Measured, np.ndarray,
         level = rng.choice([-1, 1], SHOTS) * strength / max(there, 0.3) / back.clip(0.3) / (4 * np.pi)
         rirs += level[:, None] * np.sinc(time - (there + back[:, None]) / SPEED_OF_SOUND * SAMPLE_RATE)
     rirs += rng.normal(size=rirs.shape) * np.abs(rirs).max() * 10 ** (-rng.uniform(40, 70) / 20)
-    return f"{seed}/{number}", (rirs, positions, receiver), np.zeros(3), size
+    return f"{seed}/{number}", (rirs, positions, receiver), Surfaces.shoebox(size)
 
 
-def measured_room(names: list[str], number: int) -> tuple[str, Measured, np.ndarray, np.ndarray]:
-    """Training measurements of a room folder, and the box around its surfaces."""
+def measured_room(names: list[str], number: int) -> tuple[str, Measured, Geometry]:
+    """Training measurements of a room folder, and its surfaces."""
     room = load_room(names[number])
     train = room.splits["train"]
-    return (room.name, (room.rirs[train], room.positions[train], room.receiver), *room.geometry.bounds())
+    return room.name, (room.rirs[train], room.positions[train], room.receiver), room.geometry
 
 
 def assess(make: Any, number: int) -> dict[str, Any]:
     """Estimates of one room with and without a floor, and what the check says of right and wrong walls."""
-    name, measured, low, high = make(number)
+    name, measured, truth = make(number)
+    low, high = truth.bounds()
     estimate = estimate_shoebox(*measured)
     free = estimate_shoebox(*measured, floor=None)
     axis, side = divmod(np.random.default_rng(number).integers(6), 2)
@@ -118,6 +136,7 @@ def assess(make: Any, number: int) -> dict[str, Any]:
     return {
         "room": name,
         "account": estimate.account(),
+        "depth_error": depth_errors(*measured, estimate, truth),
         **compare_with_box(estimate, low, high),
         "without_floor": compare_with_box(free, low, high),
         "contradictions": check_surfaces(*measured, _walls(low, high), estimate).contradictions,
@@ -140,17 +159,19 @@ def main() -> None:
     for flag, value, least in (
         ("--boxes", args.boxes, 0),
         ("--image-sources", args.image_sources, 0),
+        ("--any-plan", args.any_plan, 0),
         ("--workers", args.workers, 1),
     ):
         if value < least:
             raise InputError(f"{flag} is {value} but must be at least {least}")
-    if not args.rooms and not args.boxes and not args.image_sources:
-        raise InputError("no rooms: name room folders, or give --boxes or --image-sources")
+    if not args.rooms and not args.boxes and not args.image_sources and not args.any_plan:
+        raise InputError("no rooms: name room folders, or give --boxes, --image-sources or --any-plan")
     if args.json is not None:
         check_writable(args.json)
     groups: dict[str, tuple[Any, int]] = {
         SIMULATED[0]: (partial(corpus_box, args.seed), args.boxes),
         SIMULATED[1]: (partial(image_source_box, args.seed), args.image_sources),
+        ANY_PLAN: (partial(corpus_room, args.seed), args.any_plan),
     }
     for name in args.rooms:
         room = load_room(name)  # every room is checked before any is simulated
@@ -167,15 +188,16 @@ def main() -> None:
             if count:
                 rows = pool.imap(partial(assess, make), range(count))
                 found[group] = list(tqdm(rows, total=count, desc=group, unit="room"))
-    summaries = {group: summary(rows) for group, rows in found.items()}
-    free = {group: summary([row["without_floor"] for row in rows]) for group, rows in found.items()}
+    boxes = {group: rows for group, rows in found.items() if group != ANY_PLAN}
+    summaries = {group: summary(rows) for group, rows in boxes.items()}
+    free = {group: summary([row["without_floor"] for row in rows]) for group, rows in boxes.items()}
     checks = {
         group: {
             "rooms": len(rows),
             "false_alarms": float(np.mean([bool(row["contradictions"]) for row in rows])),
             "moved_wall_found": float(np.mean([row["moved_found"] for row in rows])),
         }
-        for group, rows in found.items()
+        for group, rows in boxes.items()
     }
     about = {"seed": args.seed, "floor": summaries, "no_floor": free, "check": checks, "rooms": found}
     print("\n" + page(about))
@@ -189,6 +211,7 @@ def page(about: dict[str, Any]) -> str:
     parts = [f"# The box around the receiver, from sound\n\nSimulated rooms of seed {about['seed']}."]
     parts += ["With z = 0 probably the floor:", summary_table(about["floor"])]
     parts += ["With nothing assumed of z:", summary_table(about["no_floor"])]
+    parts += ["Depth around the receiver, mean error of its logarithm as a percentage:", depth_table(about["rooms"])]
     cells = [["true planes given", "rooms", "contradicted %", "one wall 1 m further out, found %"]]
     for group, check in about["check"].items():
         shares = (figure(check[key], 100, 0) for key in ("false_alarms", "moved_wall_found"))
@@ -196,7 +219,7 @@ def page(about: dict[str, Any]) -> str:
     parts.append(markdown(cells))
     cells = [["room", "estimated m", "true m", "walls within 25 cm", "in 90 % interval", "confident", "of those right"]]
     for group, rows in about["rooms"].items():
-        for row in rows if group not in SIMULATED else ():
+        for row in rows if group not in (*SIMULATED, ANY_PLAN) else ():
             sizes = (" x ".join(f"{value:.2f}" for value in row[key]) for key in ("size", "true_size"))
             right = [error <= RIGHT for error in row["wall_error_m"]]
             sure = [ok for ok, confident in zip(right, row["confident"], strict=True) if confident]

@@ -14,6 +14,7 @@ from haa_peft.training.objective import RoomObjective, draw_references
 from tests.store.test_store import make_pack
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+LEARNED = [method for method in METHODS if method != "statistics"]  # needs BatchNorm, which the tiny backbone lacks
 QUERIES = np.array([[1.0, 1.0, 1.0], [4.0, 2.0, 1.5], [3.0, 3.3, 0.7]])
 
 
@@ -31,7 +32,13 @@ def test_spectrograms_and_waveforms(room):
     torch.testing.assert_close(griffin_lim(logs.exp().double().cuda(), phases.cuda()).cpu(), here, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.fixture(autouse=True)
+def _full_precision(monkeypatch):
+    """Convolutions take TF32 by default on such GPUs, whose gradients are 4 % off in the smallest layers."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.mark.parametrize("method", LEARNED)
 def test_losses_and_gradients(method, room, tiny_backbone):
     adapter = attach(tiny_backbone, MethodSettings(method), 0)
     references = torch.from_numpy(draw_references(12, 4, 0, 0))
@@ -45,13 +52,13 @@ def test_losses_and_gradients(method, room, tiny_backbone):
         for parameter in adapter.parameters():
             parameter.grad = None
     for here, there in zip(*found, strict=True):
-        assert float((here - there).norm()) <= 1e-2 * float(here.norm())  # TF32 in convolutions
+        assert float((here - there).norm()) <= 1e-3 * float(here.norm())
 
 
 def test_predictions(room, tiny_backbone, tmp_path):
-    for method in METHODS:
+    for method in LEARNED:
         write_pack(tmp_path, make_pack(room, tiny_backbone, AdapterName("studio", method), method=method))
-    requests = [(f"studio/{method}", QUERIES) for method in METHODS]
+    requests = [(f"studio/{method}", QUERIES) for method in LEARNED]
     here, there = (
         RoomPredictor.load("studio/lora", store=tmp_path, backbone=tiny_backbone, device=device).predict_many(requests)
         for device in ("cpu", "cuda")

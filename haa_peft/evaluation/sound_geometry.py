@@ -8,12 +8,17 @@ from typing import Any
 import numpy as np
 
 from haa_peft.evaluation.report import figure, markdown
+from haa_peft.geometry.panorama import Geometry, depth_around, directions, render_depth, solid_angles
+from haa_peft.geometry.panorama_network import predict_depth
 from haa_peft.geometry.plausibility import SurfaceCheck
 from haa_peft.geometry.shoebox import WALLS, ShoeboxEstimate
-from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.geometry.surfaces import Surfaces, box_around
 
 RIGHT = 0.25
 """Metres that a wall may be off and be called right."""
+DEPTHS = ("shoebox", "network", "box around positions", "constant")
+CONSTANT = 3.0
+"""Metres."""
 
 
 def compare_with_box(estimate: ShoeboxEstimate, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
@@ -31,6 +36,41 @@ def compare_with_box(estimate: ShoeboxEstimate, low: np.ndarray, high: np.ndarra
         "interval_m": (estimate.high - estimate.low).tolist(),
         "confident": estimate.confident.tolist(),
     }
+
+
+def depth_errors(
+    rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray, estimate: ShoeboxEstimate, truth: Geometry
+) -> dict[str, float]:
+    """Mean absolute logarithmic error, over the sphere, of each of ``DEPTHS`` from the same measurements.
+
+    Parameters
+    ----------
+    rirs : (N, T) at 22 050 Hz. positions, receiver : (N, 3) and (3,) m. estimate : the shoebox from them.
+    truth : what the depth is compared with; where it is open, nothing is.
+    """
+    true = depth_around(truth, receiver)
+    low, high = box_around(np.vstack([positions, receiver]))
+    found = (
+        render_depth(estimate.surfaces, receiver, directions()),
+        predict_depth(rirs, positions, receiver)[0],
+        render_depth(Surfaces.shoebox(high - low), receiver - low, directions()),
+        np.full(true.shape, CONSTANT),
+    )
+    weight = np.where(np.isfinite(true), solid_angles(), 0)
+    true = np.where(np.isfinite(true), true, 1)
+    return {
+        name: float((np.abs(np.log(depth / true)) * weight).sum() / weight.sum())
+        for name, depth in zip(DEPTHS, found, strict=True)
+    }
+
+
+def depth_table(named: dict[str, Sequence[dict[str, Any]]]) -> str:
+    """Means of :func:`depth_errors` of groups of rooms, in percent, as a Markdown table."""
+    cells = [["rooms", "number", *(f"{name} %" for name in DEPTHS)]]
+    for name, rows in named.items():
+        means = (np.mean([row["depth_error"][key] for row in rows]) for key in DEPTHS)
+        cells.append([name, str(len(rows)), *(figure(float(np.expm1(mean)), 100, 1) for mean in means)])
+    return markdown(cells)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -14,24 +14,24 @@ from haa_peft.errors import InputError
 from haa_peft.geometry import depth_file, mesh
 from haa_peft.geometry.entry import check_keys, choice, number, point
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH, DepthMap, Geometry, directions, render_depth
+from haa_peft.geometry.panorama_network import predict_depth
 from haa_peft.geometry.photo import read_photo
 from haa_peft.geometry.shoebox import estimate_shoebox
 from haa_peft.geometry.sight import Known, sight_notes
-from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.geometry.surfaces import BESIDE, Surfaces, box_around
 
 NOTHING, SOUND = "none", "sound"
+FROM_SOUND = ("shoebox", "network")
+WORDS: dict[str, dict[str, Any] | None] = {
+    NOTHING: None, SOUND: {SOUND: "shoebox"}, "sound-network": {SOUND: "network"}
+}  # fmt: skip
+"""Entries that a word says."""
 PICTURES = (".jpg", ".jpeg", ".webp")
 FILES = {"mesh": mesh.read_mesh, "depth": depth_file.read_depth_map, "rgb": read_photo}
 """Sources that are read from a file, which is kept in memory: a study loads a room many times."""
 SOURCES = ("room_size", "surfaces", *FILES, SOUND, "constant")
 FEWEST_RIRS = 3
 """That echoes can be told from chance with."""
-BESIDE, USUAL_HEIGHT, LOWEST_FLOOR = 0.5, 3.0, 0.1
-"""Metres: walls beside the outermost position, the height of a room of which nothing is known, and least clearances.
-
-Of margins from .25 to 1 m with heights from 2.5 to 3.3 m, these two are among the best in 300 simulated rooms: depth
-is then off by a factor of 1.3 (mean of the logarithms), against 1.9 with the best constant from the same positions.
-"""
 
 
 def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geometry:
@@ -64,8 +64,11 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
         return Surfaces.from_json(entry["surfaces"], where)
     if source == SOUND:
         check_keys(entry, (SOUND, "floor"), where)
-        choice(entry, SOUND, ("shoebox",), None, where)
-        return _from_sound(known, number(entry, "floor", -1000, 1000, 0.0, where), where)
+        how = choice(entry, SOUND, FROM_SOUND, None, where)
+        floor = number(entry, "floor", -1000, 1000, 0.0, where)
+        if known.rirs is None or len(known.rirs) < FEWEST_RIRS:
+            raise InputError(f"{where}: geometry from sound needs {FEWEST_RIRS} training measurements or more")
+        return _network(known, floor) if how == "network" else _shoebox(known, floor)
     if source == "constant":
         check_keys(entry, ("constant",), where)
         metres = number(entry, "constant", 0.3, 100, None, where)
@@ -81,15 +84,13 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
 
 def follows_measurements(given: object) -> bool:
     """Whether a geometry is made from the training measurements or their positions, and is another with others."""
-    return given in (NOTHING, SOUND) or (isinstance(given, Mapping) and SOUND in given)
+    return (isinstance(given, str) and given in WORDS) or (isinstance(given, Mapping) and SOUND in given)
 
 
 def _entry(given: object, where: str) -> dict[str, Any] | None:
     """What was given as an object; None for nothing at all."""
-    if given == NOTHING:
-        return None
-    if given == SOUND:
-        return {SOUND: "shoebox"}
+    if isinstance(given, str) and given in WORDS:
+        return WORDS[given]
     if isinstance(given, str):
         ending = Path(given).suffix.lower()
         if ending in mesh.ENDINGS:
@@ -103,7 +104,7 @@ def _entry(given: object, where: str) -> dict[str, Any] | None:
             )
     if not isinstance(given, Mapping) or len([key for key in SOURCES if key in given]) != 1:
         raise InputError(
-            f"{where}: geometry is {given!r:.60} but must be {NOTHING!r}, {SOUND!r}, a mesh "
+            f"{where}: geometry is {given!r:.60} but must be {', '.join(map(repr, WORDS))}, a mesh "
             f"({', '.join(mesh.ENDINGS)}), a depth panorama ({', '.join(depth_file.ENDINGS)}) or an object with one of "
             f"{', '.join(SOURCES)}"
         )
@@ -113,14 +114,14 @@ def _entry(given: object, where: str) -> dict[str, Any] | None:
 def geometry_argument(text: str) -> tuple[object, Path, str]:
     """What ``--geometry`` gives: the entry, the folder that its files are relative to, and its name for errors.
 
-    ``none``, ``sound``, a mesh, a depth panorama, or a JSON file that holds an entry, also under ``geometry`` as in
-    ``room.json``.
+    ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, or a JSON file that holds an entry, also
+    under ``geometry`` as in ``room.json``.
     """
     path = Path(text)
-    if text in (NOTHING, SOUND) or path.suffix.lower() != ".json":
-        if text not in (NOTHING, SOUND) and not path.is_file():
+    if text in WORDS or path.suffix.lower() != ".json":
+        if text not in WORDS and not path.is_file():
             raise InputError(
-                f"--geometry is {text!r} but must be {NOTHING}, {SOUND}, a mesh, a depth panorama or a JSON file"
+                f"--geometry is {text!r} but must be {', '.join(WORDS)}, a mesh, a depth panorama or a JSON file"
             )
         return text, Path(), f"--geometry {text}"
     try:
@@ -145,10 +146,7 @@ def nothing_known(known: Known) -> DepthMap:
 
     The floor is taken at z = 0 if that lies below them all.
     """
-    points = np.concatenate([known.receiver[None], known.positions[known.heard]])
-    low, high = points.min(axis=0) - BESIDE, points.max(axis=0) + BESIDE
-    low[2] = 0 if points[:, 2].min() > LOWEST_FLOOR else low[2]
-    high[2] = max(high[2], low[2] + USUAL_HEIGHT)
+    low, high = box_around(np.concatenate([known.receiver[None], known.positions[known.heard]]))
     rays = directions()
     depth = render_depth(Surfaces.shoebox(high - low), known.receiver - low, rays)
     size = " x ".join(f"{x:.1f}" for x in high - low)
@@ -159,13 +157,21 @@ def nothing_known(known: Known) -> DepthMap:
     return _unbounded(depth, "nothing: a box around the positions", notes)
 
 
-def _from_sound(known: Known, floor: float | None, where: str) -> DepthMap:
+def _shoebox(known: Known, floor: float | None) -> DepthMap:
     """The box that echoes speak for; positions may lie outside it, since it is an estimate."""
-    if known.rirs is None or len(known.rirs) < FEWEST_RIRS:
-        raise InputError(f"{where}: geometry from sound needs {FEWEST_RIRS} training measurements or more")
+    assert known.rirs is not None
     estimate = estimate_shoebox(known.rirs, known.positions[known.heard], known.receiver, floor)
     depth = render_depth(estimate.surfaces, known.receiver, directions())
     return _unbounded(depth, "echoes of the training measurements", (estimate.account(), *sight_notes(depth, known)),
+                      "estimated")  # fmt: skip
+
+
+def _network(known: Known, floor: float | None) -> DepthMap:
+    """What a network that was trained on simulated rooms makes of echoes and decay."""
+    assert known.rirs is not None
+    depth, factor = predict_depth(known.rirs, known.positions[known.heard], known.receiver, floor)
+    account = f"by its own estimate off by a factor of {factor:.2f} on the mean, as in rooms like those it learned from"
+    return _unbounded(depth, "a network's reading of the training measurements", (account, *sight_notes(depth, known)),
                       "estimated")  # fmt: skip
 
 

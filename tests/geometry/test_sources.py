@@ -86,8 +86,8 @@ def test_nothing_known_is_nearer_the_truth_than_any_constant():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (3, "geometry is 3 but must be 'none', 'sound', a mesh"),
-        ("scan.las", "geometry is 'scan.las' but must be 'none', 'sound', a mesh"),
+        (3, "geometry is 3 but must be 'none', 'sound', 'sound-network', a mesh"),
+        ("scan.las", "geometry is 'scan.las' but must be 'none', 'sound', 'sound-network', a mesh"),
         ({}, "geometry is {} but must be 'none'"),
         ({"mesh": "scan.ply", "depth": "depth.npy"}, "but must be 'none', .* or an object with one of room_size"),
         ("photo.jpg", "geometry 'photo.jpg' is a photograph; give .* depth-estimation model of transformers"),
@@ -133,5 +133,5 @@ def test_arguments(tmp_path, monkeypatch):
     Path("there/geometry.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
         geometry_argument("there/geometry.json")
-    with pytest.raises(InputError, match="--geometry is 'nothing' but must be none, sound, a mesh"):
+    with pytest.raises(InputError, match="--geometry is 'nothing' but must be none, sound, sound-network, a mesh"):
         geometry_argument("nothing")
