@@ -33,10 +33,11 @@ def plot_size(results: Sequence[RunResult], path: Path, styles: Mapping[str, dic
     """Mean errors over configurations against trainable weights and bytes; baselines are lines.
 
     No bars: rows share positions and seeds, so what tells them apart is the interval of their paired difference. A
-    baseline far above everything else is written at the upper edge.
+    baseline far above everything else is written at the upper edge. Nothing is shown where all are of one size.
     """
     trained = trained_names(results)
-    if not trained:
+    sizes = {(r.trainable_parameters, r.bytes) for r in results if r.run in trained}
+    if not sizes or (len(sizes) == 1 and len(trained) > 1):
         return None
     figure = new_figure((15, 9))
     fixed = [run for run in run_names(results) if run not in trained]
