@@ -48,8 +48,9 @@ def main() -> None:
     if not args.report_only:
         run_study(study, out, executor=args.executor, workers=args.workers)
     page = write_report(
-        out, compare_with=study.compare_with, title=study.title, question=study.question, show=study.show or None
-    )
+        out, compare_with=study.compare_with, title=study.title, question=study.question, show=study.show or None,
+        pairs=study.pairs,
+    )  # fmt: skip
     print(f"\n{page}")
 
 

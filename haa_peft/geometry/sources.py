@@ -111,13 +111,15 @@ def _entry(given: object, where: str) -> dict[str, Any] | None:
     return dict(given)
 
 
-def geometry_argument(text: str) -> tuple[object, Path, str]:
-    """What ``--geometry`` gives: the entry, the folder that its files are relative to, and its name for errors.
+def geometry_argument(given: object) -> tuple[object, Path, str]:
+    """What ``--geometry``, a study or a caller gives: the entry, the folder of its files, and its name for errors.
 
-    ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, or a JSON file that holds an entry, also
-    under ``geometry`` as in ``room.json``.
+    ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, an entry itself, or a JSON file that holds one,
+    also under ``geometry`` as in ``room.json``. Raises ``InputError`` for anything else.
     """
-    path = Path(text)
+    if not isinstance(given, str):
+        return _entry(given, "--geometry"), Path(), "--geometry"
+    text, path = given, Path(given)
     if text in WORDS or path.suffix.lower() != ".json":
         if text not in WORDS and not path.is_file():
             raise InputError(

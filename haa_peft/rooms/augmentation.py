@@ -117,7 +117,7 @@ def vary(room: Room, augmentation: Augmentation, seed: tuple[int, ...]) -> Room:
     room = dataclasses.replace(room, splits={**room.splits, "valid": empty, "test": empty}, loan=None)
     chance = {name: np.random.default_rng((*seed, number)) for number, name in enumerate(USUAL, start=1)}
     if augmentation.positions:
-        room = _with_positions(room, augmentation.positions, chance["positions"])
+        room = with_positions(room, augmentation.positions, chance["positions"])
     if augmentation.receiver:
         room = _with_receiver(room, augmentation.receiver, chance["receiver"])
     if augmentation.surfaces:
@@ -144,8 +144,12 @@ def check_augmentation(room: Room, augmentation: Augmentation) -> None:
         planes_of(room)
 
 
-def _with_positions(room: Room, deviation: float, rng: np.random.Generator) -> Room:
-    """Positions somewhere within their error, inside the room."""
+def with_positions(room: Room, deviation: float, rng: np.random.Generator) -> Room:
+    """The room with its positions displaced, by a normal deviate of so many metres along each axis.
+
+    What would lie outside the box around the room, or within 1 cm of the receiver, is drawn again, and stays where it
+    is after ``TRIES`` draws. The same ``rng`` displaces in the same directions, whatever the deviation.
+    """
     low, high = room.geometry.bounds()
     positions = room.positions.copy()
     left = np.arange(len(positions))

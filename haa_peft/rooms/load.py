@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,33 +28,39 @@ NEAREST = 0.01
 """Metres; closer than this, two positions are one."""
 
 
-def load_room(path: str | Path, geometry: str | None = None) -> Room:
+def load_room(path: str | Path, geometry: object = None) -> Room:
     """Read one configuration of a room.
 
     Parameters
     ----------
     path : an HAA folder (``.../hallwayPanel1``, known by its name), a plain room folder (``RIRs.npy``,
-        ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``), which is made on
-        first use and cached.
-    geometry : another geometry than the room's own: ``none``, ``sound``, a mesh, a depth panorama, or a JSON file
-        that holds a ``geometry`` entry (:mod:`haa_peft.geometry.sources`).
+        ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``) or of a room of a
+        simulated corpus (``simulated/1000-0``, :mod:`haa_peft.rooms.simulated`), made on first use and cached.
+    geometry : another geometry than the room's own, as :func:`~haa_peft.geometry.sources.geometry_argument` takes it:
+        ``none``, ``sound``, a mesh, a depth panorama, a ``geometry`` entry, or a JSON file that holds one.
 
     Raises
     ------
     InputError
         When anything is missing or wrong; the message says what to do.
     """
+    from haa_peft.rooms.simulated import is_simulated_name, make_simulated
     from haa_peft.rooms.twins import is_twin_name, make_twin
 
     folder = Path(path)
     try:
         if not folder.exists() and is_twin_name(str(path)):
             folder = make_twin(str(path))
+        elif not folder.exists() and is_simulated_name(str(path)):
+            folder = make_simulated(str(path))
         is_folder = folder.is_dir() and str(path) != ""
     except (OSError, ValueError):  # a name that no file can have
         is_folder = False
     if not is_folder:
-        raise InputError(f"{path}: no such room folder, nor the name of a simulated twin such as classroom-twin/base")
+        raise InputError(
+            f"{path}: no such room folder, nor the name of a simulated twin such as classroom-twin/base or of a "
+            "simulated room such as simulated/1000-0"
+        )
     if (folder / "room.json").exists():
         return _read_plain(folder, geometry)
     for name in (folder.name, folder.resolve().name):
@@ -65,7 +72,7 @@ def load_room(path: str | Path, geometry: str | None = None) -> Room:
     )
 
 
-def _read_haa(folder: Path, name: str, geometry: str | None) -> Room:
+def _read_haa(folder: Path, name: str, geometry: object) -> Room:
     facts = haa.haa_facts()[name]
     room, configuration = haa.room_and_configuration(name)
     rirs, positions = _read_arrays(folder, haa.SAMPLE_RATE)
@@ -81,7 +88,7 @@ def _with_geometry(
     facts: tuple[str, str, np.ndarray, np.ndarray, np.ndarray],
     splits: dict[str, np.ndarray],
     origin: tuple[str, str],
-    override: str | None,
+    override: object,
     entry: object,
     folder: Path,
     where: str,
@@ -94,16 +101,36 @@ def _with_geometry(
         entry, place, where = geometry_argument(override)
     known = Known.of(receiver, positions, rirs, splits["train"])
     shape = read_geometry(entry, place, known, where)
-
-    def fit(room: Room) -> Geometry:
-        measured = Known.of(room.receiver, room.positions, room.rirs, room.splits["train"])
-        return read_geometry(entry, place, measured, where)
-
-    room = Room(*facts, shape, splits, 1.0, *origin, fit=fit if follows_measurements(entry) else None)
-    return _checked(folder, room)
+    room = Room(*facts, shape, splits, 1.0, *origin)
+    room = dataclasses.replace(room, fit=_reader(entry, place, where) if follows_measurements(entry) else None)
+    _check_shape(folder, room)
+    scale = float(np.abs(rirs[splits["train"]]).max())
+    return dataclasses.replace(room, rirs=(rirs / scale).astype(np.float32), scale=scale)
 
 
-def _read_plain(folder: Path, geometry: str | None) -> Room:
+def with_geometry(room: Room, entry: object, folder: Path, where: str) -> Room:
+    """The room with the geometry that an entry describes instead of its own, checked as if read with it.
+
+    What follows from measurements is made from the room's present training measurements, and anew with others.
+    ``folder`` and ``where`` are those of :func:`~haa_peft.geometry.sources.read_geometry`.
+    """
+    fit = _reader(entry, folder, where)
+    shaped = dataclasses.replace(room, geometry=fit(room), fit=fit if follows_measurements(entry) else None)
+    _check_shape(where, shaped)
+    return shaped
+
+
+def _reader(entry: object, folder: Path, where: str) -> Callable[[Room], Geometry]:
+    """What gives the geometry that an entry describes, for a room as its training measurements are."""
+
+    def read(room: Room) -> Geometry:
+        known = Known.of(room.receiver, room.positions, room.rirs, room.splits["train"])
+        return read_geometry(entry, folder, known, where)
+
+    return read
+
+
+def _read_plain(folder: Path, geometry: object) -> Room:
     where = folder / "room.json"
     try:
         description = json.loads(where.read_text(encoding="utf-8"))
@@ -160,8 +187,8 @@ def _check_apart(folder: Path, positions: np.ndarray, receiver: np.ndarray) -> N
         )
 
 
-def _checked(folder: Path, room: Room) -> Room:
-    """Check what only the whole room shows, and scale the RIRs by the training RIRs' largest magnitude."""
+def _check_shape(folder: object, room: Room) -> None:
+    """Raise ``InputError`` unless the geometry is around receiver and positions; ``folder`` is named first."""
     positions, receiver = room.positions, room.receiver
     low, high = room.geometry.bounds()
     if (receiver < low).any() or (receiver > high).any():
@@ -181,8 +208,6 @@ def _checked(folder: Path, room: Room) -> Room:
             f"{folder}: from the receiver {receiver.tolist()} no surface is seen in {unseen:.0%} of the directions; "
             "it must stand inside surfaces that enclose it"
         )
-    scale = float(np.abs(room.rirs[room.splits["train"]]).max())
-    return dataclasses.replace(room, rirs=(room.rirs / scale).astype(np.float32), scale=scale)
 
 
 def _read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,27 +12,23 @@ that decay times come out near HAA's. Not simulated: room modes, furniture other
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import shutil
-import sys
-import uuid
 import zlib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms.cache import cache_folder, kept
 from haa_peft.rooms.haa import haa_facts, room_and_configuration
 from haa_peft.rooms.twin_simulation import LENGTH, Finish, Twin, simulate_twin
 
 VERSION = 1
 """Part of the cache's folder names; raise it when a change here gives other RIRs."""
 FEWEST_POSITIONS = 14
-FILES = ("RIRs.npy", "xyzs.npy", "room.json")
 CONFIGURATIONS = ("base", "rotation", "translation", "panel", "panel1")
 CLASSROOM_TRANSLATION = (1.8, 3.0, 1.2294)
 CLASSROOM_PANEL = ((2.6, 1.9, 1.855), (2.6, 1.9, 0.145), (4.53, 1.9, 1.855))
@@ -98,40 +94,12 @@ def make_twin(name: str, seed: int = 0, n_positions: int = 60, folder: Path | No
         raise InputError(f"n_positions is {n_positions} but must be at least {FEWEST_POSITIONS}")
     if seed < 0:
         raise InputError(f"seed is {seed} but must be at least 0")
-    target = (folder or _cache_folder()) / f"{name}-seed{seed}-n{n_positions}-v{VERSION}"
-    if _is_complete(target, n_positions):
-        return target
-    temporary = target.with_name(f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        temporary.mkdir(parents=True)
-        print(f"simulating {name} ({n_positions} positions, some seconds, once): {target}", file=sys.stderr)
-        _write(temporary, name, seed, n_positions)
-        _move(temporary, target, n_positions)
-    except OSError as error:
-        raise InputError(
-            f"{target}: cannot be written ({error.strerror or error}); set HAA_PEFT_CACHE to a folder that can be"
-        ) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
+    target = (folder or cache_folder() / "twins") / f"{name}-seed{seed}-n{n_positions}-v{VERSION}"
+    return kept(target, name, (n_positions, LENGTH), lambda: _made(name, seed, n_positions))
 
 
-def _cache_folder() -> Path:
-    import pooch
-
-    return Path(os.environ.get("HAA_PEFT_CACHE") or pooch.os_cache("haa_peft")).expanduser() / "twins"
-
-
-def _is_complete(target: Path, n_positions: int) -> bool:
-    try:
-        json.loads((target / FILES[2]).read_text(encoding="utf-8"))
-        shapes = [np.load(target / file, mmap_mode="r").shape for file in FILES[:2]]
-    except (OSError, ValueError, EOFError):
-        return False
-    return shapes == [(n_positions, LENGTH), (n_positions, 3)]
-
-
-def _write(folder: Path, name: str, seed: int, n_positions: int) -> None:
+def _made(name: str, seed: int, n_positions: int) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """RIRs, positions and what ``room.json`` says."""
     import pyroomacoustics as pra
 
     twin = _twins()[name]
@@ -149,19 +117,7 @@ def _write(folder: Path, name: str, seed: int, n_positions: int) -> None:
         "description": "receiver_xyz is the loudspeaker, xyzs.npy the microphones (reciprocity, as for HAA)",
         "loudspeaker_facing": twin.facing.tolist(),
     }
-    np.save(folder / FILES[0], simulate_twin(twin, positions, name, seed))
-    np.save(folder / FILES[1], positions)
-    (folder / FILES[2]).write_text(json.dumps(description, indent=1), encoding="utf-8")
-
-
-def _move(temporary: Path, target: Path, n_positions: int) -> None:
-    """Rename, unless another process was first; a damaged twin is mended file by file, its content being the same."""
-    try:
-        temporary.rename(target)
-    except OSError:
-        if not _is_complete(target, n_positions):
-            for file in FILES:
-                (temporary / file).replace(target / file)
+    return simulate_twin(twin, positions, name, seed), positions, description
 
 
 def draw_positions(room: str, seed: int, count: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from haa_peft.evaluation.report import COLUMNS
+from haa_peft.rooms.simulated import ROOM as SIMULATED
 from haa_peft.studies.drawing import axis_label, name_lines, name_points, new_figure, plain_log_ticks, save, show_points
 from haa_peft.studies.results import RunResult, configurations, mean_error, over_shots, run_names, trained_names
 
@@ -33,10 +34,11 @@ def plot_size(results: Sequence[RunResult], path: Path, styles: Mapping[str, dic
     """Mean errors over configurations against trainable weights and bytes; baselines are lines.
 
     No bars: rows share positions and seeds, so what tells them apart is the interval of their paired difference. A
-    baseline far above everything else is written at the upper edge.
+    baseline far above everything else is written at the upper edge. Nothing is shown where all are of one size.
     """
     trained = trained_names(results)
-    if not trained:
+    sizes = {(r.trainable_parameters, r.bytes) for r in results if r.run in trained}
+    if not sizes or (len(sizes) == 1 and len(trained) > 1):
         return None
     figure = new_figure((15, 9))
     fixed = [run for run in run_names(results) if run not in trained]
@@ -103,7 +105,8 @@ def plot_maps(results: Sequence[RunResult], path: Path, runs: Sequence[str]) -> 
     panel = float(np.clip(11 / len(runs), 2.6, 4.2))
     height = (0.85 * panel * min(depth / width, 1.6) + 0.55) * len(names) + 0.8
     figure.set_size_inches(panel * len(runs) + 1.2, height)
-    grid = figure.subplots(len(names), len(runs), squeeze=False, sharex=True, sharey=True)
+    shared: Any = "row" if results[0].room == SIMULATED else "all"  # those are as many rooms as configurations
+    grid = figure.subplots(len(names), len(runs), squeeze=False, sharex=shared, sharey=shared)
     at = {(n, run): [r for r in results if (r.name, r.run) == (n, run)] for n in names for run in runs}
     shown = {key: _mean_edt(here) for key, here in at.items()}
     every = np.concatenate([error for _, error in shown.values()])

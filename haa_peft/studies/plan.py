@@ -19,14 +19,18 @@ from haa_peft.rooms.augmentation import Augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART, Room
 from haa_peft.rooms.splits import redraw
+from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.results import BASELINES
 from haa_peft.training.settings import TrainingSettings
 
 METHOD_FIELDS = tuple(f.name for f in dataclasses.fields(MethodSettings))
 TRAINING_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingSettings) if f.name not in ("k", "seed"))
-TEXTS = ("method", "freeze", "validation", "label", "borrow")
+TEXTS = ("method", "freeze", "validation", "label", "borrow", "geometry")
 LIMITS = ("only", "shots", "seeds")
 ADAPTER_FIELDS = ("start", "on_top_of", "use", "blend", "borrow")
+ROOM_FIELDS = ("geometry", "position_error")
+TRAINED = ("start", "on_top_of", "use", "blend", "first_stage", "transfer")
+"""What a run that adapts nothing cannot have."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class RunSpec:
     only : configurations (``room/configuration``) that it is run in; all if empty.
     shots, seeds : numbers of measurements and seeds that it is run with; the study's if empty.
     transfer : test the adapter in the room's other configurations of the study too.
+    geometry, position_error : what it takes for true of rooms, as the study's file has it.
+    assumptions : the same for each of the study's ``room/configuration``.
+    adapt : if not, the backbone is tested as it is.
     """
 
     name: str
@@ -79,6 +86,10 @@ class RunSpec:
     shots: tuple[int, ...] = ()
     seeds: tuple[int, ...] = ()
     transfer: bool = False
+    geometry: object = None
+    position_error: float = 0.0
+    assumptions: Mapping[str, Assumption] = field(default_factory=dict)
+    adapt: bool = True
 
     def sources(self, room: str, configuration: str) -> list[tuple[str, str]]:
         """Runs and configurations whose adapters must be there before it can run in ``room/configuration``."""
@@ -92,12 +103,18 @@ class RunSpec:
         other = self.borrow if isinstance(self.borrow, str) else self.borrow.get(room, "")
         return f"{room}/{other}" if other not in ("", configuration) else ""
 
+    def assumed(self) -> dict[str, Any]:
+        """What it takes for true of rooms, as the study's file has it, where that is not what they are."""
+        found = {"geometry": self.geometry, "position_error": self.position_error}
+        return {key: value for key, value in found.items() if value}
+
 
 @dataclass(frozen=True, eq=False)
 class Study:
     """A study as its file says; see README, Studies.
 
     ``draws``: every seed draws its own training positions among those that do not test, in all rooms or those named.
+    ``pairs``: runs that the report holds against each other, besides ``compare_with`` against all.
     """
 
     name: str
@@ -113,10 +130,15 @@ class Study:
     backbone: str
     compare_with: str
     show: tuple[str, ...]
+    pairs: tuple[tuple[str, str], ...] = ()
 
-    def room(self, name: str, seed: int, shots: int) -> Room:
-        """A room with the splits of a seed and its number of measurements."""
-        return _room(self, name, seed, shots)
+    def room(self, name: str, seed: int, shots: int, run: str = "") -> Room:
+        """A room with the splits of a seed and its number of measurements, as a run takes it to be."""
+        return assumed_room(self, name, seed, shots, self.assumption(name, run))
+
+    def assumption(self, name: str, run: str) -> Assumption:
+        """What a run takes a room to be; without one the room is what it is."""
+        return self.runs[run].assumptions[name] if run else Assumption()
 
     def settings(self) -> dict[str, Any]:
         """What every run of the study has in common and results depend on."""
@@ -129,6 +151,13 @@ def _room(study: Study, name: str, seed: int, shots: int) -> Room:
     if study.draws is True or (study.draws and room.room in study.draws):
         room = room.with_splits(redraw(room.splits, seed))
     return room.with_shots(shots)
+
+
+@lru_cache(maxsize=16)
+def assumed_room(study: Study, name: str, seed: int, shots: int, assumption: Assumption) -> Room:
+    """The room that an assumption makes of another; they share their RIRs."""
+    room = _room(study, name, seed, shots)
+    return room if assumption == Assumption() else assumption.applied(room, seed)
 
 
 @dataclass(frozen=True)
@@ -169,6 +198,7 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         "backbone": "small",
         "compare_with": "full",
         "show": [],
+        "pairs": [],
         "defaults": {},
     }
     unknown = sorted(set(given) - set(defaults) - {"rooms", "runs"})
@@ -200,10 +230,13 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
             raise InputError(
                 f"{path}: run {name!r} is {spec!r:.40} but must be a mapping of options, such as {{rank: 2}}"
             )
-    runs = {name: _read_run(path, name, {**given["defaults"], **(spec or {})}) for name, spec in given["runs"].items()}
-    study = Study(path.stem, rooms=rooms, runs=runs, seeds=tuple(given["seeds"]), shots=tuple(given["shots"]),
-                  show=tuple(given["show"]), **{key: given[key] for key in ("title", "question", "k", "draws", "split",
-                                                                          "backbone", "compare_with")})  # fmt: skip
+    runs = {
+        name: _read_run(path, name, {**given["defaults"], **(spec or {})}, list(rooms))
+        for name, spec in given["runs"].items()
+    }
+    lists: dict[str, Any] = {key: tuple(given[key]) for key in ("seeds", "shots", "show")}
+    plain = {key: given[key] for key in ("title", "question", "k", "draws", "split", "backbone", "compare_with")}
+    study = Study(path.stem, rooms=rooms, runs=runs, pairs=tuple((a, b) for a, b in given["pairs"]), **lists, **plain)
     drawn = set() if isinstance(given["draws"], bool) else set(given["draws"])
     if drawn - {name.split("/")[0] for name in rooms}:
         raise InputError(f"{path}: draws is {given['draws']!r} but must be true, false or a list of its rooms' names")
@@ -218,13 +251,30 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         odd = {value for run in runs.values() for value in getattr(run, key)} - set(all_of_it)
         if odd:
             raise InputError(f"{path}: a run has {key} {min(odd)}, which are none of the study's {list(all_of_it)}")
+    for run in runs.values():
+        _check_assumptions(path, study, run)
     waves(study)  # finds what is missing
     return study
 
 
+def _check_assumptions(path: Path, study: Study, run: RunSpec) -> None:
+    """Raise ``InputError`` for what a run cannot take the rooms to be; what follows from measurements is made later."""
+    try:
+        if run.position_error and study.split != "test":
+            raise InputError("position_error displaces what is tested at; give split: test")
+        for name, assumption in run.assumptions.items():
+            if assumption.other is not None and seen_in(assumption.other)[0] == name:
+                raise InputError(f"geometry of {assumption.other} is {name}'s own but must be another room's")
+        name = (run.only or tuple(study.rooms))[0]
+        if not run.assumptions[name].follows:
+            study.room(name, study.seeds[0], study.shots[0], run.name)
+    except InputError as error:
+        raise InputError(f"{path}: run {run.name!r}: {error}") from None
+
+
 def _check_entries(path: Path, given: Mapping[str, Any]) -> None:
     """Raise ``InputError`` for entries of the wrong kind."""
-    for key in ("rooms", "seeds", "shots", "show"):
+    for key in ("rooms", "seeds", "shots", "show", "pairs"):
         if not isinstance(given[key], list):
             raise InputError(f"{path}: {key} is {given[key]!r} but must be a list, such as [{given[key]}]")
     for key in ("seeds", "shots"):
@@ -238,17 +288,24 @@ def _check_entries(path: Path, given: Mapping[str, Any]) -> None:
     for key in ("runs", "defaults"):
         if not isinstance(given[key], dict):
             raise InputError(f"{path}: {key} is {given[key]!r:.40} but must be a mapping of names to options")
+    odd = next((name for name in given["runs"] if not isinstance(name, str)), "")
+    if odd != "":
+        raise InputError(f"{path}: run {odd!r} is no text to YAML; put its name in quotes")
     rows = {*given["runs"], *BASELINES}
+    for pair in given["pairs"]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(name in rows for name in pair):
+            raise InputError(f"{path}: pairs holds {pair!r} but must hold pairs of runs, such as [lora, backbone]")
     for name in (given["compare_with"], *given["show"]):
         if name not in rows:
             raise InputError(f"{path}: compare_with or show names {name!r} but runs are {', '.join(sorted(rows))}")
 
 
-def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
+def _read_run(path: Path, name: str, given: Mapping[str, Any], rooms: Sequence[str]) -> RunSpec:
     where = f"{path}: run {name!r}"
     if not re.fullmatch(NAME_PART, str(name)) or name in BASELINES:
         raise InputError(f"{where}: must be letters, digits, - or _, and none of {', '.join(BASELINES)}")
-    known = {*METHOD_FIELDS, *TRAINING_FIELDS, *ADAPTER_FIELDS, "label", "first_stage", "transfer", *LIMITS}
+    known = {*METHOD_FIELDS, *TRAINING_FIELDS, *ADAPTER_FIELDS, *ROOM_FIELDS, *LIMITS}
+    known |= {"label", "first_stage", "transfer", "adapt"}
     unknown = sorted(set(given) - known)
     if unknown:
         raise InputError(f"{where}: unknown entry {unknown[0]!r}; known are {', '.join(sorted(known))}")
@@ -268,6 +325,13 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
             raise InputError(f"borrow is {given['borrow']!r} but must be a configuration, or rooms with one each")
         if blend and "use" not in sources:
             raise InputError("blend needs use: {run: ...}, whose adapters are blended")
+        if not isinstance(given.get("adapt", True), bool):
+            raise InputError(f"adapt is {given['adapt']!r} but must be true or false")
+        needless = [key for key in TRAINED if given.get(key)]
+        if not given.get("adapt", True) and needless:
+            raise InputError(f"adapt: false tests the backbone as it is, so {needless[0]} is of no use")
+        off = given.get("position_error", 0.0)
+        assumptions = {room: Assumption.read(given.get("geometry"), off, room.split("/")[0]) for room in rooms}
     except (InputError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{where}: {error}") from None
     return RunSpec(
@@ -282,6 +346,10 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any]) -> RunSpec:
         shots=tuple(given.get("shots", ())),
         seeds=tuple(given.get("seeds", ())),
         transfer=bool(given.get("transfer", False)),
+        geometry=given.get("geometry"),
+        position_error=float(off),
+        assumptions=assumptions,
+        adapt=given.get("adapt", True),
         **sources,
     )
 

@@ -48,7 +48,13 @@ METHOD = (
 
 
 def write_report(
-    folder: Path, *, compare_with: str = "full", title: str, question: str, show: Sequence[str] | None = None
+    folder: Path,
+    *,
+    compare_with: str = "full",
+    title: str,
+    question: str,
+    show: Sequence[str] | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> Path:
     """Write ``folder/README.md`` and its figures about the runs below ``folder/runs``; gives the page's path.
 
@@ -56,10 +62,11 @@ def write_report(
     ----------
     compare_with : the run that all others are held against, besides the backbone and nearest neighbour.
     show : runs in maps and decay curves; by default nearest neighbour, the backbone, an adapter and ``compare_with``.
+    pairs : runs that are held against each other too, the second being the one that the first may be better than.
     """
     results = read_results(folder)
     names = run_names(results)
-    for run in (compare_with, *(show or ())):
+    for run in (compare_with, *(show or ()), *(run for pair in pairs for run in pair)):
         if run not in names:
             raise InputError(f"{run} is no run of {folder} but must be one of {', '.join(names)}")
     adapters = [run for run in trained_names(results) if run != compare_with]
@@ -71,6 +78,7 @@ def write_report(
         here = [r for r in results if r.kind == kind]
         if here:
             parts += _kind(here, kind, folder, compare_with, show, styles)
+    parts += _together(results, compare_with, pairs)
     path = folder / "README.md"
     write_atomically(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
     return path
@@ -98,12 +106,7 @@ def _kind(
     ]
     for other in dict.fromkeys((compare_with, "backbone", "nearest")):
         if other in names and len(names) > 1:
-            rows = [
-                [run, *(_difference(compare_runs(every, run, other, metric)) for _, metric, *_ in SHOWN)]
-                for run in names
-                if run != other
-            ]
-            parts += [f"Against `{other}`:", markdown([["run", *(_name(column) for column in SHOWN)], *rows])]
+            parts += [f"Against `{other}`:", markdown(_against_table(every, other))]
     parts.append(f"### Each configuration, {kind}")
     for column in HEARD:
         parts += [f"{column[0]}, the lowest in bold:", markdown(_configuration_table(usual, column))]
@@ -131,6 +134,41 @@ def _kind(
             _embed(chart, "transfer"),
         ]
     return parts
+
+
+def _together(results: list[RunResult], compare_with: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The part of the page about rooms of several kinds together, and about the pairs of runs that were asked for."""
+    own = comparable([r for r in results if not r.is_transfer])
+    groups = {kind: [r for r in own if r.kind == kind] for kind in KINDS if any(r.kind == kind for r in own)}
+    several: dict[str, list[RunResult]] = {}
+    if len(groups) == len(KINDS):
+        several["measured and reconstructed"] = groups["measured"] + groups["reconstructed"]
+    if len(groups) > 1:
+        several["all"] = own
+    parts: list[str] = []
+    for name, here in several.items():
+        parts += [f"### {name.capitalize()} rooms", f"{len(configurations(here))} rooms, each of the same weight."]
+        parts += [markdown(_mean_table(with_shared_seeds(here)))]
+        if compare_with in run_names(here):
+            parts += [f"Against `{compare_with}`:", markdown(_against_table(here, compare_with))]
+    parts = ["## Rooms together", METHOD, *parts] if parts else []
+    if pairs:
+        cells = [["run", "against", "rooms", *(_name(column) for column in SHOWN)]]
+        for run, other in pairs:
+            for name, here in {**groups, **several}.items():
+                found = [_difference(compare_runs(here, run, other, metric)) for _, metric, *_ in SHOWN]
+                cells.append([run, other, name, *found])
+        parts += ["## Pairs", markdown(cells)]
+    return parts
+
+
+def _against_table(results: Sequence[RunResult], other: str) -> list[list[str]]:
+    rows = [
+        [run, *(_difference(compare_runs(results, run, other, metric)) for _, metric, *_ in SHOWN)]
+        for run in run_names(results)
+        if run != other
+    ]
+    return [["run", *(_name(column) for column in SHOWN)], *rows]
 
 
 def _contents(results: Sequence[RunResult]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from haa_peft.errors import InputError
 from haa_peft.evaluation.report import COLUMNS
 from haa_peft.files import write_atomically
+from haa_peft.rooms.simulated import ROOM as SIMULATED
 
 ARCHIVE = "runs.tar.xz"
 GROUPS = ("baseline", "adapter", "full")
@@ -87,10 +88,10 @@ class RunResult:
 
     @property
     def kind(self) -> str:
-        """One of ``KINDS``: where the true RIRs come from; twins are simulated."""
+        """One of ``KINDS``: where the true RIRs come from; twins, and drawn rooms, are simulated."""
         if self.reconstruction:
             return "reconstructed"
-        return "simulated" if self.room.endswith("-twin") else "measured"
+        return "simulated" if self.room == SIMULATED or self.room.endswith("-twin") else "measured"
 
 
 def read_results(folder: Path) -> list[RunResult]:

@@ -27,7 +27,8 @@ from haa_peft.evaluation.evaluate import Measured, baselines, errors
 from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.rooms.room import Room
-from haa_peft.studies.plan import Job, RunSpec, Study, sources_of
+from haa_peft.studies.assumptions import Assumption
+from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, sources_of
 from haa_peft.training.adapt import Adaptation, Start, adapt
 from haa_peft.training.settings import TrainingSettings
 
@@ -37,6 +38,19 @@ CURVE_STEP = 0.005
 """Seconds."""
 OUTLINE_STEP = 4
 """Columns of a panorama to a segment of its floor plan."""
+
+
+NOTHING: dict[str, Any] = {
+    "group": "baseline",
+    "trained_on": None,
+    "trainable_parameters": 0,
+    "bytes": 0,
+    "seconds": None,
+    "best_step": None,
+    "steps": None,
+    "validation": [],
+}
+"""What is said of a predictor that was not trained here."""
 
 
 class Outcome(NamedTuple):
@@ -50,47 +64,38 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     """Adapt to a job's room and test it; ``needed`` are the adapters that :func:`sources_of` names."""
     device = device or "cpu"
     backbone = load_backbone(study.backbone).to(device)
-    room = study.room(job.room, job.seed, job.shots)
+    room = study.room(job.room, job.seed, job.shots, job.run)
     if not job.run:
-        return _run_baselines(study, job, room, backbone, device)
+        return _run_baselines(study, job, room, backbone)
     spec = study.runs[job.run]
     lender = spec.lender(room.room, room.configuration)
     if lender:
-        other = study.room(lender, job.seed, max(study.shots))
+        other = study.room(lender, job.seed, max(study.shots), job.run)
         training = training_of(study, job)
         room = borrow_if_better(room, other, backbone, study.k, audible_decay=training.audible_decay,
                                 validation=training.validation)  # fmt: skip
+    if not spec.adapt:
+        about = {"run": spec.name, "label": spec.label, **NOTHING, "settings": _settings(study, spec, job, room)}
+        predicted = _predict(study, job, room, backbone, None)
+        return Outcome([_report(study, job, room, backbone, predicted, about)], nothing_learned(backbone))
     facts, adapter = _make_adapter(study, spec, job, room, list(needed.values()), backbone)
     tests = []
     others = [name for name in study.rooms if spec.transfer and name != job.room and name.startswith(f"{room.room}/")]
     unchanged = facts["best_step"] == 0 and not (needed or spec.first_stage)
     for name in (job.room, *others):
-        tested = room if name == job.room else study.room(name, job.seed, job.shots)
-        if unchanged and not tested.borrowed:
-            predicted = _predict_bare(study, name, job.seed, job.shots, device)
-        else:
-            predicted = _predict(study, job, tested, backbone, adapter)
+        tested = room if name == job.room else study.room(name, job.seed, job.shots, job.run)
+        predicted = _predict(study, job, tested, backbone, None if unchanged else adapter)
         about = {"run": spec.name, "label": spec.label, "trained_on": job.room, **facts}
         tests.append(_report(study, job, tested, backbone, predicted, about))
     return Outcome(tests, adapter)
 
 
-def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR, device: str) -> Outcome:
+def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR) -> Outcome:
     predictions = baselines(room, min(study.k, job.shots), study.split, job.seed)
-    predictions["backbone"] = _predict_bare(study, job.room, job.seed, job.shots, device)
-    nothing: dict[str, Any] = {
-        "group": "baseline",
-        "trained_on": None,
-        "trainable_parameters": 0,
-        "bytes": 0,
-        "seconds": None,
-        "best_step": None,
-        "steps": None,
-        "validation": [],
-        "settings": study.settings(),
-    }
+    predictions["backbone"] = _predict(study, job, room, backbone, None)
+    about = {**NOTHING, "settings": study.settings()}
     return Outcome(
-        [_report(study, job, room, backbone, rirs, {"run": name, **nothing}) for name, rirs in predictions.items()]
+        [_report(study, job, room, backbone, rirs, {"run": name, **about}) for name, rirs in predictions.items()]
     )
 
 
@@ -98,10 +103,7 @@ def _make_adapter(
     study: Study, spec: RunSpec, job: Job, room: Room, needed: list[Stored], backbone: XRIR
 ) -> tuple[dict[str, Any], Stored]:
     """Train a run's adapter, or take or blend others'; and what is to be said of it."""
-    settings: dict[str, Any] = {**study.settings(), "method": spec.method.describe()}
-    if spec.borrow:
-        lender = spec.lender(*job.room.split("/"))
-        settings["borrowed"] = {"from": lender, "measurements": room.borrowed}
+    settings = _settings(study, spec, job, room) | {"method": spec.method.describe()}
     if spec.use is not None:
         adapter = blend(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
         settings["use"] = {**dataclasses.asdict(spec.use), "blend": spec.blend}
@@ -119,7 +121,7 @@ def _make_adapter(
         seconds = 0.0
         if spec.first_stage:
             # with the seed's own splits, lest test positions train
-            rooms = [study.room(name, job.seed, job.shots) for name in spec.first_stage]
+            rooms = [study.room(name, job.seed, job.shots, job.run) for name in spec.first_stage]
             first = adapt(base, rooms, spec.method, training, accelerator, Path(folder) / "first")
             start, seconds = Start("first stage", first.config, first.tensors), first.seconds
         found = adapt(base, room, spec.method, training, accelerator, Path(folder) / "run", start=start)
@@ -133,6 +135,14 @@ def _make_adapter(
     }
     facts = {**_facts(spec, settings), **_outcome(found), "seconds": round(found.seconds + seconds, 1)}
     return facts, adapter if below is None else stack(backbone, below, adapter)
+
+
+def _settings(study: Study, spec: RunSpec, job: Job, room: Room) -> dict[str, Any]:
+    """What is said of a run whether it trains or not."""
+    settings = study.settings() | spec.assumed()
+    if spec.borrow:
+        settings["borrowed"] = {"from": spec.lender(*job.room.split("/")), "measurements": room.borrowed}
+    return settings
 
 
 def nothing_learned(backbone: XRIR) -> Stored:
@@ -168,20 +178,28 @@ def _size(adapter: Stored) -> dict[str, int]:
 
 
 def _predict(study: Study, job: Job, room: Room, backbone: XRIR, adapter: Stored | None) -> np.ndarray:
-    targets = room.positions[room.splits[study.split]] - room.receiver
+    """RIRs at the tested positions of a room that a job takes to be so; by the backbone alone without an adapter."""
+    if adapter is None and not room.borrowed:
+        device = str(backbone.device)
+        return _predict_bare(study, room.name, job.seed, job.shots, device, study.assumption(room.name, job.run))
     attached = None if adapter is None else attach_stored(backbone, *adapter)
     try:
-        return predict_rirs(backbone, References.of_room(room), targets, _k(study, room), job.seed)
+        return _predict_attached(study, room, backbone, job.seed)
     finally:
         if attached is not None:
             attached.detach()
 
 
 @lru_cache(maxsize=16)
-def _predict_bare(study: Study, room: str, seed: int, shots: int, device: str) -> np.ndarray:
+def _predict_bare(study: Study, name: str, seed: int, shots: int, device: str, assumption: Assumption) -> np.ndarray:
     """By the backbone alone, where most runs that gain nothing end."""
-    backbone = load_backbone(study.backbone).to(device)
-    return _predict(study, Job("", room, shots, seed), study.room(room, seed, shots), backbone, None)
+    room = assumed_room(study, name, seed, shots, assumption)
+    return _predict_attached(study, room, load_backbone(study.backbone).to(device), seed)
+
+
+def _predict_attached(study: Study, room: Room, backbone: XRIR, seed: int) -> np.ndarray:
+    targets = room.positions[room.splits[study.split]] - room.receiver
+    return predict_rirs(backbone, References.of_room(room), targets, _k(study, room), seed)
 
 
 def _k(study: Study, room: Room) -> int:
@@ -214,7 +232,7 @@ def _report(
         "shots": job.shots,
         "k": _k(study, room),
         "split": study.split,
-        "room_fingerprint": room.without_borrowed().fingerprint,
+        "room_fingerprint": fingerprint_of_room(study, room.name, job.seed, job.shots),
         "backbone": {"origin": backbone.origin, "fingerprint": fingerprint(backbone)},
         "versions": _versions(),
         "commit": _commit(),
@@ -223,7 +241,7 @@ def _report(
         "positions_xyz": room.positions[indices].round(3).tolist(),
         "receiver_xyz": room.receiver.round(3).tolist(),
         "references_xyz": room.positions[room.splits["train"]].round(3).tolist(),
-        "floor_plan": _floor_plan(room),
+        "floor_plan": _floor_plan(study.room(room.name, job.seed, job.shots)),
         "errors": {name: _short(values) for name, values in wrong.items()},
         "truth": {
             name: _short(truth[key]) for name, key in (("edt_s", "edt_s"), ("c50_db", "c50_db"), ("t60_s", "t60_20_s"))
@@ -251,6 +269,9 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
             found["borrow"] = fingerprint_of_room(study, lender, job.seed, max(study.shots))
         sources = [job_settings(study, source) for source in sources_of(study, job)]
         first = [job_settings(study, Job("", name, job.shots, job.seed)) for name in spec.first_stage]
+        if not spec.adapt:
+            return json.loads(json.dumps(found | _assumed(study, job) | {"adapt": False}))
+        found |= _assumed(study, job)
         found |= {
             "method": spec.method.describe(),
             "training": training_of(study, job).describe(),
@@ -261,6 +282,23 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
     return json.loads(json.dumps(found))
 
 
+def _assumed(study: Study, job: Job) -> dict[str, Any]:
+    """What its run takes its rooms to be, where that is not what they are."""
+    spec = study.runs[job.run]
+    found = spec.assumed()
+    if spec.geometry is not None:
+        room, _, configuration = job.room.partition("/")
+        names = {job.room, *spec.first_stage, spec.lender(room, configuration)} - {""}
+        names |= {name for name in study.rooms if spec.transfer and name.startswith(f"{room}/")}
+        found["geometry"] = {
+            name: spec.assumptions[name].entry
+            if spec.assumptions[name].follows
+            else fingerprint_of_room(study, name, job.seed, job.shots, job.run)
+            for name in sorted(names)
+        }
+    return found
+
+
 def training_of(study: Study, job: Job) -> TrainingSettings:
     """Training settings of a job's run, with the defaults of its method."""
     spec = study.runs[job.run]
@@ -269,9 +307,9 @@ def training_of(study: Study, job: Job) -> TrainingSettings:
 
 
 @lru_cache(maxsize=4096)
-def fingerprint_of_room(study: Study, name: str, seed: int, shots: int) -> str:
-    """Of a room with the splits of a seed and its number of measurements."""
-    return study.room(name, seed, shots).fingerprint
+def fingerprint_of_room(study: Study, name: str, seed: int, shots: int, run: str = "") -> str:
+    """Of a room with the splits of a seed and its number of measurements, as a run takes it to be."""
+    return study.room(name, seed, shots, run).fingerprint
 
 
 @lru_cache(maxsize=8)

@@ -163,7 +163,7 @@ def just_noticeable(result: RunResult, metric: str) -> np.ndarray:
     return size * result.truth["edt_s"] if metric == "edt_s" else np.full(len(result.positions), size)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _weights(count: int, resamples: int, seed: int, index: int) -> np.ndarray:
     """How often each of ``count`` is drawn, (resamples, count)."""
     rng = np.random.default_rng((seed, index))

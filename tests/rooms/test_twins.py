@@ -12,6 +12,7 @@ from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms import twin_simulation, twins
+from haa_peft.rooms.cache import FILES
 from haa_peft.rooms.haa import haa_facts
 from haa_peft.rooms.load import load_room
 
@@ -210,7 +211,7 @@ def test_positions_keep_clear_and_cover_the_room(room):
 
 def test_same_seed_same_bits(dampened, tmp_path):
     again = twins.make_twin("dampened-twin/base", n_positions=N, folder=tmp_path)
-    for file in twins.FILES:
+    for file in FILES:
         assert (again / file).read_bytes() == (dampened["base"][2] / file).read_bytes()
 
 
@@ -250,7 +251,7 @@ def test_an_interrupted_make_leaves_nothing(stop, silent_simulation, monkeypatch
     assert silent_simulation == ["dampened-twin/base"]
 
 
-@pytest.mark.parametrize("file", twins.FILES)
+@pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("keep", [None, 0, 200])
 def test_a_damaged_twin_is_made_again(file, keep, silent_simulation):
     damaged = twins.make_twin("dampened-twin/base", n_positions=14) / file

@@ -1,6 +1,8 @@
-"""Made-up runs of a study."""
+"""Made-up runs of a study, and a study of a made-up room and a tiny network."""
 
 import json
+import shutil
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +50,52 @@ def write_run(tmp_path):
         return tmp_path / "study"
 
     return write
+
+
+RUNS = """
+  lora: {rank: 2, transfer: true}
+  bias: {method: bias, lr: 1e-2}
+  full: {method: full}
+  varied: {rank: 2, augment: [mirror, positions=0.1], only: [studio/panel]}
+  warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}
+  upper: {rank: 1, on_top_of: {run: lora, configuration: base}, only: [studio/panel]}
+  staged: {rank: 2, first_stage: [studio/base, studio/panel], only: [studio/panel]}
+  between: {use: {run: lora}, blend: {base: 0.5, panel: 0.5}, only: [studio/panel]}
+"""
+
+
+@pytest.fixture
+def rooms(room_folder):
+    """Two configurations of a room; the second is a quieter copy with other noise."""
+    panel = room_folder.with_name("panel")
+    shutil.copytree(room_folder, panel)
+    rirs = np.load(panel / "RIRs.npy")
+    np.save(panel / "RIRs.npy", rirs * np.exp(-np.arange(rirs.shape[1]) / 20_000).astype(np.float32))
+    return [room_folder, panel]
+
+
+@pytest.fixture
+def study_file(rooms, tiny_backbone_file, tmp_path):
+    def write(runs=RUNS, **more):
+        entries = {
+            "rooms": json.dumps([str(room) for room in rooms]),
+            "seeds": "[0]",
+            "shots": "[12]",
+            "k": "4",
+            "backbone": str(tiny_backbone_file),
+            "defaults": "{max_steps: 2, validate_every: 1, caution: 0}",
+            "compare_with": "backbone",
+            **more,
+        }
+        path = tmp_path / "made-up.yaml"
+        text = "\n".join(f"{key}: {value}" for key, value in entries.items())
+        path.write_text(f"{text}\nruns:{textwrap.indent(runs, '')}")
+        return path
+
+    return write
+
+
+def kept_tests(out):
+    return {
+        path.relative_to(out / "runs").as_posix(): json.loads(path.read_text()) for path in out.rglob("runs/*/*.json")
+    }

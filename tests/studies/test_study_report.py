@@ -102,6 +102,29 @@ def test_every_figure_is_there_and_no_other(study):
         assert path.stat().st_size > 5000
 
 
+def test_rooms_of_several_kinds_together(write_run):
+    """What a row costs is read off over each kind, over what is not simulated, and over all; pairs too."""
+    cost = {"r3vival/000": 1.02, "hallway/panel1": 1.04, "simulated/1000-0": 1.12}
+    for name, factor in cost.items():
+        for seed in (0, 1):
+            for run, error in (("true", 1), ("none", factor), ("none-zero", 2), ("backbone", 1.5)):
+                changes = {"group": "baseline", "trained_on": None, "seconds": None} if run == "none-zero" else {}
+                folder = write_run(run, [0.02 * error] * 10, name=name, seed=seed, **changes)
+    page = write_report(folder, title="t", question="q", compare_with="true", pairs=[("none", "none-zero")]).read_text()
+    expected = {"Measured": 2, "Reconstructed": 4, "Simulated": 12, "Measured and reconstructed": 3, "All": 6}
+    for title, percent in expected.items():
+        below = page.split(f"## {title} rooms\n", 1)[1].split("Against `true`", 1)[1]
+        found = rows(below, ":")["none"]
+        shown = f"+{percent}" + ".0" * (percent < 10)
+        assert found[0].startswith(f"{shown} % [{shown}, {shown}]")
+        assert found[1].startswith(f"{shown} % [{shown}, {shown}]")
+    pairs = [line for line in page.split("## Pairs")[1].splitlines() if line.startswith("| none ")]
+    assert [line.split("|")[3].strip() for line in pairs] == [title.lower() for title in expected]
+    assert [line.split("|")[4].split()[0] for line in pairs] == ["-49", "-48", "-44", "-48", "-47"]
+    # a row that adapts nothing has no runs that validation undid
+    assert rows(page, "### Mean errors in measured rooms")["none-zero"][-4:] == ["0", "0", "-", "-"]
+
+
 def test_a_study_of_baselines_has_fewer_figures(write_run):
     write_run("backbone", [0.01] * 6)
     folder = write_run(

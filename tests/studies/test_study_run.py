@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import multiprocessing
-import shutil
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -23,27 +21,7 @@ from haa_peft.studies.plan import Job, jobs_of, load_study, sources_of, waves
 from haa_peft.studies.report import write_report
 from haa_peft.studies.results import read_results
 from haa_peft.studies.run import _floor_plan
-
-RUNS = """
-  lora: {rank: 2, transfer: true}
-  bias: {method: bias, lr: 1e-2}
-  full: {method: full}
-  varied: {rank: 2, augment: [mirror, positions=0.1], only: [studio/panel]}
-  warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}
-  upper: {rank: 1, on_top_of: {run: lora, configuration: base}, only: [studio/panel]}
-  staged: {rank: 2, first_stage: [studio/base, studio/panel], only: [studio/panel]}
-  between: {use: {run: lora}, blend: {base: 0.5, panel: 0.5}, only: [studio/panel]}
-"""
-
-
-@pytest.fixture
-def rooms(room_folder):
-    """Two configurations of a room; the second is a quieter copy with other noise."""
-    panel = room_folder.with_name("panel")
-    shutil.copytree(room_folder, panel)
-    rirs = np.load(panel / "RIRs.npy")
-    np.save(panel / "RIRs.npy", rirs * np.exp(-np.arange(rirs.shape[1]) / 20_000).astype(np.float32))
-    return [room_folder, panel]
+from tests.studies.conftest import kept_tests
 
 
 def test_the_floor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
@@ -57,33 +35,6 @@ def test_the_floor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
     np.testing.assert_allclose([plan.min(axis=(0, 1)), plan.max(axis=(0, 1))], [[0, 0], [6, 4]], atol=0.02)
     x, y = plan[:, 0].T
     assert np.abs(np.stack([x, 6 - x, y, 4 - y])).min(axis=0).max() < 0.02
-
-
-@pytest.fixture
-def study_file(rooms, tiny_backbone_file, tmp_path):
-    def write(runs=RUNS, **more):
-        entries = {
-            "rooms": json.dumps([str(room) for room in rooms]),
-            "seeds": "[0]",
-            "shots": "[12]",
-            "k": "4",
-            "backbone": str(tiny_backbone_file),
-            "defaults": "{max_steps: 2, validate_every: 1, caution: 0}",
-            "compare_with": "backbone",
-            **more,
-        }
-        path = tmp_path / "made-up.yaml"
-        text = "\n".join(f"{key}: {value}" for key, value in entries.items())
-        path.write_text(f"{text}\nruns:{textwrap.indent(runs, '')}")
-        return path
-
-    return write
-
-
-def kept_tests(out):
-    return {
-        path.relative_to(out / "runs").as_posix(): json.loads(path.read_text()) for path in out.rglob("runs/*/*.json")
-    }
 
 
 def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
@@ -212,8 +163,10 @@ def test_bad_studies(runs, more, message, study_file):
         load_study(study_file(runs, **more))
 
 
-def test_studies_that_are_shipped(shared_data, monkeypatch):
+def test_studies_that_are_shipped(shared_data, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.setenv("HAA_PEFT_CACHE", str(tmp_path))
+    monkeypatch.setattr("haa_peft.rooms.simulated.simulate", lambda room, seed: np.ones((len(room.positions), 9600)))
     for path in sorted(Path("recipes/studies").glob("*.yaml")):
         study = load_study(path)
         assert study.question

@@ -1,0 +1,114 @@
+"""What a run of a study takes a room to be: with another geometry than it has, measured at positions that are off."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import DepthMap
+from haa_peft.geometry.sources import follows_measurements, geometry_argument
+from haa_peft.rooms.augmentation import LIMITS, with_positions
+from haa_peft.rooms.load import load_room, with_geometry
+from haa_peft.rooms.room import Room
+
+OF = "of"
+"""The key of an entry that names another room, whose panorama is taken for this one's, as upstream did by mistake."""
+
+
+@dataclass(frozen=True)
+class Assumption:
+    """What is taken for true of one room.
+
+    Attributes
+    ----------
+    geometry : a ``geometry`` entry, or ``{"of": ROOM}``, as JSON; the room's own if empty.
+    folder : that the entry's file names are relative to.
+    position_error : metres, root mean square of the distances by which positions are off.
+    """
+
+    geometry: str = ""
+    folder: str = ""
+    position_error: float = 0.0
+
+    @classmethod
+    def read(cls, given: object, position_error: float, room: str) -> Assumption:
+        """Of a run's keys ``geometry`` and ``position_error``, for the configurations of ``room``.
+
+        ``geometry`` is what ``--geometry`` takes, an entry itself, or ``{"of": ROOM}``, ROOM being a folder or a name,
+        or a mapping of rooms to these. Raises ``InputError`` for anything else; files are looked into later.
+        """
+        if not _is_number(position_error) or not 0 <= position_error <= LIMITS["positions"]:
+            raise InputError(
+                f"position_error is {position_error!r} but must be a number of metres from 0 to {LIMITS['positions']:g}"
+            )
+        if given is None:
+            return cls(position_error=position_error)
+        if isinstance(given, Mapping) and OF in given:
+            other = given[OF].get(room) if isinstance(given[OF], Mapping) else given[OF]
+            if len(given) > 1 or not isinstance(other, str):
+                raise InputError(
+                    f"geometry is {given!r:.80} but must be {{of: ROOM}}, another room's folder or a mapping of rooms "
+                    f"to folders that has {room}"
+                )
+            path = Path(other)
+            return cls(json.dumps({OF: str(path.resolve()) if path.exists() else other}), "", position_error)
+        entry, folder, _ = geometry_argument(given)
+        return cls(json.dumps(entry, sort_keys=True), str(folder.resolve()), position_error)
+
+    @property
+    def entry(self) -> Any:
+        """The ``geometry`` entry; None for the room's own."""
+        return json.loads(self.geometry or "null")
+
+    @property
+    def other(self) -> str | None:
+        """The other room whose panorama is taken for this one's, if it is another's."""
+        return self.entry[OF] if isinstance(self.entry, dict) and OF in self.entry else None
+
+    @property
+    def follows(self) -> bool:
+        """Whether the geometry is made from the training measurements."""
+        return follows_measurements(self.entry)
+
+    def applied(self, room: Room, seed: int) -> Room:
+        """The room as it is taken to be by a run of this seed.
+
+        Training and validation positions are displaced, as :func:`~haa_peft.rooms.augmentation.with_positions` does,
+        in directions that the seed and the room's name draw; test positions and surfaces are not. What geometry
+        follows from measurements then sees them displaced.
+        """
+        if self.position_error:
+            rng = np.random.default_rng((seed, zlib.crc32(room.name.encode())))
+            moved = with_positions(room, self.position_error / math.sqrt(3), rng).positions
+            known = np.concatenate([room.splits["train"], room.splits["valid"]])
+            positions = room.positions.copy()
+            positions[known] = moved[known]
+            room = dataclasses.replace(room, positions=positions)
+        if self.other is not None:
+            return dataclasses.replace(room, geometry=seen_in(self.other)[1], fit=None)
+        if self.geometry:
+            return with_geometry(room, self.entry, Path(self.folder), f"geometry {self.geometry:.60}")
+        return room.refitted()
+
+
+@lru_cache(maxsize=8)
+def seen_in(folder: str) -> tuple[str, DepthMap]:
+    """Another room's name, and what its receiver sees around itself."""
+    other = load_room(folder)
+    endless = np.full(3, np.inf)
+    depth = np.linalg.norm(other.panorama, axis=0)
+    return other.name, DepthMap(depth, f"another room: {other.name}", "assumed", -endless, endless)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
