@@ -220,6 +220,9 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         if odd:
             raise InputError(f"{path}: a run has {key} {min(odd)}, which are none of the study's {list(all_of_it)}")
     waves(study)  # finds what is missing
+    for name, channels in {(job.room, channels_of(study, job)) for job in jobs_of(study)}:
+        if channels:  # and materials that a room does not have
+            study.room(name, study.seeds[0], max(study.shots)).with_channels(channels)
     return study
 
 
