@@ -154,6 +154,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     candidates = {}
     if pack is not None:
         check_unseen(pack, room, args.split)
+        room = room.with_channels(pack.channels)
         training = pack.card["training"]
         candidates[str(name)] = Candidate(
             lambda: attach_pack(backbone, pack),

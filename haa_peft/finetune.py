@@ -18,6 +18,7 @@ from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.report import report_table
 from haa_peft.files import check_writable, write_json
+from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.rooms.augmentation import Augmentation, check_augmentation
@@ -81,6 +82,9 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
         parser.add_argument("--dropout", type=float, default=0.0, help="before the updates (default: %(default)s)")
     parser.add_argument("--freeze", default="none", metavar="WHICH", help="layers left alone: early:N, late:N, "
                         "none, or auto, which measures what serves the simulation (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--channels", default="none", metavar="WHICH", help="what the network is to read of surfaces "
+                        "beside their coordinates: normals, materials, or normals,materials; materials where planes "
+                        "or a mesh have them (default: %(default)s)")  # fmt: skip
     parser.add_argument("--k", type=int, help=f"references a target (default: {training.k}, or all others if fewer)")
     parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions, 12)")
     parser.add_argument("--seed", type=int, default=training.seed, help="of everything (default: %(default)s)")
@@ -142,7 +146,8 @@ def run(method: str | None, description: str, arguments: Sequence[str] | None = 
 def finetune(args: argparse.Namespace) -> None:
     """Adapt, evaluate and store as the arguments say."""
     peft = {key: getattr(args, key) for key in ("rank", "alpha", "convolutions", "dropout") if key in args}
-    method = MethodSettings(args.method, ranks=dict(getattr(args, "ranks", ())), freeze=args.freeze, **peft)
+    method = MethodSettings(args.method, ranks=dict(getattr(args, "ranks", ())), freeze=args.freeze,
+                            channels=args.channels, **peft)  # fmt: skip
     augment = Augmentation.parse(args.augment)
     if args.start and args.first_stage:
         raise InputError("--start and --first-stage are two beginnings; give one of them")
@@ -155,6 +160,7 @@ def finetune(args: argparse.Namespace) -> None:
     room = load_room(DEFAULT_ROOM if args.room is None else args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     others = [load_room(folder, args.geometry if folder == args.room else None) for folder in args.first_stage]
+    room, *others = [one.with_channels(parse_channels(args.channels)) for one in (room, *others)]
     for one in (room, *others):
         check_augmentation(one, augment)
     if args.shots is not None:  # no more of the room itself than is to be used
@@ -178,6 +184,7 @@ def finetune(args: argparse.Namespace) -> None:
         pack = _load_unseen(args, args.start, room, original)
         _check_left_out(leaves_out, room, "--start", pack.card["room"]["name"])
         start = Start(args.start, pack.config, pack.tensors)
+        room = room.with_channels(pack.channels)
     for other in others:
         _check_left_out(leaves_out, room, "--first-stage", other.name)
     if args.on_top_of is not None:
@@ -188,6 +195,8 @@ def finetune(args: argparse.Namespace) -> None:
         if "beft" in (args.method, str(parent.config.get("peft_type")).lower()):
             raise InputError("beft adds biases and cannot lie on another adapter, nor below one; choose another method")
         backbone = merged(original, parent.config, parent.tensors)
+        room = room.with_channels(parent.channels)
+    others = [other.with_channels(room.channels) for other in others]
     accelerator = start_accelerator(args.seed, **trackers)
     backbone = backbone.to(accelerator.device)
     backbone.checkpointing = args.checkpointing
@@ -306,6 +315,7 @@ def store_blend(
     store = store_folder(args.store)
     check_writable(name.folder(store) / "card.json")
     packs = [_load_unseen(args, one, room, backbone) for one in args.of]
+    room = room.with_channels([channel for pack in packs for channel in pack.channels])
     config, tensors = blend(backbone, [(pack.config, pack.tensors) for pack in packs], shares)
     size = sum(tensor.numel() for tensor in tensors.values())
     method = MethodSettings("lora" if config["peft_type"] == "LORA" else "full")

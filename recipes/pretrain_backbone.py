@@ -27,7 +27,7 @@ from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 import haa_peft
-from haa_peft.adaptation.methods import UNUSED
+from haa_peft.adaptation.layers import SURFACES, UNUSED
 from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance, save_backbone
 from haa_peft.backbone.config import SMALL, XRIRConfig
 from haa_peft.backbone.xrir import XRIR
@@ -175,12 +175,12 @@ def main() -> None:
     if begun is not None:
         backbone.load_state_dict(begun.state_dict())
     for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(not name.startswith(UNUSED))  # DDP waits for gradients that never come
+        parameter.requires_grad_(not name.startswith((*UNUSED, SURFACES)))  # DDP waits for gradients that never come
     panoramas = Panoramas(corpus, config.panorama_pooling)
     average = copy.deepcopy(backbone).eval().requires_grad_(False).to(accelerator.device)
     objective, averaged = PretrainingObjective(backbone), PretrainingObjective(average)
-    decayed = [p for p in backbone.parameters() if p.ndim > 1]
-    plain = [p for p in backbone.parameters() if p.ndim <= 1]
+    decayed = [p for p in backbone.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in backbone.parameters() if p.requires_grad and p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=args.lr,
@@ -315,7 +315,7 @@ def write_story(
             "made_with": "accelerate launch recipes/pretrain_backbone.py " + " ".join(command_line),
             "config": dataclasses.asdict(config),
             "fingerprint": weights,
-            "weights": sum(p.numel() for p in XRIR(config).parameters()),
+            "weights": sum(p.numel() for p in XRIR(config).parameters() if p.requires_grad),
             "best_step": best_point(curve)["step"],
             "start": start,
             "corpus": {

@@ -16,8 +16,10 @@ ORDER = (
 """Modules of :class:`XRIR`: what is seen, what is heard, and the heads that join them."""
 LAST = ("source_network.transformer.norm", "energy_blend")
 """Of their modules."""
+SURFACES = "source_network.surface_embedding"
+"""What an adapter adds for channels behind the coordinates: none of the backbone's layers, and never left alone."""
 _LAYER = re.compile(
-    r"source_network\.(to_patch_embedding|transformer\.(layers\.\d+|norm))"
+    r"source_network\.(to_patch_embedding|surface_embedding|transformer\.(layers\.\d+|norm))"
     r"|audio_enc\.cnn\.layer\d\.\d+|audio_enc\.cnn|energy_blend\.(pair|mixing\.\d+)|[a-z_0-9]+"
 )
 
@@ -32,7 +34,8 @@ def layer_of(name: str) -> str:
 
 def layer_names(backbone: XRIR) -> list[str]:
     """All layers that run, first to last: the geometry encoder, the audio encoder, the heads."""
-    found = dict.fromkeys(layer_of(name) for name, _ in backbone.named_parameters() if not name.startswith(UNUSED))
+    left_out = (*UNUSED, SURFACES)
+    found = dict.fromkeys(layer_of(name) for name, _ in backbone.named_parameters() if not name.startswith(left_out))
     return sorted(found, key=lambda layer: (ORDER.index(layer.split(".")[0]), layer in LAST))
 
 

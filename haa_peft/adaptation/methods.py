@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from haa_peft.adaptation.delta import PEFT_TYPE, DeltaAdapter, read_delta_config
 from haa_peft.adaptation.keys import check_finite
-from haa_peft.adaptation.layers import UNUSED, frozen_layers, layer_of, parse_freeze
+from haa_peft.adaptation.layers import SURFACES, UNUSED, frozen_layers, layer_of, parse_freeze
 from haa_peft.adaptation.peft_adapter import KINDS, LARGEST_RANK, PeftAdapter, PeftSettings
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import parse_channels
 
 DELTA_METHODS = {
     "bias": "the biases that exist",
@@ -36,6 +37,8 @@ PEFT_METHODS = {
 METHODS = (*PEFT_METHODS, *DELTA_METHODS)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 ENCODERS = ("source_network.", "audio_enc.")
+BLIND = ("dora", "ia3", "beft", "statistics")
+"""Methods that cannot learn weights that start at zero: they scale what is there, or add what depends on no channel."""
 
 Adapter = PeftAdapter | DeltaAdapter
 
@@ -54,6 +57,8 @@ class MethodSettings:
     convolutions : change the audio encoder's convolutions too.
     dropout : share of what is dropped in training.
     freeze : layers that are left alone, ``early:N``, ``late:N``, ``none`` or ``auto``.
+    channels : what the geometry encoder is to read of surfaces beside their coordinates: ``none``, ``normals``,
+        ``materials`` or ``normals,materials``.
     """
 
     method: str = "lora"
@@ -63,6 +68,7 @@ class MethodSettings:
     convolutions: bool = False
     dropout: float = 0.0
     freeze: str = "none"
+    channels: str = "none"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -81,6 +87,7 @@ class MethodSettings:
             (bool(self.ranks), kind is not None, "--ranks"),
             (self.convolutions, kind is not None and kind.convolutions, "--convolutions"),
             (self.dropout > 0, kind is not None and kind.dropout != "", "--dropout"),
+            (bool(parse_channels(self.channels)), self.method not in BLIND, "--channels"),
         ):
             if given and not possible:
                 raise InputError(f"{flag} does not go with {self.method}; leave it out or choose another method")
@@ -94,7 +101,9 @@ class MethodSettings:
             found |= {"rank": self.rank, "alpha": self.scale * self.rank}
         if kind is not None:
             found |= {"ranks": dict(self.ranks), "convolutions": self.convolutions, "dropout": self.dropout}
-        return {**found, "freeze": self.freeze}
+        found["freeze"] = self.freeze
+        channels = parse_channels(self.channels)
+        return {**found, "channels": ",".join(channels)} if channels else found
 
     @property
     def scale(self) -> float:
@@ -106,7 +115,8 @@ def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str
     """Ranks of all Linear, and Conv2d if asked for, that run and are not frozen."""
     kinds = (nn.Linear, nn.Conv2d) if settings.convolutions else (nn.Linear,)
     targets = [name for name, module in backbone.named_modules() if isinstance(module, kinds)]
-    targets = [name for name in targets if not name.startswith(UNUSED)]
+    channels = bool(parse_channels(settings.channels))
+    targets = [name for name in targets if not name.startswith(_left_out(channels))]
     for prefix in settings.ranks:
         if not any(_begins(name, prefix) for name in targets):
             raise InputError(
@@ -121,6 +131,8 @@ def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str
             ranks[name] = rank
     if not ranks:
         raise InputError("--ranks and --freeze leave no layer to adapt; adapt at least one")
+    if SURFACES in targets and SURFACES not in ranks:
+        raise InputError(f"--ranks leaves {SURFACES} alone, which reads --channels {settings.channels}; give it a rank")
     return PeftSettings(settings.method, ranks, settings.scale, settings.dropout)
 
 
@@ -128,12 +140,20 @@ def _begins(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = ()) -> list[str]:
-    """Parameters and BatchNorm statistics that a method of differences changes, of modules that run."""
+def _left_out(channels: bool) -> tuple[str, ...]:
+    """Beginnings of the names of modules that do not run, or read channels that are not asked for."""
+    return UNUSED if channels else (*UNUSED, SURFACES)
+
+
+def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = (), *, channels: bool = False) -> list[str]:
+    """Parameters and BatchNorm statistics that a method of differences changes, of modules that run.
+
+    With ``channels``, what reads those behind the coordinates too.
+    """
     norms = [name for name, module in backbone.named_modules() if isinstance(module, NORMS)]
     of_norms = {name for name, _ in backbone.named_parameters() if name.rpartition(".")[0] in norms}
     statistics = [name for name, _ in backbone.named_buffers() if name.endswith((".running_mean", ".running_var"))]
-    parameters = [name for name, _ in backbone.named_parameters() if not name.startswith(UNUSED)]
+    parameters = [name for name, _ in backbone.named_parameters() if not name.startswith(_left_out(channels))]
     names = {
         "bias": [name for name in parameters if name.endswith(".bias")],
         "norm": [name for name in parameters if name in of_norms] + statistics,
@@ -147,7 +167,8 @@ def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = ()) -> lis
     left = [name for name in names if layer_of(name) not in frozen]
     if not left:
         raise InputError(f"--freeze leaves nothing that {method} changes; freeze fewer layers")
-    return left
+    surfaces = f"{SURFACES}.weight"
+    return [*left, surfaces] if channels and surfaces not in left else left
 
 
 def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence[str] | None = None) -> Adapter:
@@ -163,7 +184,9 @@ def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence
         frozen = frozen_layers(backbone, settings.freeze)
     if settings.method in PEFT_METHODS:
         return PeftAdapter(backbone, peft_settings(backbone, settings, frozen))
-    return DeltaAdapter(backbone, settings.method, tensor_names(backbone, settings.method, frozen))
+    channels = bool(parse_channels(settings.channels))
+    names = tensor_names(backbone, settings.method, frozen, channels=channels)
+    return DeltaAdapter(backbone, settings.method, names)
 
 
 def check_free(backbone: XRIR) -> None:

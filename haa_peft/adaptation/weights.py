@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from haa_peft.adaptation.delta import PEFT_TYPE, read_delta_config
 from haa_peft.adaptation.keys import check_finite, check_keys
+from haa_peft.adaptation.layers import SURFACES
 from haa_peft.adaptation.methods import merged
 from haa_peft.adaptation.peft_adapter import PeftSettings, check_targets
 from haa_peft.backbone.xrir import XRIR
@@ -87,8 +88,10 @@ class RoomWeights:
 
 
 def own_tensors(backbone: XRIR) -> dict[str, Tensor]:
-    """Parameters and stored buffers by full name."""
-    return {name: tensor.detach() for name, tensor in backbone.state_dict().items()}
+    """Parameters and stored buffers by full name, what reads extra channels included."""
+    surfaces = f"{SURFACES}.weight"
+    tensors = {**backbone.state_dict(), surfaces: backbone.get_parameter(surfaces)}
+    return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _by_layer(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -125,6 +125,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], XRIRConfig]:
 def fingerprint(backbone: XRIR) -> str:
     """SHA-256 of the backbone's configuration and tensors (names, types, shapes, values), without any adapter.
 
+    What the extra channels add counts where an adapter that reads them was merged in; it is nothing in a backbone.
     While an adapter is attached, the base underneath is what counts: attaching keeps :attr:`XRIR.base_fingerprint`.
     """
     if backbone.base_fingerprint is not None:
@@ -132,7 +133,11 @@ def fingerprint(backbone: XRIR) -> str:
     usual = dataclasses.asdict(XRIRConfig())
     special = {key: value for key, value in dataclasses.asdict(backbone.config).items() if value != usual[key]}
     digest = hashlib.sha256(json.dumps(special, sort_keys=True).encode())  # so that later options change nothing
-    for name, tensor in sorted(backbone.state_dict().items()):
+    tensors = backbone.state_dict()
+    surfaces = backbone.source_network.surface_embedding.weight
+    if surfaces.any():
+        tensors["source_network.surface_embedding.weight"] = surfaces
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -56,8 +56,14 @@ def plain_forward(
 
 def _view(network: XRIR, position: Tensor, panorama: Tensor) -> Tensor:
     encoder = network.source_network
-    image = (position[:, :, None, None] - panorama) / LENGTH_SCALE
+    image = (position[:, :, None, None] - panorama[:, :3]) / LENGTH_SCALE
     tokens = encoder.to_patch_embedding(image) + encoder.position_code
+    if panorama.shape[1] > 3:
+        (rows, columns), config = network.config.token_grid, network.config
+        for token in range(rows * columns):
+            top, left = token // columns * config.patch_height, token % columns * config.patch_width
+            patch = panorama[:, 3:, top : top + config.patch_height, left : left + config.patch_width]
+            tokens[:, token] += encoder.surface_embedding(patch.permute(0, 2, 3, 1).flatten(1))
     for layer in encoder.transformer.layers:
         for block in layer.children():
             tokens = tokens + (_attention(block, tokens) if isinstance(block, Attention) else _feed(block, tokens))

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import log_magnitude
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.backbone.xrir import XRIR, join_views
 
 
 class PreparedRoom(NamedTuple):
     """References of a room as a backbone, adapted or not, sees them.
 
-    ``panorama`` (3, h, w) m at the network's resolution; ``rirs`` (R, 9600) and ``positions`` (R, 3) m from the
+    ``panorama`` (3 or more, h, w) m at the network's resolution; ``rirs`` (R, 9600) and ``positions`` (R, 3) m from the
     receiver, as measured; ``receiver`` (C,) and ``views`` (R, C) what is seen from receiver and references; ``keys``
     (R, C) the references' vectors, or (R, 0) where references are encoded as aligned to each target.
     """
@@ -39,7 +39,10 @@ class Targets(NamedTuple):
 
 @torch.no_grad()
 def prepare_room(backbone: XRIR, panorama: Tensor, rirs: Tensor, positions: Tensor) -> PreparedRoom:
-    """Encode a room's references: panorama (3, 256, 512) m, RIRs (R, 9600) at positions (R, 3) m from the receiver."""
+    """Encode a room's references.
+
+    ``panorama`` (3 or more, 256, 512) m; ``rirs`` (R, 9600) at ``positions`` (R, 3) m from the receiver.
+    """
     pooled = backbone.pool(panorama)
     seen_from = torch.cat([torch.zeros_like(positions[:1]), positions])
     vectors = torch.cat([backbone.encode_views(backbone.views(pooled, part)) for part in seen_from.split(16)])
@@ -69,7 +72,7 @@ def predict_prepared(
     receiver = torch.cat([room.receiver.expand(count, -1) for (room, _), count in zip(rooms, counts, strict=True)])
     rirs = torch.cat([room.rirs[targets.references] for room, targets in rooms])
     aligned = log_magnitude(align(rirs, references, positions))
-    images = torch.cat([backbone.views(room.panorama, targets.positions) for room, targets in rooms])
+    images = join_views([backbone.views(room.panorama, targets.positions) for room, targets in rooms])
     with using(rows):
         seen = backbone.encode_views(images)
     if backbone.config.align_before_encoding:

@@ -1,8 +1,9 @@
-"""Geometry encoder: a ViT on images of coordinates."""
+"""Geometry encoder: a ViT on images of coordinates and, behind them, of what surfaces are."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional
 
 from haa_peft.backbone.config import XRIRConfig
 from haa_peft.backbone.linear import Linear
+from haa_peft.geometry.channels import EXTRA_CHANNELS
 
 Stage = tuple[nn.Module, Callable[[Tensor], Tensor]]
 """A link of a chain, behind the module whose weights it uses."""
@@ -70,6 +72,12 @@ class Transformer(nn.Module):
         )
 
 
+def cut_patches(image: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, H, W) -> (B, rows * columns, height * width * C), the channel running fastest."""
+    patches = image.unfold(2, height, height).unfold(3, width, width)  # (B, C, rows, columns, height, width)
+    return patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+
+
 class PatchEmbedding(nn.Sequential):
     """Cuts an image into patches, and each into one token."""
 
@@ -81,14 +89,33 @@ class PatchEmbedding(nn.Sequential):
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, tokens, width)."""
-        height, width = self.patch
-        patches = image.unfold(2, height, height).unfold(3, width, width)
-        # (B, 3, rows, columns, height, width) -> (B, rows * columns, height * width * 3)
-        return super().forward(patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2))
+        return super().forward(cut_patches(image, *self.patch))
+
+
+class SurfaceEmbedding(Linear):
+    """What the channels behind the coordinates add to the tokens: nothing, until an adapter changes it.
+
+    Its weight is zero, frozen, and in no state dict: it is no part of a backbone but the place where an adapter that
+    reads these channels begins.
+    """
+
+    def __init__(self, config: XRIRConfig) -> None:
+        super().__init__(EXTRA_CHANNELS * config.patch_height * config.patch_width, config.width, bias=False)
+        self.requires_grad_(False)
+
+    def reset_parameters(self) -> None:
+        """Zero, without a random number."""
+        nn.init.zeros_(self.weight)
+
+    def _save_to_state_dict(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def _load_from_state_dict(self, *_: Any, **__: Any) -> None:
+        pass
 
 
 class GeometryEncoder(nn.Module):
-    """ViT without class token or pooling: an image of coordinates to its tokens."""
+    """ViT without class token or pooling: an image to its tokens."""
 
     position_code: Tensor
 
@@ -96,13 +123,23 @@ class GeometryEncoder(nn.Module):
         super().__init__()
         self.to_patch_embedding = PatchEmbedding(config)
         self.transformer = Transformer(config)
+        self.surface_embedding = SurfaceEmbedding(config)
+        self._patch = (config.patch_height, config.patch_width)
         self.register_buffer("position_code", position_code(*config.token_grid, config.width), persistent=False)
 
     def stages(self) -> list[Stage]:
-        """The encoder as a chain, (B, 3, H, W) coordinates in units of 5 m -> (B, tokens, width)."""
+        """The encoder as a chain, images (B, 3 or more, H, W) -> (B, tokens, width).
+
+        The first three channels are coordinates in units of 5 m, those behind them
+        :func:`~haa_peft.geometry.panorama.surface_channels`.
+        """
+        embedding = nn.ModuleList([self.to_patch_embedding, self.surface_embedding])
         blocks = [block for layer in self.transformer.layers for block in layer.children()]
         norm = self.transformer.norm
-        return [(self.to_patch_embedding, self._embed), *((block, block) for block in blocks), (norm, norm)]
+        return [(embedding, self._embed), *((block, block) for block in blocks), (norm, norm)]
 
     def _embed(self, image: Tensor) -> Tensor:
-        return self.to_patch_embedding(image) + self.position_code
+        tokens = self.to_patch_embedding(image[:, :3]) + self.position_code
+        if image.shape[1] == 3:
+            return tokens
+        return tokens + self.surface_embedding(cut_patches(image[:, 3:], *self._patch))

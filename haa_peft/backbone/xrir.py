@@ -34,9 +34,9 @@ class AudioEncoder(nn.Module):
 class RoomQueries(NamedTuple):
     """Targets of one configuration, each with its references.
 
-    ``panorama`` (3, 256, 512) m, or pooled already; ``rirs`` (R, 9600) measured RIRs of the first R ``positions``
-    (P, 3) m from the receiver; ``targets`` (B,) indices of positions; ``references`` (B, K) indices below R.
-    ``view`` is what the geometry encoder sees if not the panorama: the same surfaces from another viewpoint.
+    ``panorama`` (3 or more, 256, 512) m, or pooled already; ``rirs`` (R, 9600) measured RIRs of the first R
+    ``positions`` (P, 3) m from the receiver; ``targets`` (B,) indices of positions; ``references`` (B, K) indices
+    below R. ``view`` is what the geometry encoder sees if not the panorama: the same surfaces from another viewpoint.
     """
 
     panorama: Tensor
@@ -88,17 +88,22 @@ class XRIR(nn.Module):
         return self.dist_embedder.freqs.device
 
     def pool(self, panorama: Tensor) -> Tensor:
-        """Panorama at the network's resolution, (..., 3, 256, 512) -> (..., 3, h, w); a pooled one stays."""
+        """Panorama at the network's resolution, (..., C, 256, 512) -> (..., C, h, w); a pooled one stays."""
         if panorama.shape[-1] != PANORAMA_WIDTH or self.config.panorama_pooling == 1:
             return panorama
         return functional.avg_pool2d(panorama, self.config.panorama_pooling)
 
     def views(self, panorama: Tensor, positions: Tensor) -> Tensor:
-        """What the geometry encoder reads for positions (P, 3) m in one room: (P, 3, h, w) in units of 5 m."""
-        return (positions[..., None, None] - self.pool(panorama)) / LENGTH_SCALE
+        """What the geometry encoder reads for positions (P, 3) m in one room: (P, 3 or more, h, w).
+
+        Coordinates are in units of 5 m; channels of the panorama behind them are the same for all positions.
+        """
+        pooled = self.pool(panorama)
+        images = (positions[..., None, None] - pooled[:3]) / LENGTH_SCALE
+        return images if len(pooled) == 3 else torch.cat([images, pooled[3:].expand(len(positions), -1, -1, -1)], dim=1)
 
     def geometry_stages(self) -> list[Stage]:
-        """The chain from views (P, 3, h, w) to vectors (P, C)."""
+        """The chain from views (P, 3 or more, h, w) to vectors (P, C)."""
         return [
             *self.source_network.stages(),
             (self.src_proj, self.src_proj),
@@ -132,7 +137,7 @@ class XRIR(nn.Module):
         """
         if not self.config.reflections:
             return positions
-        return torch.cat([positions, reflection_levels(self.pool(panorama), positions)], dim=-1)
+        return torch.cat([positions, reflection_levels(self.pool(panorama)[:3], positions)], dim=-1)
 
     def encode_description(self, description: Tensor) -> Tensor:
         """What :meth:`describe` gives, (..., 3 or more) -> (..., C)."""
@@ -188,14 +193,15 @@ class XRIR(nn.Module):
 
         Parameters
         ----------
-        panorama : (B, 3, 256, 512) coordinates in metres seen from the receiver, which is the origin.
+        panorama : (B, 3, 256, 512) coordinates in metres seen from the receiver, which is the origin; for an adapter
+            that reads them, :func:`~haa_peft.geometry.panorama.surface_channels` behind.
         reference_rirs : (B, K, 9600) at 22 050 Hz.
         target_position : (B, 3) metres from the receiver.
         reference_positions : (B, K, 3) metres from the receiver.
         """
         origin = torch.zeros_like(target_position)[:, None]
         seen_from = torch.cat([origin, target_position[:, None], reference_positions], dim=1)
-        images = (seen_from[..., None, None] - self.pool(panorama)[:, None]) / LENGTH_SCALE
+        images = torch.stack([self.views(*room) for room in zip(panorama, seen_from, strict=True)])
         described = torch.stack([self.describe(*room) for room in zip(panorama, seen_from[:, 1:], strict=True)])
         geometry = self.encode_views(images.flatten(0, 1)).unflatten(0, seen_from.shape[:2])
         aligned = log_magnitude(align(reference_rirs, reference_positions, target_position))
@@ -288,7 +294,7 @@ class XRIR(nn.Module):
             views.append(self.views(panorama, distinct))
             positions.append(rows)
         found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        encoded = self.encode_views(torch.cat(views)).split([len(part) for part in views])
+        encoded = self.encode_views(join_views(views)).split([len(part) for part in views])
         for vectors, rows, group in zip(encoded, positions, members, strict=True):
             counts = [1, *(rooms[i].targets.numel() + rooms[i].references.numel() for i in group)]
             receiver, *parts = vectors[rows].split(counts)
@@ -297,3 +303,9 @@ class XRIR(nn.Module):
                 references = part[count:].unflatten(0, rooms[i].references.shape)
                 found[i] = (receiver.expand(count, -1), part[:count], references)
         return [found[i] for i in range(len(rooms))]
+
+
+def join_views(views: Sequence[Tensor]) -> Tensor:
+    """Views of several rooms, (P, 3 or more, h, w) each, as one batch; channels that a room does not have are zero."""
+    most = max(view.shape[1] for view in views)
+    return torch.cat([functional.pad(view, (0, 0, 0, 0, 0, most - view.shape[1])) for view in views])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
             f"note: {pack.name} has {borrowed} borrowed measurements too, which are not used here but by "
             "RoomPredictor and `haa-peft render`"
         )
-    if pack.card["room"].get("fingerprint") == room.fingerprint:
+    if pack.card["room"].get("fingerprint") == dataclasses.replace(room, channels=pack.channels).fingerprint:
         return
     indices = room.splits[split]
     targets = room.positions[indices]

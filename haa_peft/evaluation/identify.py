@@ -51,7 +51,7 @@ def identify(room: Room, backbone: XRIR, store: Path, k: int | None = None) -> t
         try:
             pack = load_pack(store, name, backbone)
             trained_here = pack.card["room"]["name"] == room.name
-            fits.append(Fit(str(name), _loss(backbone, room, k, pack), trained_here))
+            fits.append(Fit(str(name), _loss(backbone, room.with_channels(pack.channels), k, pack), trained_here))
         except InputError as error:
             left_out.append(str(error))
     if len(fits) == 1:

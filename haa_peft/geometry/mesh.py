@@ -13,12 +13,13 @@ import numpy as np
 
 from haa_peft.errors import InputError
 from haa_peft.geometry import sight
+from haa_peft.geometry.channels import MATERIALS, UNKNOWN, material_number
 from haa_peft.geometry.entry import UNITS, check_keys, choice, file_of, number, package, point
 from haa_peft.geometry.holes import fill_holes
-from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, open_share
+from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, facing, open_share
 
 ENDINGS = (".obj", ".ply", ".glb", ".gltf", ".stl", ".off")
-KEYS = ("mesh", "unit", "up", "turn", "receiver")
+KEYS = ("mesh", "unit", "up", "turn", "receiver", "materials")
 STATED_BY_FORMAT = {".glb": ("m", "y"), ".gltf": ("m", "y")}
 """Unit and up axis that glTF 2.0 prescribes (section 3.4)."""
 UPS = {
@@ -77,7 +78,8 @@ class Mesh:
         package("embreex", f"reading {path.name}")
         try:
             scene = trimesh.load_scene(path, process=False)
-            mesh = scene.to_mesh()
+            parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh)]
+            mesh = trimesh.util.concatenate(parts)
         except Exception as error:  # whatever a damaged file makes of its reader
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(f"{path}: cannot be read as a mesh ({reason or 'it is empty'})") from None
@@ -90,10 +92,22 @@ class Mesh:
         self.triangles = self.vertices[np.asarray(mesh.faces)]
         used = self.triangles.reshape(-1, 3)
         self.low, self.high = used.min(axis=0), used.max(axis=0)
+        self.materials = [str(getattr(getattr(part.visual, "material", None), "name", None) or "") for part in parts]
+        self._parts = np.repeat(np.arange(len(parts)), [len(part.faces) for part in parts])
         self._rays = trimesh.ray.ray_pyembree.RayMeshIntersector(mesh)
 
     def depth(self, placement: Placement, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
         """Distance in metres along rays (..., 3) from the receiver, in room coordinates; inf where nothing is hit."""
+        return self.look(placement, receiver, rays)[0]
+
+    def look(
+        self, placement: Placement, receiver: np.ndarray, rays: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What rays (..., 3) from the receiver hit, in room coordinates.
+
+        Distances (...,) in metres, inf where nothing is hit; unit normals (..., 3) towards the receiver, zero there;
+        places (...,) in :attr:`materials`, -1 there.
+        """
         unit = UNITS[placement.unit]
         ways = rays.reshape(-1, 3) @ placement.rotation
         start = (receiver - placement.shift) @ placement.rotation / unit + placement.origin
@@ -104,7 +118,27 @@ class Mesh:
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = ((corner - start) * normal).sum(axis=1) / (ways * normal).sum(axis=1)
         found = (hit >= 0) & np.isfinite(distance) & (distance > 0)
-        return np.where(found, distance * unit, np.inf).reshape(rays.shape[:-1])
+        normal = normal @ placement.rotation.T / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-300)
+        normal = np.where(found[:, None], facing(normal, rays.reshape(-1, 3)), 0)
+        return (
+            np.where(found, distance * unit, np.inf).reshape(rays.shape[:-1]),
+            normal.reshape(rays.shape),
+            np.where(found, self._parts[hit], -1).reshape(rays.shape[:-1]),
+        )
+
+    def classes(self, mapping: object, where: str) -> np.ndarray | None:
+        """Numbers of the classes of :attr:`materials`, as a mapping says or as they are called; None without any."""
+        if not isinstance(mapping, Mapping):
+            raise InputError(f"{where}: geometry materials is {mapping!r:.60} but must be {{NAME IN FILE: CLASS}}")
+        absent = sorted(set(mapping) - set(self.materials))
+        if absent:
+            names = ", ".join(sorted(set(self.materials) - {""})) or "none (an .obj has them in an .mtl beside it)"
+            raise InputError(f"{where}: geometry materials has {absent[0]!r}, but those in the file are {names}")
+        known = {name: number for number, name in enumerate(MATERIALS)}
+        for name, given in mapping.items():
+            known[name] = material_number(given, f"{where}: geometry materials {name!r}")
+        found = [known.get(name, known.get(name.lower(), UNKNOWN)) for name in self.materials]
+        return np.array(found) if set(found) != {UNKNOWN} else None
 
     def bounds(self, placement: Placement) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner (3,) of the box around it, in room coordinates."""
@@ -122,7 +156,8 @@ def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where:
     The entry's keys: ``mesh``, the file; ``unit`` (mm, cm, m, in, ft) and ``up`` (x, y, z, -x, -y, -z), which are
     detected where they are not stated and one reading alone fits receiver, positions and direct sound; ``turn``,
     degrees about the vertical, counterclockwise seen from above; ``receiver``, the receiver in the mesh's own
-    coordinates, for a mesh whose origin is not the room's.
+    coordinates, for a mesh whose origin is not the room's; ``materials``, classes of materials by their names in the
+    file, for those that are not called as their class.
 
     Raises
     ------
@@ -147,9 +182,11 @@ def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where:
         for axis in ([up] if up else DETECTED_UPS)
     ]
     mesh = Mesh(path)
+    classes = mesh.classes(entry.get("materials", {}), where)
     placement, evidence = _choose(mesh, path, readings, known)
     rays = directions()
-    depth = mesh.depth(placement, known.receiver, rays)
+    depth, normals, part = mesh.look(placement, known.receiver, rays)
+    materials = None if classes is None else np.where(part < 0, UNKNOWN, classes[part]).astype(np.int8)
     missing = open_share(depth)
     depth = fill_holes(depth)
     said = [
@@ -164,7 +201,7 @@ def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where:
     )
     return DepthMap(
         depth.astype(np.float32), f"mesh {path.name} of {len(mesh.triangles)} triangles", "measured",
-        low - sight.MARGIN, high + sight.MARGIN, notes, missing,
+        low - sight.MARGIN, high + sight.MARGIN, notes, missing, normals.astype(np.float16), materials,
     )  # fmt: skip
 
 

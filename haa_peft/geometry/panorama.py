@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import EXTRA_CHANNELS, MATERIALS, UNKNOWN
+from haa_peft.geometry.reflections import normals_from_neighbours
 from haa_peft.geometry.surfaces import Surfaces
 
 PANORAMA_HEIGHT, PANORAMA_WIDTH = 256, 512
@@ -34,6 +39,9 @@ class DepthMap:
     low, high : (3,) metres in room coordinates, the box that positions must lie in; infinite if not known.
     notes : what was stated or detected and by what evidence, and how well it agrees with what was measured.
     open_share : share of the directions (solid angle) in which nothing was seen, and which are filled.
+    normals : (256, 512, 3) float16 unit normals towards the receiver, zero where nothing was seen; None where only the
+        depth is known, whose neighbouring pixels then give them.
+    materials : (256, 512) int8 numbers of classes in ``MATERIALS``, or ``UNKNOWN``; None if none is known.
     """
 
     depth: np.ndarray
@@ -43,22 +51,37 @@ class DepthMap:
     high: np.ndarray
     notes: tuple[str, ...] = ()
     open_share: float = 0.0
+    normals: np.ndarray | None = None
+    materials: np.ndarray | None = None
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner (3,) of the box that positions must lie in, in metres."""
         return self.low, self.high
 
     def to_json(self) -> dict:
-        """All but the depth."""
+        """All but the arrays."""
         low, high = ([float(x) if np.isfinite(x) else None for x in corner] for corner in self.bounds())
         return {"source": self.source, "trust": self.trust, "low": low, "high": high, "notes": list(self.notes),
                 "open_share": self.open_share}  # fmt: skip
 
     @classmethod
-    def from_json(cls, about: dict, depth: np.ndarray, where: str) -> DepthMap:
-        """The inverse of :meth:`to_json`; raises ``InputError`` unless the depth is one."""
+    def from_json(
+        cls,
+        about: dict,
+        depth: np.ndarray,
+        where: str,
+        normals: np.ndarray | None = None,
+        materials: np.ndarray | None = None,
+    ) -> DepthMap:
+        """The inverse of :meth:`to_json`; raises ``InputError`` unless the arrays are what they should be."""
         if depth.shape != (PANORAMA_HEIGHT, PANORAMA_WIDTH) or not (np.isfinite(depth).all() and (depth > 0).all()):
             raise InputError(f"{where}: depth is {depth.shape} but must be (256, 512) positive metres")
+        if normals is not None and (normals.shape != (*depth.shape, 3) or not (np.abs(normals) <= 1.001).all()):
+            raise InputError(f"{where}: normals are {normals.shape} but must be (256, 512, 3) from -1 to 1")
+        if materials is not None and (
+            materials.shape != depth.shape or not ((materials >= UNKNOWN) & (materials < len(MATERIALS))).all()
+        ):
+            raise InputError(f"{where}: materials are {materials.shape} but must be (256, 512) numbers of classes")
         low, high = (
             np.array([limit if x is None else x for x in about[name]], dtype=np.float64)
             for name, limit in (("low", -np.inf), ("high", np.inf))
@@ -67,7 +90,7 @@ class DepthMap:
             raise InputError(f"{where}: has bounds {about['low']}, {about['high']} and trust {about['trust']!r}")
         return cls(
             depth.astype(np.float32), str(about["source"]), about["trust"], low, high,
-            tuple(str(note) for note in about["notes"]), float(about["open_share"]),
+            tuple(str(note) for note in about["notes"]), float(about["open_share"]), normals, materials,
         )  # fmt: skip
 
 
@@ -106,7 +129,12 @@ def open_share(depth: np.ndarray) -> float:
 
 
 def render_depth(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Distance in metres to the nearest surface along each ray from the receiver, inf where there is none.
+    """Distance in metres to the nearest surface along each ray from the receiver, inf where there is none."""
+    return _distances(surfaces, receiver, rays).min(axis=-1)
+
+
+def _distances(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Distance in metres to every surface along each ray from the receiver, (..., S), inf where it is not hit.
 
     Parameters
     ----------
@@ -127,7 +155,7 @@ def render_depth(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> 
         low, high = -EDGE_TOLERANCE, 1 + EDGE_TOLERANCE
         hit = (distance > 0) & (a >= low) & (b >= low) & (a <= high) & (b <= high)
         hit &= ~surfaces.is_triangle | (a + b <= high)
-    return np.where(hit, distance, np.inf).min(axis=-1)
+    return np.where(hit, distance, np.inf)
 
 
 def depth_around(geometry: Geometry, receiver: np.ndarray) -> np.ndarray:
@@ -138,12 +166,55 @@ def depth_around(geometry: Geometry, receiver: np.ndarray) -> np.ndarray:
     return np.concatenate([render_depth(geometry, receiver, rows) for rows in np.array_split(directions(), 8)])
 
 
-def render_panorama(geometry: Geometry, receiver: np.ndarray) -> np.ndarray:
+def render_panorama(geometry: Geometry, receiver: np.ndarray, channels: Sequence[str] = ()) -> np.ndarray:
     """Coordinates in metres, from the receiver, of what each pixel sees: (3, 256, 512) float32.
 
-    Where planes leave a room open, the pixel takes the farthest distance that is seen anywhere.
+    Where planes leave a room open, the pixel takes the farthest distance that is seen anywhere. With ``channels``,
+    those of :func:`surface_channels` lie behind.
     """
-    return panorama_from_depth(depth_around(geometry, receiver))
+    panorama = panorama_from_depth(depth_around(geometry, receiver))
+    return np.concatenate([panorama, surface_channels(geometry, receiver, channels)]) if channels else panorama
+
+
+def surface_channels(geometry: Geometry, receiver: np.ndarray, channels: Sequence[str]) -> np.ndarray:
+    """What each pixel's surface is: (3 + classes, 256, 512) float32.
+
+    With ``normals`` among the channels the first three are its unit normal towards the receiver; with ``materials`` the
+    others are 1 for its class in ``MATERIALS``. All else is zero, as where nothing is known or seen.
+    """
+    found = np.zeros((EXTRA_CHANNELS, PANORAMA_HEIGHT, PANORAMA_WIDTH), dtype=np.float32)
+    rays = directions()
+    if isinstance(geometry, Surfaces):
+        receiver = np.asarray(receiver, dtype=np.float64)
+        distances = [_distances(geometry, receiver, rows) for rows in np.array_split(rays, 8)]
+        surface = np.concatenate([rows.argmin(axis=-1) for rows in distances])
+        seen = np.concatenate([np.isfinite(rows).any(axis=-1) for rows in distances])
+        normals = np.where(seen[..., None], facing(geometry.normals()[surface], rays), 0)
+        materials = None if geometry.materials is None else np.where(seen, geometry.materials[surface], UNKNOWN)
+    else:
+        materials = geometry.materials
+        if geometry.normals is None:
+            points = torch.from_numpy(geometry.depth[..., None] * rays)
+            normals = normals_from_neighbours(points, torch.from_numpy(rays)).numpy()
+        else:
+            normals = geometry.normals
+    if "normals" in channels:
+        found[:3] = np.moveaxis(normals, -1, 0)
+    if "materials" in channels and materials is not None:
+        found[3:] = materials == np.arange(len(MATERIALS))[:, None, None]
+    return found
+
+
+def facing(normals: np.ndarray, rays: np.ndarray) -> np.ndarray:
+    """Normals (..., 3) turned to the side that rays (..., 3) come from."""
+    return np.where((normals * rays).sum(axis=-1, keepdims=True) > 0, -normals, normals)
+
+
+def without_channels(geometry: Geometry, channels: Sequence[str]) -> Geometry:
+    """The geometry without what channels other than these would show."""
+    if isinstance(geometry, DepthMap) and "normals" not in channels:
+        geometry = dataclasses.replace(geometry, normals=None)
+    return geometry if "materials" in channels else dataclasses.replace(geometry, materials=None)
 
 
 def panorama_from_depth(depth: np.ndarray) -> np.ndarray:

@@ -40,7 +40,7 @@ def first_reflections(panorama: Tensor, positions: Tensor) -> Tensor:
     surface = panorama.permute(1, 2, 0)
     there = surface.norm(dim=-1, keepdim=True)
     ray = surface / there.clamp_min(1e-6)
-    normal = _normals(surface, ray)
+    normal = normals_from_neighbours(surface, ray)
     height, width = panorama.shape[1:]
     elevation = (0.5 - (torch.arange(height, device=panorama.device) + 0.5) / height) * torch.pi
     solid_angle = (elevation.cos() * (np.pi / height) * (2 * np.pi / width))[:, None]
@@ -65,8 +65,11 @@ def reflection_levels(panorama: Tensor, positions: Tensor) -> Tensor:
     return sums.clamp_min(LEAST_ENERGY).log().flatten(1) / 2
 
 
-def _normals(surface: Tensor, ray: Tensor) -> Tensor:
-    """Unit normals (h, w, 3) towards the receiver, from neighbouring pixels on the nearer side."""
+def normals_from_neighbours(surface: Tensor, ray: Tensor) -> Tensor:
+    """Unit normals (h, w, 3) towards the receiver, from neighbouring pixels on the nearer side.
+
+    ``surface`` (h, w, 3) m are what pixels see, ``ray`` (h, w, 3) the unit vectors that they look along.
+    """
     along = torch.roll(surface, -1, 1) - surface
     down = surface.diff(dim=0)
     across = _shorter(along, torch.roll(along, 1, 1))

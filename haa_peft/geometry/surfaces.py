@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import MATERIALS, UNKNOWN, material_number
 
 SHAPES = ("parallelogram", "triangle")
 BESIDE, USUAL_HEIGHT, LOWEST_FLOOR = 0.5, 3.0, 0.1
@@ -22,18 +23,20 @@ is then off by a factor of 1.3 (mean of the logarithms), against 1.9 with the be
 class Surfaces:
     """S flat surfaces: corner and its two neighbours, (S, 3 points, 3 coordinates) in metres.
 
-    A parallelogram is completed from its corner (the first point); a triangle is the three points.
+    A parallelogram is completed from its corner (the first point); a triangle is the three points. ``materials`` (S,)
+    are the numbers of their classes in ``MATERIALS``, or ``UNKNOWN``; None if no surface has one.
     """
 
     points: np.ndarray
     is_triangle: np.ndarray
+    materials: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.points)
 
     @classmethod
     def from_json(cls, entries: Sequence[dict], where: str) -> Surfaces:
-        """Read ``[{"points": [[x, y, z] * 3], "shape": "parallelogram" | "triangle"}, ...]``."""
+        """Read ``[{"points": [[x, y, z] * 3], "shape": "parallelogram" | "triangle", "material": CLASS}, ...]``."""
         if not isinstance(entries, list) or not entries:
             raise InputError(f"{where}: surfaces is {entries!r:.60} but must be a list of at least one surface")
         for i, entry in enumerate(entries):
@@ -51,16 +54,32 @@ class Surfaces:
                 )
             if np.linalg.norm(np.cross(points[1] - points[0], points[2] - points[0])) < 1e-9:
                 raise InputError(f"{where}: surface {i} has no area; its 3 points must not lie on a line")
+        materials = None
+        if any("material" in entry for entry in entries):
+            materials = np.array(
+                [
+                    material_number(entry["material"], f"{where}: material of surface {i}")
+                    if "material" in entry
+                    else UNKNOWN
+                    for i, entry in enumerate(entries)
+                ]
+            )
         return cls(
             np.array([entry["points"] for entry in entries], dtype=np.float64),
             np.array([entry.get("shape", "parallelogram") == "triangle" for entry in entries]),
+            materials,
         )
 
     def to_json(self) -> list[dict]:
         """The inverse of :meth:`from_json`."""
+        materials = np.full(len(self), UNKNOWN) if self.materials is None else self.materials
         return [
-            {"points": points.tolist(), "shape": SHAPES[int(triangle)]}
-            for points, triangle in zip(self.points, self.is_triangle, strict=True)
+            {
+                "points": points.tolist(),
+                "shape": SHAPES[int(triangle)],
+                **({} if material == UNKNOWN else {"material": MATERIALS[material]}),
+            }
+            for points, triangle, material in zip(self.points, self.is_triangle, materials, strict=True)
         ]
 
     @classmethod
@@ -74,6 +93,11 @@ class Surfaces:
             for start in (corner, corner + normal)
         ]
         return cls(np.array(walls), np.zeros(6, dtype=bool))
+
+    def normals(self) -> np.ndarray:
+        """Unit normals (S, 3), to either side."""
+        normal = np.cross(self.points[:, 1] - self.points[:, 0], self.points[:, 2] - self.points[:, 0])
+        return normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner (3,) of the box around all surfaces, in metres."""

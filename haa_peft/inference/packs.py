@@ -15,6 +15,7 @@ from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.prepared import PreparedRoom
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.predict import References
 from haa_peft.rooms.load import NEAREST
@@ -84,7 +85,7 @@ def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
 
 def references_of(pack: RoomPack) -> References:
     """What a pack's predictions start from; renders the panorama."""
-    panorama = render_panorama(pack.geometry, pack.receiver)
+    panorama = render_panorama(pack.geometry, pack.receiver, pack.channels)
     return References(panorama, pack.rirs, pack.positions - pack.receiver)
 
 
@@ -121,8 +122,9 @@ def check_prepared(pack: RoomPack, prepared: PreparedRoom, backbone: XRIR) -> No
     """Raise ``InputError`` unless what a pack keeps of its prepared room fits the backbone and is finite."""
     config, count = backbone.config, len(pack.rirs)
     rows, columns = config.token_grid
+    shown = 3 + (EXTRA_CHANNELS if pack.channels else 0)
     expected = {
-        "panorama": (3, rows * config.patch_height, columns * config.patch_width),
+        "panorama": (shown, rows * config.patch_height, columns * config.patch_width),
         "receiver": (config.channels,),
         "views": (count, config.channels),
         "keys": (count, 0 if config.align_before_encoding else config.channels),

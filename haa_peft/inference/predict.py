@@ -28,7 +28,7 @@ PHASES = ("references", "random")
 class References:
     """What a prediction starts from.
 
-    ``panorama`` (3, 256, 512) m; ``rirs`` (R, 9600) at 22 050 Hz; ``positions`` (R, 3) m from the receiver.
+    ``panorama`` (3 or more, 256, 512) m; ``rirs`` (R, 9600) at 22 050 Hz; ``positions`` (R, 3) m from the receiver.
     """
 
     panorama: np.ndarray

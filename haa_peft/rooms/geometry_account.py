@@ -9,8 +9,17 @@ import numpy as np
 
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
+from haa_peft.geometry.channels import MATERIALS
 from haa_peft.geometry.entry import package
-from haa_peft.geometry.panorama import TRUST, DepthMap, depth_around, directions, open_share
+from haa_peft.geometry.panorama import (
+    TRUST,
+    DepthMap,
+    depth_around,
+    directions,
+    open_share,
+    solid_angles,
+    surface_channels,
+)
 from haa_peft.geometry.sight import STRAIGHT, Known, behind, sight_notes
 from haa_peft.rooms.room import Room
 
@@ -38,8 +47,19 @@ def account(room: Room) -> list[str]:
         f"direct sound of {len(late)} measurements: {(late < STRAIGHT).sum()} come straight, after their distance "
         f"/ 343 m/s (median difference {np.median(late):.2f} m)",
         *notes,
+        *_materials(room),
         f"trust: {trust}; {TRUST[trust]}",
     ]
+
+
+def _materials(room: Room) -> list[str]:
+    """Shares of the directions in which surfaces of every class are seen, if classes are known."""
+    if room.geometry.materials is None:
+        return []
+    shown = surface_channels(room.geometry, room.receiver, ["materials"])[-len(MATERIALS) :]
+    shares = (shown * solid_angles()).sum(axis=(1, 2))
+    named = [f"{name} {share:.1%}" for name, share in zip(MATERIALS, shares, strict=True) if share > 0]
+    return [f"materials: {', '.join([*named, f'unknown {max(0.0, 1 - shares.sum()):.1%}'])}"]
 
 
 def _what(point: np.ndarray) -> str:
@@ -59,7 +79,7 @@ def check_drawing(png: Path | None, out: Path | None) -> None:
 def write_depth(room: Room, path: Path) -> None:
     """Write the depth panorama (256, 512) in metres, in the convention that a ``depth`` entry has unless stated."""
     content = io.BytesIO()
-    np.save(content, np.linalg.norm(room.panorama, axis=0).astype(np.float32))
+    np.save(content, np.linalg.norm(room.panorama[:3], axis=0).astype(np.float32))
     write_atomically(path, content.getvalue())
 
 
@@ -68,7 +88,7 @@ def draw_depth(room: Room, path: Path) -> None:
     figure_module = package("matplotlib.figure", "--png")
     from matplotlib.colors import LogNorm
 
-    depth = np.linalg.norm(room.panorama, axis=0)
+    depth = np.linalg.norm(room.panorama[:3], axis=0)
     places = room.positions - room.receiver
     azimuth = np.degrees(np.arctan2(places[:, 1], places[:, 0]))
     elevation = np.degrees(np.arctan2(places[:, 2], np.hypot(places[:, 0], places[:, 1])))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import CHANNELS, MATERIALS
 from haa_peft.geometry.panorama import DepthMap, Geometry, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.splits import NAMES, farthest_points
@@ -45,6 +46,7 @@ class Room:
     fit : gives the geometry of such a room with other training measurements, where geometry follows from them.
     viewpoint : (3,) metres in room coordinates, where the geometry encoder's image of the room is taken; None for the
         receiver.
+    channels : what the panorama shows of surfaces beside their coordinates, of ``CHANNELS``.
     """
 
     room: str
@@ -60,6 +62,7 @@ class Room:
     loan: Loan | None = None
     viewpoint: np.ndarray | None = None
     fit: Callable[[Room], Geometry] | None = None
+    channels: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -95,6 +98,8 @@ class Room:
             shape = [self.geometry.points, self.geometry.is_triangle]
         arrays = [self.rirs, self.positions, self.receiver, *shape]
         arrays += [] if self.viewpoint is None else [self.viewpoint]
+        if "materials" in self.channels and self.geometry.materials is not None:
+            arrays.append(self.geometry.materials)
         for array in (*arrays, *(self.splits[split] for split in NAMES)):
             digest.update(f"{array.dtype}|{array.shape}|".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
@@ -102,16 +107,36 @@ class Room:
 
     @cached_property
     def panorama(self) -> np.ndarray:
-        """(3, 256, 512) float32 coordinates in metres that are seen from the receiver, which is the origin."""
-        return render_panorama(self.geometry, self.receiver)
+        """(3, 256, 512) float32 coordinates in metres that are seen from the receiver, which is the origin.
+
+        With :attr:`channels`, those of :func:`~haa_peft.geometry.panorama.surface_channels` lie behind.
+        """
+        return render_panorama(self.geometry, self.receiver, self.channels)
 
     @cached_property
     def view(self) -> np.ndarray:
         """The same as seen from the viewpoint; coordinates count from the receiver there too."""
         if self.viewpoint is None:
             return self.panorama
-        shift = (self.viewpoint - self.receiver).astype(np.float32)
-        return render_panorama(self.geometry, self.viewpoint) + shift[:, None, None]
+        view = render_panorama(self.geometry, self.viewpoint, self.channels)
+        view[:3] += (self.viewpoint - self.receiver).astype(np.float32)[:, None, None]
+        return view
+
+    def with_channels(self, channels: Sequence[str]) -> Room:
+        """The same room whose panorama shows these ``CHANNELS`` too.
+
+        Raises ``InputError`` if materials are asked for and the geometry has none.
+        """
+        every = tuple(name for name in CHANNELS if name in (*self.channels, *channels))
+        if every == self.channels:
+            return self
+        if "materials" in every and self.geometry.materials is None:
+            raise InputError(
+                f"{self.name}: channels materials need a geometry with materials, and it has none of "
+                f'{", ".join(MATERIALS)}; give surfaces a "material", or a mesh "materials": {{NAME IN FILE: CLASS}}'
+            )
+        loan = self.loan and dataclasses.replace(self.loan, borrower=self.loan.borrower.with_channels(channels))
+        return dataclasses.replace(self, channels=every, loan=loan)
 
     def with_shots(self, shots: int) -> Room:
         """The same room with only ``shots`` of its training positions, well spread, and scaled by them alone."""

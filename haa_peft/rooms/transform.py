@@ -106,7 +106,7 @@ def stretched_between(surfaces: Surfaces, low: np.ndarray, high: np.ndarray) -> 
     """Surfaces whose bounds become ``low`` and ``high`` (3,) m, axis by axis, so that a closed room stays closed."""
     before, after = surfaces.bounds()
     share = (surfaces.points - before) / np.maximum(after - before, 1e-9)
-    return Surfaces(low + share * (high - low), surfaces.is_triangle)
+    return dataclasses.replace(surfaces, points=low + share * (high - low))
 
 
 def _mapped(room: Room, matrix: np.ndarray) -> Room:
@@ -119,6 +119,6 @@ def _mapped(room: Room, matrix: np.ndarray) -> Room:
     return dataclasses.replace(
         room,
         positions=mapped(room.positions),
-        geometry=Surfaces(mapped(planes.points), planes.is_triangle),
+        geometry=dataclasses.replace(planes, points=mapped(planes.points)),
         viewpoint=None if room.viewpoint is None else mapped(room.viewpoint),
     )

@@ -65,6 +65,7 @@ def make_card(
             "borrowed_from": None if room.loan is None else room.loan.lender.name,
             "splits": {split: indices.tolist() for split, indices in room.splits.items()},
             **({"geometry": room.geometry.to_json()} if isinstance(room.geometry, DepthMap) else {}),
+            **({"channels": list(room.channels)} if room.channels else {}),
         },
         "evaluation": evaluation,
         "versions": {
@@ -81,6 +82,7 @@ def readme(card: dict) -> str:
     augment = training.get("augment", {}).items()
     varied = ", ".join(name if value is True else f"{name} {value:g}" for name, value in augment)
     details = f", rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
+    reads = f" The panorama shows {' and '.join(room['channels'])} of surfaces too." if room.get("channels") else ""
     evaluation = card.get("evaluation")
     table = ["Not evaluated: the room has no test positions."]
     if evaluation:
@@ -122,7 +124,7 @@ def readme(card: dict) -> str:
             f"{training['trainable_parameters']} trainable weights, {training['adapter_bytes']} bytes, "
             f"{training['seconds']} s{f'; every other step in a variant of the room ({varied})' if varied else ''}.",
             "",
-            f"Data: {room['source']}. Licence of the data: {room['licence']}.",
+            f"Data: {room['source']}. Licence of the data: {room['licence']}.{reads}",
             "",
         ]
     )

@@ -16,7 +16,8 @@ from torch import Tensor
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null
-from haa_peft.geometry.panorama import DepthMap, Geometry
+from haa_peft.geometry.channels import parse_channels
+from haa_peft.geometry.panorama import DepthMap, Geometry, without_channels
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import SCHEMA, readme
@@ -27,6 +28,8 @@ REFERENCES, ROOM, CARD, README = "references.safetensors", "room.json", "card.js
 PREPARED = "prepared.safetensors"
 HASHED = (ADAPTER, CONFIG, REFERENCES, ROOM)
 OPTIONAL = (PREPARED,)
+SEEN = ("depth", "normals", "materials")
+"""Arrays of a depth map, as far as it has them."""
 PREPARED_FIELDS = ("panorama", "receiver", "views", "keys")
 PREPARATION = 1
 """Counts up when what a prepared room holds, or how it is computed, changes; older ones are then prepared again."""
@@ -65,6 +68,7 @@ class RoomPack:
         :class:`~haa_peft.backbone.prepared.PreparedRoom` that are not stored anyway), so that loading encodes nothing;
         packs without it are prepared when they are loaded.
     prepared_from : the :meth:`digest` of what it was prepared from; with any other it is not stored.
+    channels : what the panorama shows of surfaces beside their coordinates.
     """
 
     name: AdapterName
@@ -78,6 +82,7 @@ class RoomPack:
     card: dict
     prepared: dict[str, Tensor] | None = None
     prepared_from: str = ""
+    channels: tuple[str, ...] = ()
 
     @classmethod
     def of_room(cls, name: AdapterName, room: Room, config: dict, tensors: dict[str, Tensor], card: dict) -> RoomPack:
@@ -90,9 +95,10 @@ class RoomPack:
             room.rirs[train],
             room.positions[train],
             room.receiver,
-            room.geometry,
+            without_channels(room.geometry, room.channels),
             room.scale,
             {"schema": SCHEMA, "name": str(name), **card},
+            channels=room.channels,
         )
 
     def as_room(self) -> Room:
@@ -102,7 +108,8 @@ class RoomPack:
         room, _, configuration = str(about["name"]).partition("/")
         splits = {"train": np.arange(count), "valid": np.array([], int), "test": np.array([], int)}
         arrays = (self.rirs[:count], self.positions[:count], self.receiver, self.geometry, splits, self.scale)
-        return Room(room, configuration, *arrays, str(about.get("source")), str(about.get("licence")))
+        origin = str(about.get("source")), str(about.get("licence"))
+        return Room(room, configuration, *arrays, *origin, channels=self.channels)
 
     @property
     def parent(self) -> tuple[str, str] | None:
@@ -117,13 +124,14 @@ class RoomPack:
 
     def digest(self) -> str:
         """SHA-256 of all that a prepared room follows from: backbone, adapter, references and geometry."""
-        about = [str(PREPARATION), self.adapter_digest(), json.dumps(self.geometry.to_json())]
+        about = [str(PREPARATION), self.adapter_digest(), json.dumps(self.geometry.to_json()), *self.channels]
         return _digest(about, {"receiver": self.receiver, **self._references()})
 
     def _references(self) -> dict[str, np.ndarray]:
-        """The arrays that are kept as tensors; a depth map's depth is one of them."""
-        depth = {"depth": self.geometry.depth} if isinstance(self.geometry, DepthMap) else {}
-        return {"rirs": self.rirs, "positions": self.positions, **depth}
+        """The arrays that are kept as tensors; those of a depth map are among them."""
+        seen = {name: getattr(self.geometry, name) for name in SEEN if isinstance(self.geometry, DepthMap)}
+        seen = {name: array for name, array in seen.items() if array is not None}
+        return {"rirs": self.rirs, "positions": self.positions, **seen}
 
     def to_files(self) -> dict[str, bytes]:
         """Content of every file of the pack; the card holds the others' SHA-256."""
@@ -137,6 +145,7 @@ class RoomPack:
             "receiver_xyz": self.receiver.tolist(),
             "scale": self.scale,
             "geometry" if isinstance(self.geometry, DepthMap) else "surfaces": self.geometry.to_json(),
+            **({"channels": ",".join(self.channels)} if self.channels else {}),
         }
         references = {key: torch.from_numpy(values) for key, values in self._references().items()}
         tensors = {key: tensor.contiguous() for key, tensor in self.tensors.items()}
@@ -192,6 +201,7 @@ class RoomPack:
                 card,
                 prepared,
                 prepared_from,
+                parse_channels(room.get("channels", "none")),
             ),
         )
         pack._check_references()
@@ -210,6 +220,8 @@ class RoomPack:
         borrowed = self.card["room"].get("borrowed", 0)
         if type(borrowed) is not int or not 0 <= borrowed < count:
             raise InputError(f"{self.name}: {CARD} has no valid room.borrowed; restore or retrain the adapter")
+        if "materials" in self.channels and self.geometry.materials is None:
+            raise InputError(f"{self.name}: {ROOM} has no materials, which it reads; restore or retrain the adapter")
         low, high = self.geometry.bounds()
         if (self.receiver < low).any() or (self.receiver > high).any():
             raise InputError(f"{self.name}: {ROOM} has its receiver outside the room; restore or retrain the adapter")
@@ -238,7 +250,9 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
 def _geometry(room: dict, references: Mapping[str, Tensor], where: str) -> Geometry:
     """What a pack's room.json and references say of the room's shape."""
     if "geometry" in room:
-        return DepthMap.from_json(room["geometry"], references["depth"].float().numpy(), where)
+        depth = references["depth"].float().numpy()
+        others = (references[name].numpy() if name in references else None for name in SEEN[1:])
+        return DepthMap.from_json(room["geometry"], depth, where, *others)
     return Surfaces.from_json(room["surfaces"], where)
 
 

@@ -15,6 +15,7 @@ import yaml
 from haa_peft.adaptation.methods import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
+from haa_peft.geometry.channels import CHANNELS, parse_channels
 from haa_peft.rooms.augmentation import Augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART, Room
@@ -25,7 +26,7 @@ from haa_peft.training.settings import TrainingSettings
 
 METHOD_FIELDS = tuple(f.name for f in dataclasses.fields(MethodSettings))
 TRAINING_FIELDS = tuple(f.name for f in dataclasses.fields(TrainingSettings) if f.name not in ("k", "seed"))
-TEXTS = ("method", "freeze", "validation", "label", "borrow", "geometry")
+TEXTS = ("method", "freeze", "channels", "validation", "label", "borrow", "geometry")
 LIMITS = ("only", "shots", "seeds")
 ADAPTER_FIELDS = ("start", "on_top_of", "use", "blend", "borrow")
 ROOM_FIELDS = ("geometry", "position_error")
@@ -254,6 +255,9 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     for run in runs.values():
         _check_assumptions(path, study, run)
     waves(study)  # finds what is missing
+    for name, row, channels in {(job.room, job.run, channels_of(study, job)) for job in jobs_of(study)}:
+        if channels:  # and materials that a room does not have
+            study.room(name, study.seeds[0], max(study.shots), row).with_channels(channels)
     return study
 
 
@@ -389,6 +393,13 @@ def sources_of(study: Study, job: Job) -> list[Job]:
     room, _, configuration = job.room.partition("/")
     needed = study.runs[job.run].sources(room, configuration)
     return [Job(run, f"{room}/{other}", max(study.shots), job.seed) for run, other in needed]
+
+
+def channels_of(study: Study, job: Job) -> tuple[str, ...]:
+    """What a job's adapter and those that it needs read of surfaces beside their coordinates."""
+    read = set(parse_channels(study.runs[job.run].method.channels)) if job.run else set()
+    read.update(*(channels_of(study, source) for source in sources_of(study, job)))
+    return tuple(name for name in CHANNELS if name in read)
 
 
 def waves(study: Study) -> list[list[Job]]:

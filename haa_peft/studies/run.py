@@ -28,7 +28,7 @@ from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.rooms.room import Room
 from haa_peft.studies.assumptions import Assumption
-from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, sources_of
+from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of, sources_of
 from haa_peft.training.adapt import Adaptation, Start, adapt
 from haa_peft.training.settings import TrainingSettings
 
@@ -67,7 +67,8 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     room = study.room(job.room, job.seed, job.shots, job.run)
     if not job.run:
         return _run_baselines(study, job, room, backbone)
-    spec = study.runs[job.run]
+    spec, channels = study.runs[job.run], channels_of(study, job)
+    room = room.with_channels(channels)
     lender = spec.lender(room.room, room.configuration)
     if lender:
         other = study.room(lender, job.seed, max(study.shots), job.run)
@@ -83,7 +84,7 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     others = [name for name in study.rooms if spec.transfer and name != job.room and name.startswith(f"{room.room}/")]
     unchanged = facts["best_step"] == 0 and not (needed or spec.first_stage)
     for name in (job.room, *others):
-        tested = room if name == job.room else study.room(name, job.seed, job.shots, job.run)
+        tested = room if name == job.room else study.room(name, job.seed, job.shots, job.run).with_channels(channels)
         predicted = _predict(study, job, tested, backbone, None if unchanged else adapter)
         about = {"run": spec.name, "label": spec.label, "trained_on": job.room, **facts}
         tests.append(_report(study, job, tested, backbone, predicted, about))
@@ -121,7 +122,9 @@ def _make_adapter(
         seconds = 0.0
         if spec.first_stage:
             # with the seed's own splits, lest test positions train
-            rooms = [study.room(name, job.seed, job.shots, job.run) for name in spec.first_stage]
+            rooms = [
+                study.room(name, job.seed, job.shots, job.run).with_channels(room.channels) for name in spec.first_stage
+            ]
             first = adapt(base, rooms, spec.method, training, accelerator, Path(folder) / "first")
             start, seconds = Start("first stage", first.config, first.tensors), first.seconds
         found = adapt(base, room, spec.method, training, accelerator, Path(folder) / "run", start=start)
@@ -279,6 +282,10 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
             "sources": sources,
             "first_stage": first,
         }
+        channels = channels_of(study, job)
+        if channels:
+            read = study.room(job.room, job.seed, job.shots).with_channels(channels)
+            found["channels"] = {"read": channels, "room": read.fingerprint}
     return json.loads(json.dumps(found))
 
 

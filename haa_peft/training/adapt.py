@@ -27,6 +27,7 @@ from haa_peft.adaptation.peft_adapter import FREE
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.borrow import borrow
 from haa_peft.rooms.room import Room
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
@@ -110,7 +111,8 @@ def adapt(
         When there are fewer than K + 1 training measurements, fewer measurements than processes, a
         checkpoint of other settings, or a start that is not an adapter of this method.
     """
-    rooms = [rooms] if isinstance(rooms, Room) else list(rooms)
+    channels = parse_channels(method.channels)
+    rooms = [room.with_channels(channels) for room in ([rooms] if isinstance(rooms, Room) else rooms)]
     for room in rooms:
         check_k(training.k, len(room.splits["train"]), room.name)
     shots = sum(len(room.splits["train"]) for room in rooms)

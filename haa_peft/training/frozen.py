@@ -33,7 +33,7 @@ class FrozenParts:
 
     Parameters
     ----------
-    panorama : (3, 256, 512) m. rirs : (R, 9600) references. positions : (P, 3) m from the receiver, the
+    panorama : (3 or more, 256, 512) m. rirs : (R, 9600) references. positions : (P, 3) m from the receiver, the
         references' first. view : what the geometry encoder sees if not the panorama, in the same coordinates.
     """
 

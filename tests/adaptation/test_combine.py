@@ -5,6 +5,7 @@ from haa_peft.adaptation.combine import blend, stack
 from haa_peft.adaptation.methods import MethodSettings, attach, attach_stored, merged
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import EXTRA_CHANNELS
 
 
 def made(backbone, settings, seed):
@@ -33,10 +34,19 @@ KINDS = {
     "dora": MethodSettings("dora"),
     "ia3": MethodSettings("ia3"),
     "full": MethodSettings("full"),
+    "lora with channels": MethodSettings("lora", channels="normals"),
+    "bias with channels": MethodSettings("bias", channels="normals"),
 }
 
 
-@pytest.mark.parametrize("below", ["lora", "bias", "dora"])
+@pytest.fixture
+def inputs(inputs):
+    """With channels behind the coordinates."""
+    panorama, *others = inputs
+    return torch.cat([panorama, torch.ones(1, EXTRA_CHANNELS, 256, 512)], dim=1), *others
+
+
+@pytest.mark.parametrize("below", ["lora", "bias", "dora", "lora with channels"])
 @pytest.mark.parametrize("above", KINDS)
 def test_a_stack_is_the_upper_one_on_the_merged_lower_one(below, above, tiny_backbone, inputs):
     before = fingerprint(tiny_backbone)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import save
+from torch.nn import functional
 
 from haa_peft import load_backbone
 from haa_peft.adaptation.delta import PEFT_TYPE
 from haa_peft.adaptation.layers import frozen_layers, layer_names, layer_of
 from haa_peft.adaptation.methods import (
+    BLIND,
     METHODS,
     PEFT_METHODS,
     MethodSettings,
@@ -22,8 +24,10 @@ from haa_peft.adaptation.methods import (
 )
 from haa_peft.adaptation.weights import RoomWeights
 from haa_peft.backbone.checkpoint import fingerprint
+from haa_peft.backbone.plain import plain_forward
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.inference.network import RoomNetwork
 from tests.conftest import TINY
 
@@ -41,6 +45,13 @@ TABLE = {
     "lokr with dropout": MethodSettings("lokr", dropout=0.3),
     "lora late": MethodSettings("lora", freeze="early:5"),
     "full early": MethodSettings("full", freeze="late:3"),
+    **{
+        f"{method} with channels": MethodSettings(method, channels="normals,materials")
+        for method in METHODS
+        if method not in BLIND
+    },
+    "lora late with channels": MethodSettings("lora", freeze="early:5", channels="normals"),
+    "lora with convolutions and channels": MethodSettings("lora", convolutions=True, channels="materials"),
 }
 
 
@@ -54,6 +65,14 @@ def network():
         if name.endswith("running_var"):
             buffer.uniform_(0.5, 2.0)
     return backbone
+
+
+@pytest.fixture
+def inputs(inputs):
+    """With channels behind the coordinates, which are nothing to methods that do not ask for them."""
+    panorama, *others = inputs
+    channels = torch.randn(1, EXTRA_CHANNELS, 256, 512, generator=torch.Generator().manual_seed(5))
+    return torch.cat([panorama, channels], dim=1), *others
 
 
 @torch.no_grad()
@@ -129,6 +148,40 @@ def test_gradients_reach_everything_that_may_change(settings, network, inputs):
     assert all(float(parameter.grad.abs().max()) > 0 for parameter in adapter.parameters())
 
 
+@pytest.mark.parametrize("settings", TABLE.values(), ids=TABLE)
+def test_channels_are_nothing_until_an_adapter_reads_them(settings, network, inputs):
+    panorama, *others = inputs
+    without, with_normals = ((panorama[:, :count].clone(), *others) for count in (3, 6))
+    with_normals = (functional.pad(with_normals[0], (0, 0, 0, 0, 0, EXTRA_CHANNELS - 3)), *others)
+    base = output(network, without)
+    assert torch.equal(output(network, inputs), base)
+    adapter = attach(network, settings, seed=0)
+    assert torch.equal(output(network, inputs), output(network, without))
+    change(adapter)
+    reads = settings.channels != "none"
+    named = " ".join(adapter.tensors())
+    assert ("surface_embedding" in named) == reads
+    adapted = output(network, inputs)
+    assert torch.equal(adapted, output(network, without)) != reads
+    config, tensors = adapter.config(), adapter.tensors()
+    adapter.detach()
+    if reads:  # against the plain computation, and in one batch with a room that has none
+        whole = merged(network, config, tensors)
+        assert fingerprint(whole) != fingerprint(network)
+        assert torch.allclose(plain_forward(whole, *inputs), adapted, atol=2e-5)
+        assert torch.allclose(plain_forward(whole, *with_normals), output(whole, with_normals), atol=2e-5)
+    assert torch.equal(output(network, inputs), base)
+
+
+def test_what_reads_channels_is_in_no_state_dict(network):
+    assert not any("surface_embedding" in name for name in network.state_dict())
+    other = XRIR(network.config)
+    other.load_state_dict(network.state_dict(), strict=True)
+    assert fingerprint(other) == fingerprint(network)
+    torch.nn.init.ones_(other.source_network.surface_embedding.weight)
+    assert fingerprint(other) != fingerprint(network)
+
+
 def test_dropout_is_on_in_training_alone(network, inputs):
     for method in ("lora", "loha", "lokr"):
         adapter = attach(network, MethodSettings(method, dropout=0.5), seed=0)
@@ -174,7 +227,7 @@ def test_published_sizes():
             assert len(save(adapter.tensors())) < 0.01 * published_bytes
             assert not any("source_proj" in name or "fc_backup" in name for name in adapter.tensors())
         adapter.detach()
-    parameters = dict(network.named_parameters())
+    parameters = {name: p for name, p in network.named_parameters() if "surface_embedding" not in name}
     encoders = sum(p.numel() for n, p in parameters.items() if n.startswith(("source_network.", "audio_enc.")))
     live = sum(p.numel() for p in parameters.values()) - 513_000 - 11_008
     heads = live - encoders + 513_000
@@ -257,6 +310,9 @@ def test_ranks_by_layer(tiny_backbone):
     adapter.detach()
     with pytest.raises(InputError, match="--ranks misspelt=... fits no layer"):
         peft_settings(tiny_backbone, MethodSettings(ranks={"misspelt": 2}))
+    channels = MethodSettings(ranks={"source_network": 0}, channels="normals")
+    with pytest.raises(InputError, match="--ranks leaves source_network.surface_embedding alone, which reads --chan"):
+        peft_settings(tiny_backbone, channels)
     with pytest.raises(InputError, match="leave no layer to adapt"):
         peft_settings(tiny_backbone, MethodSettings(ranks=dict.fromkeys(ranks, 0) | {"source_network": 0}))
 
@@ -273,6 +329,13 @@ def test_ranks_by_layer(tiny_backbone):
         ({"method": "beft", "convolutions": True}, "--convolutions does not go with beft"),
         ({"method": "full", "ranks": {"energy_blend": 2}}, "--ranks does not go with full"),
         ({"freeze": "early"}, "--freeze is 'early' but must be early:N"),
+        *(
+            ({"method": method, "channels": "normals"}, f"--channels does not go with {method}")
+            for method in ("dora", "ia3", "beft", "statistics")
+        ),
+        ({"channels": "colours"}, "--channels is 'colours' but must be none, normals, materials or normals,materials"),
+        ({"channels": "normals,normals"}, "--channels is 'normals,normals' but must be"),
+        ({"channels": ""}, "--channels is '' but must be"),
         ({"freeze": "late:0"}, "--freeze is 'late:0' but must be"),
     ],
 )

@@ -152,6 +152,9 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: {}", {"k": "0"}, "k is 0 but must be"),
         ("\n  lora: {}", {"compare_with": "full"}, "names 'full' but runs are"),
         ("\n  lora: {}", {"draws": "[elsewhere]"}, "draws is .* but must be true, false or a list"),
+        ("\n  lora: {channels: colours}", {}, "run 'lora': --channels is 'colours' but must be none, normals"),
+        ("\n  lora: {method: ia3, channels: normals}", {}, "run 'lora': --channels does not go with ia3"),
+        ("\n  lora: {channels: materials}", {}, "channels materials need a geometry with materials, and it has none"),
         ("\n  lora: {blend: [base]}", {}, "run 'lora': "),
         ("\n  lora: {blend: {base: 1}}", {}, "blend needs use"),
         ("\n  lora: {}", {"rooms": "[nowhere]"}, "nowhere: no such room folder"),
@@ -224,6 +227,30 @@ def test_a_run_that_gains_nothing_is_the_backbone(study_file, tmp_path):
             if other["run"] == "backbone" and other["configuration"] == test["configuration"]
         ]
         assert [other["errors"] for other in same] == [test["errors"]]
+
+
+CHANNELS = """
+  seeing: {rank: 2, channels: normals, transfer: true}
+  lora: {rank: 2}
+  same: {use: {run: seeing}}
+  mixed: {use: {run: seeing}, blend: {base: 1, panel: 0}, only: [studio/panel]}
+"""
+
+
+def test_runs_that_read_channels_and_those_that_use_their_adapters(study_file, tmp_path):
+    study = load_study(study_file(CHANNELS, defaults="{max_steps: 4, validate_every: 2, caution: 0, lr: 0.05}"))
+    run_study(study, tmp_path / "out", workers=1)
+    kept = kept_tests(tmp_path / "out")
+    of = {name: kept[f"studio-base/{name}-shots12-seed0.json"] for name in ("seeing", "same", "lora", "backbone")}
+    assert of["seeing"]["best_step"] > 0
+    assert of["seeing"]["settings"]["method"]["channels"] == "normals"
+    assert of["same"]["errors"] == of["seeing"]["errors"] != of["lora"]["errors"]
+    other = kept["studio-panel/seeing-of-base-shots12-seed0.json"]["errors"]["edt_s"]
+    np.testing.assert_allclose(kept["studio-panel/mixed-shots12-seed0.json"]["errors"]["edt_s"], other, rtol=1e-3)
+    assert all("channels" not in test["job"] for name, test in kept.items() if "lora" in name or "backbone" in name)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
+    run_study(study, tmp_path / "out", workers=1)  # nothing is left to do
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json")}
 
 
 def test_a_run_that_fails_does_not_end_the_others(study_file, tmp_path):

@@ -15,8 +15,9 @@ folder, backbone_file, room_folder = (Path(argument) for argument in sys.argv[1:
 accelerator = Accelerator()
 backbone, room = load_backbone(backbone_file), load_room(room_folder).with_shots(11)
 training = TrainingSettings(max_steps=6, k=4, validate_every=3, warmup=1, patience=99)
-for method in METHODS:
-    found = adapt(backbone, room, MethodSettings(method), training, accelerator, folder / "run" / method)
+runs = {method: MethodSettings(method) for method in METHODS} | {"channels": MethodSettings(channels="normals")}
+for method, settings in runs.items():
+    found = adapt(backbone, room, settings, training, accelerator, folder / "run" / method)
     if accelerator.is_main_process:
         validation = "\n".join(f"{step} {loss!r}" for step, loss in found.validation)
         (folder / f"{method}.txt").write_text(validation)

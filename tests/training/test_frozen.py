@@ -48,6 +48,11 @@ TRAINED = {
         3,
         True,
     ),
+    "what reads channels": (
+        lambda b: DeltaAdapter(b, "full", ["source_network.surface_embedding.weight"]),
+        0,
+        True,
+    ),
     "norms of the audio encoder": (
         lambda b: DeltaAdapter(b, "full", [n for n, _ in b.named_parameters() if "audio_enc" in n and "bn" in n]),
         STAGES,
@@ -99,6 +104,8 @@ def test_trajectories_with_and_without_what_is_kept(trained, changes, room):
     attach_one, stages, audio_frozen = TRAINED[trained]
     torch.manual_seed(0)
     backbone = XRIR(dataclasses.replace(TINY, **changes)).double().eval().requires_grad_(False)
+    if trained == "what reads channels":
+        room = room.with_channels(["normals"])
     kept, anew = (trajectory(backbone, room, attach_one, reuse) for reuse in (True, False))
     np.testing.assert_allclose(kept[0], anew[0], rtol=1e-9)
     assert kept[0][0] != kept[0][-1]

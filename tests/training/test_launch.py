@@ -66,7 +66,7 @@ def test_every_method_in_two_processes(room_folder, tmp_path):
         done = launch(launcher, script, tmp_path, recipe, **environment)
         assert done.returncode == 0, done.stderr
         assert f"{1 if name == 'one' else 2} processes" in done.stdout
-    for method in METHODS:
+    for method in (*METHODS, "channels"):
         one, two = (
             [
                 [float(number) for number in line.split()]
