@@ -204,7 +204,10 @@ def test_committed_results_are_resumed(name, shared_data, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ("geometry: {sun: 3}", "--geometry: geometry is {'sun': 3} but must be 'none', 'sound', 'sound-network', a mesh"),
+        (
+            "geometry: {sun: 3}",
+            "--geometry: geometry is {'sun': 3} but must be 'none', 'sound', 'sound-network', a mesh",
+        ),
         ("geometry: nowhere.ply", "--geometry is 'nowhere.ply' but must be none, sound, sound-network, a mesh"),
         ("geometry: 3", "geometry is 3 but must be 'none'"),
         ("geometry: {constant: -1}", "geometry constant is -1 but must be a number from 0.3 to 100"),
