@@ -35,9 +35,6 @@ from haa_peft.training.launch import start_accelerator
 from haa_peft.training.panorama import draw_maps
 from haa_peft.training.schedule import warmup_cosine
 
-LEVEL_OFF = 0.7
-"""Nepers (standard deviation) that the levels after the direct sound are off: loudspeakers radiate unevenly."""
-
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,6 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="echo maps to a step and process")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=5e-2)
+    parser.add_argument("--level-off", type=float, default=0.7, help="standard deviation in nepers of what the levels "
+                        "after the direct sound are off, since loudspeakers radiate unevenly (%(default)s)")  # fmt: skip
     parser.add_argument("--validate-every", type=int, default=500)
     parser.add_argument("--workers", type=int, help="processes for echo maps and simulation (default: all cores)")
     parser.add_argument("--seed", type=int, default=0, help="of training, and of a corpus that is not there yet")
@@ -59,6 +58,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     check_seed(args.seed)
+    if not 0 <= args.level_off <= 10:
+        raise InputError(f"--level-off is {args.level_off} but must be from 0 to 10")
     for flag, least, most in (
         ("rooms", 2, 10**7),
         ("validation_rooms", 1, args.rooms - 1),
@@ -138,7 +139,7 @@ def main() -> None:
         x, y = (part[rows].float().roll(turn, -1) for part in (maps, depth))
         if mirror:
             x, y = x.flip(-1), y.flip(-1)
-        off = torch.from_numpy(rng.normal(0, LEVEL_OFF, (args.batch, 1, 1, 1))).to(x)
+        off = torch.from_numpy(rng.normal(0, args.level_off, (args.batch, 1, 1, 1))).to(x)
         x[:, LEVELS] = x[:, LEVELS] + off
         loss = panorama_loss(*wrapped(x), y)
         accelerator.backward(loss)
