@@ -48,8 +48,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="echo maps to a step and process")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--weight-decay", type=float, default=5e-2)
-    parser.add_argument("--level-off", type=float, default=0.7, help="standard deviation in nepers of what the levels "
-                        "after the direct sound are off, since loudspeakers radiate unevenly (%(default)s)")  # fmt: skip
+    parser.add_argument("--level-off", type=float, default=0.7, help="deviation in nepers of the levels after the "
+                        "direct sound: loudspeakers radiate unevenly (%(default)s)")  # fmt: skip
     parser.add_argument("--validate-every", type=int, default=500)
     parser.add_argument("--workers", type=int, help="processes for echo maps and simulation (default: all cores)")
     parser.add_argument("--seed", type=int, default=0, help="of training, and of a corpus that is not there yet")
