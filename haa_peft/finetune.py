@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.util import find_spec
@@ -126,7 +127,7 @@ def add_geometry(parser: argparse.ArgumentParser) -> None:
     """``--geometry`` of every command that reads a room."""
     parser.add_argument("--geometry", metavar="SOURCE", help="instead of the room's own: a mesh or scan, a depth "
                         "panorama, a JSON file with a geometry entry as in room.json, sound (a box, from echoes), "
-                        "or none")  # fmt: skip
+                        "sound-network (a panorama, by a network), or none")  # fmt: skip
 
 
 def _rank(text: str) -> tuple[str, int]:
@@ -184,6 +185,8 @@ def finetune(args: argparse.Namespace) -> None:
         pack = _load_unseen(args, args.start, room, original)
         _check_left_out(leaves_out, room, "--start", pack.card["room"]["name"])
         start = Start(args.start, pack.config, pack.tensors)
+        if args.channels == "none":
+            method = dataclasses.replace(method, channels=",".join(pack.channels) or "none")
         room = room.with_channels(pack.channels)
     for other in others:
         _check_left_out(leaves_out, room, "--first-stage", other.name)

@@ -45,6 +45,9 @@ CHANNELS = MAPS * DISTANCES + len(SPANS) + 5
 def echo_maps(rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray, floor: float | None) -> Tensor:
     """Evidence of surfaces around the receiver, (CHANNELS, 16, 32) float32, the box around the positions last.
 
+    It is looked up at 120 distances, the best of three to a channel. Beyond some 4 m these lie farther apart than
+    evidence is wide, so that of a wall between two of them much is missed.
+
     Channels are, each for 40 distances: walls that are faced, walls seen at any angle, floor or ceiling, and scattering
     surfaces; then levels of the measurements' energy in seven spans after the direct sound, their mean distance and
     number; and of each direction its elevation (sine, cosine), and the logarithms of the distance to the floor, if it
@@ -95,7 +98,7 @@ def _planes(table: Tensor, places: Tensor, normals: Tensor) -> Tensor:
     """Evidence (M, R) for planes with normals (M, 3) at offsets of ``WALL_STEP`` m; none before a position."""
     offsets = torch.arange(round(FARTHEST / WALL_STEP)) * WALL_STEP
     towards = places @ normals.T
-    across = places.square().sum(dim=1, keepdim=True) - towards.square()
+    across = (places.square().sum(dim=1, keepdim=True) - towards.square()).clamp_min(0)
     paths = (across[..., None] + (2 * offsets - towards[..., None]).square()).sqrt()
     found = _heard(table, paths)
     return torch.where(offsets > towards.amax(dim=0)[:, None], found, 0.0)
@@ -148,7 +151,7 @@ def _scatterers(table: Tensor, places: Tensor) -> Tensor:
 
 
 def _coarser(found: Tensor) -> Tensor:
-    """The best of ``FINER`` distances, (16, D * FINER, 32) -> (D, 16, 32)."""
+    """The best of each ``FINER`` distances that were looked up, (16, D * FINER, 32) -> (D, 16, 32)."""
     return found.unflatten(1, (DISTANCES, FINER)).amax(dim=2).transpose(0, 1)
 
 

@@ -6,6 +6,7 @@ that may be off.
 
 from __future__ import annotations
 
+import hashlib
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -84,6 +85,12 @@ def bundled_network() -> PanoramaNetwork:
     """The trained network, frozen."""
     with resources.as_file(resources.files("haa_peft.geometry") / "weights" / WEIGHTS) as path:
         return load_network(path).eval().requires_grad_(False)
+
+
+@lru_cache(maxsize=1)
+def weights_fingerprint() -> str:
+    """SHA-256 of the file of the bundled weights."""
+    return hashlib.sha256((resources.files("haa_peft.geometry") / "weights" / WEIGHTS).read_bytes()).hexdigest()
 
 
 def load_network(path: Path) -> PanoramaNetwork:

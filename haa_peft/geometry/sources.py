@@ -20,10 +20,10 @@ from haa_peft.geometry.shoebox import estimate_shoebox
 from haa_peft.geometry.sight import Known, sight_notes
 from haa_peft.geometry.surfaces import BESIDE, Surfaces, box_around
 
-NOTHING, SOUND = "none", "sound"
-FROM_SOUND = ("shoebox", "network")
+NOTHING, SOUND, NETWORK = "none", "sound", "network"
+FROM_SOUND = ("shoebox", NETWORK)
 WORDS: dict[str, dict[str, Any] | None] = {
-    NOTHING: None, SOUND: {SOUND: "shoebox"}, "sound-network": {SOUND: "network"}
+    NOTHING: None, SOUND: {SOUND: "shoebox"}, "sound-network": {SOUND: NETWORK}
 }  # fmt: skip
 """Entries that a word says."""
 PICTURES = (".jpg", ".jpeg", ".webp")
@@ -68,7 +68,7 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
         floor = number(entry, "floor", -1000, 1000, 0.0, where)
         if known.rirs is None or len(known.rirs) < FEWEST_RIRS:
             raise InputError(f"{where}: geometry from sound needs {FEWEST_RIRS} training measurements or more")
-        return _network(known, floor) if how == "network" else _shoebox(known, floor)
+        return _network(known, floor) if how == NETWORK else _shoebox(known, floor)
     if source == "constant":
         check_keys(entry, ("constant",), where)
         metres = number(entry, "constant", 0.3, 100, None, where)

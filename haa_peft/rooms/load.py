@@ -37,7 +37,8 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
         ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``) or of a room of a
         simulated corpus (``simulated/1000-0``, :mod:`haa_peft.rooms.simulated`), made on first use and cached.
     geometry : another geometry than the room's own, as :func:`~haa_peft.geometry.sources.geometry_argument` takes it:
-        ``none``, ``sound``, a mesh, a depth panorama, a ``geometry`` entry, or a JSON file that holds one.
+        ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, a ``geometry`` entry, or a JSON file that
+        holds one.
 
     Raises
     ------

@@ -100,6 +100,8 @@ class Room:
         arrays += [] if self.viewpoint is None else [self.viewpoint]
         if "materials" in self.channels and self.geometry.materials is not None:
             arrays.append(self.geometry.materials)
+        if "normals" in self.channels and isinstance(self.geometry, DepthMap) and self.geometry.normals is not None:
+            arrays.append(self.geometry.normals)
         for array in (*arrays, *(self.splits[split] for split in NAMES)):
             digest.update(f"{array.dtype}|{array.shape}|".encode())
             digest.update(np.ascontiguousarray(array).tobytes())

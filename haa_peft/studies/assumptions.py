@@ -16,7 +16,8 @@ import numpy as np
 
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import DepthMap
-from haa_peft.geometry.sources import follows_measurements, geometry_argument
+from haa_peft.geometry.panorama_network import weights_fingerprint
+from haa_peft.geometry.sources import NETWORK, SOUND, WORDS, follows_measurements, geometry_argument
 from haa_peft.rooms.augmentation import LIMITS, with_positions
 from haa_peft.rooms.load import load_room, with_geometry
 from haa_peft.rooms.room import Room
@@ -44,8 +45,9 @@ class Assumption:
     def read(cls, given: object, position_error: float, room: str) -> Assumption:
         """Of a run's keys ``geometry`` and ``position_error``, for the configurations of ``room``.
 
-        ``geometry`` is what ``--geometry`` takes, an entry itself, or ``{"of": ROOM}``, ROOM being a folder or a name,
-        or a mapping of rooms to these. Raises ``InputError`` for anything else; files are looked into later.
+        ``geometry`` is what ``--geometry`` takes, an entry itself, or ``{"of": ROOM}``, where ROOM is a folder or a
+        name, or a mapping of every room of the study to one. Raises ``InputError`` for anything else; files are looked
+        into later.
         """
         if not _is_number(position_error) or not 0 <= position_error <= LIMITS["positions"]:
             raise InputError(
@@ -79,6 +81,15 @@ class Assumption:
     def follows(self) -> bool:
         """Whether the geometry is made from the training measurements."""
         return follows_measurements(self.entry)
+
+    def made_by(self) -> Any:
+        """The entry of what follows from measurements, with the fingerprint of the network if one makes it."""
+        entry = self.entry
+        if isinstance(entry, str):
+            entry = WORDS[entry]
+        if isinstance(entry, dict) and entry.get(SOUND) == NETWORK:
+            return {**entry, NETWORK: weights_fingerprint()}
+        return self.entry
 
     def applied(self, room: Room, seed: int) -> Room:
         """The room as it is taken to be by a run of this seed.

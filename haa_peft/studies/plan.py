@@ -269,9 +269,9 @@ def _check_assumptions(path: Path, study: Study, run: RunSpec) -> None:
         for name, assumption in run.assumptions.items():
             if assumption.other is not None and seen_in(assumption.other)[0] == name:
                 raise InputError(f"geometry of {assumption.other} is {name}'s own but must be another room's")
-        name = (run.only or tuple(study.rooms))[0]
-        if not run.assumptions[name].follows:
-            study.room(name, study.seeds[0], study.shots[0], run.name)
+        for name in run.only or study.rooms:
+            if not run.assumptions[name].follows:
+                study.room(name, study.seeds[0], study.shots[0], run.name)
     except InputError as error:
         raise InputError(f"{path}: run {run.name!r}: {error}") from None
 

@@ -112,6 +112,9 @@ def _make_adapter(
     count = len(room.splits["train"])
     training = dataclasses.replace(training_of(study, job), k=max(1, min(study.k, count - 1)))
     start = None if spec.start is None else Start(str(spec.start), *needed[0])
+    method = (
+        spec.method if start is None else dataclasses.replace(spec.method, channels=",".join(room.channels) or "none")
+    )
     below = needed[-1] if spec.on_top_of is not None else None
     base = backbone if below is None else merged(backbone, *below)
     accelerator = Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no")
@@ -125,9 +128,9 @@ def _make_adapter(
             rooms = [
                 study.room(name, job.seed, job.shots, job.run).with_channels(room.channels) for name in spec.first_stage
             ]
-            first = adapt(base, rooms, spec.method, training, accelerator, Path(folder) / "first")
+            first = adapt(base, rooms, method, training, accelerator, Path(folder) / "first")
             start, seconds = Start("first stage", first.config, first.tensors), first.seconds
-        found = adapt(base, room, spec.method, training, accelerator, Path(folder) / "run", start=start)
+        found = adapt(base, room, method, training, accelerator, Path(folder) / "run", start=start)
     adapter = (found.config, found.tensors)
     settings |= {
         "training": found.training.describe(),
@@ -284,7 +287,7 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
         }
         channels = channels_of(study, job)
         if channels:
-            read = study.room(job.room, job.seed, job.shots).with_channels(channels)
+            read = study.room(job.room, job.seed, job.shots, job.run).with_channels(channels)
             found["channels"] = {"read": channels, "room": read.fingerprint}
     return json.loads(json.dumps(found))
 
@@ -298,7 +301,7 @@ def _assumed(study: Study, job: Job) -> dict[str, Any]:
         names = {job.room, *spec.first_stage, spec.lender(room, configuration)} - {""}
         names |= {name for name in study.rooms if spec.transfer and name.startswith(f"{room}/")}
         found["geometry"] = {
-            name: spec.assumptions[name].entry
+            name: spec.assumptions[name].made_by()
             if spec.assumptions[name].follows
             else fingerprint_of_room(study, name, job.seed, job.shots, job.run)
             for name in sorted(names)

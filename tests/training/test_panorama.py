@@ -1,5 +1,6 @@
 """Drawing what the panorama network learns from, and its recipe."""
 
+import hashlib
 import json
 import sys
 
@@ -21,6 +22,10 @@ def test_draws_are_seeded_and_true_depth_is_the_room_s(simulated_corpus):
     for plain in (True, False):
         first, again = (draw_maps(corpus, 0, plain, (1, 1)) for _ in range(2))
         np.testing.assert_array_equal(first[0], again[0])
+    counts = [float(draw_maps(corpus, 0, False, (1, draw))[0][-5, 0, 0]) for draw in range(4)]
+    assert counts[0] == counts[2] == 1  # twelve of twelve
+    assert 0.2 < min(counts[1], counts[3]) < 1
+    assert not np.array_equal(draw_maps(corpus, 0, True, (1, 0))[0], draw_maps(corpus, 0, False, (1, 0))[0])
     room = corpus[1]
     fine = np.log(render_depth(room.surfaces, room.receiver, directions()))
     np.testing.assert_allclose(first[1], fine.reshape(HEIGHT, 16, WIDTH, 16).mean(axis=(1, 3)), atol=0.15)
@@ -37,10 +42,11 @@ def test_the_recipe_trains_and_goes_on(simulated_corpus, tmp_path, monkeypatch):
 
     run("--out", tmp_path / "first.safetensors")
     about = json.loads((tmp_path / "first.json").read_text())
-    assert [point["step"] for point in about["curve"]] == [1, 2]
+    assert [point["step"] for point in about["curve"]] == [0, 1, 2]
+    assert about["sha256"] == hashlib.sha256((tmp_path / "first.safetensors").read_bytes()).hexdigest()
     assert about["corpus"]["seed"] == 5
     weights = load_network(tmp_path / "first.safetensors").state_dict()
-    run("--start", tmp_path / "first.safetensors", "--lr", 1e-9, "--out", tmp_path / "second.safetensors")
+    run("--start", tmp_path / "first.safetensors", "--lr", 1e-9, "--seed", 1, "--out", tmp_path / "second.safetensors")
     assert json.loads((tmp_path / "second.json").read_text())["start"] == about
     for name, tensor in load_network(tmp_path / "second.safetensors").state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=1e-3)  # stored in half precision
