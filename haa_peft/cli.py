@@ -67,7 +67,11 @@ def _parser() -> argparse.ArgumentParser:
 
     identify = commands.add_parser("identify", help="rank stored adapters on a few measurements of a room")
     identify.set_defaults(command=_identify)
-    identify.add_argument("room", metavar="ROOM", help="room folder, HAA folder or twin; its training positions count")
+    identify.add_argument(
+        "room",
+        metavar="ROOM",
+        help="room folder, HAA folder, twin or simulated/SEED-INDEX; its training positions count",
+    )
     identify.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     identify.add_argument("--k", type=int, help="references a measurement (default: 8, or all others if fewer)")
     identify.add_argument("--json", type=Path, help="write the ranking here")
@@ -95,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     adapters.add_argument("name", nargs="?", help="adapter; verify checks all unless given")
     geometry = commands.add_parser("geometry", help="say what a room's geometry is and how far to trust it; draw it")
     geometry.set_defaults(command=_geometry)
-    geometry.add_argument("room", metavar="ROOM", help="room folder, HAA folder or twin")
+    geometry.add_argument("room", metavar="ROOM", help="room folder, HAA folder, twin or simulated/SEED-INDEX")
     geometry.add_argument("--png", type=Path, metavar="FILE", help="draw the depth panorama here")
     geometry.add_argument("--out", type=Path, metavar="FILE.npy", help="write it here, as a depth panorama to be given "
                           "as geometry")  # fmt: skip
@@ -103,7 +107,11 @@ def _parser() -> argparse.ArgumentParser:
         "geometry-from-sound", help="estimate the box around a receiver from the echoes, and check the geometry given"
     )
     sound.set_defaults(command=_geometry_from_sound)
-    sound.add_argument("room", metavar="ROOM", help="room folder, HAA folder or twin; its training positions count")
+    sound.add_argument(
+        "room",
+        metavar="ROOM",
+        help="room folder, HAA folder, twin or simulated/SEED-INDEX; its training positions count",
+    )
     sound.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     sound.add_argument("--no-floor", action="store_true", help="z = 0 is not the floor (default: it probably is)")
     sound.add_argument("--json", type=Path, help="write everything here")

@@ -67,7 +67,10 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
         how = choice(entry, SOUND, FROM_SOUND, None, where)
         floor = number(entry, "floor", -1000, 1000, 0.0, where)
         if known.rirs is None or len(known.rirs) < FEWEST_RIRS:
-            raise InputError(f"{where}: geometry from sound needs {FEWEST_RIRS} training measurements or more")
+            raise InputError(
+                f"{where}: geometry from sound needs {FEWEST_RIRS} training measurements or more, and leaving one out "
+                f"for validation {FEWEST_RIRS + 1}"
+            )
         return _network(known, floor) if how == NETWORK else _shoebox(known, floor)
     if source == "constant":
         check_keys(entry, ("constant",), where)

@@ -66,7 +66,8 @@ def write_report(
     """
     results = read_results(folder)
     names = run_names(results)
-    for run in (compare_with, *(show or ()), *(run for pair in pairs for run in pair)):
+    pairs = [pair for pair in pairs if set(pair) <= set(names)]  # runs in some rooms only may be in none of these
+    for run in (compare_with, *(show or ())):
         if run not in names:
             raise InputError(f"{run} is no run of {folder} but must be one of {', '.join(names)}")
     adapters = [run for run in trained_names(results) if run != compare_with]
