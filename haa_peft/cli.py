@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     identify.add_argument(
         "room",
         metavar="ROOM",
-        help="room folder, HAA folder, twin or simulated/SEED-INDEX; its training positions count",
+        help="room folder or name; its training positions count",
     )
     identify.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     identify.add_argument("--k", type=int, help="references a measurement (default: 8, or all others if fewer)")
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     sound.add_argument(
         "room",
         metavar="ROOM",
-        help="room folder, HAA folder, twin or simulated/SEED-INDEX; its training positions count",
+        help="room folder or name; its training positions count",
     )
     sound.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     sound.add_argument("--no-floor", action="store_true", help="z = 0 is not the floor (default: it probably is)")

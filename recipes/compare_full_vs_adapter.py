@@ -26,7 +26,7 @@ from haa_peft.training.launch import start_accelerator
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, required=True, help="YAML file")
-    parser.add_argument("--rooms", nargs="+", metavar="ROOM", default=[], help="room folders, HAA folders, twins or simulated rooms "
+    parser.add_argument("--rooms", nargs="+", metavar="ROOM", default=[], help="room folders or names "
                         "instead of the study's; needs --out")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of results (default: recipes/results/NAME of the study)")
     parser.add_argument("--executor", choices=EXECUTORS, default="local", help="default: %(default)s")

@@ -35,9 +35,7 @@ Asked = tuple[str, PreparedRoom, Targets, np.ndarray]
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "rooms", nargs="*", metavar="ROOM", help="room folder, HAA folder, twin or simulated/SEED-INDEX"
-    )
+    parser.add_argument("rooms", nargs="*", metavar="ROOM", help="room folder, HAA folder, twin or simulated room")
     parser.add_argument("--corpus", type=Path, help="folder of simulated rooms")
     parser.add_argument("--corpus-rooms", type=int, default=50, help="of the corpus, the first ones (%(default)s)")
     parser.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: small)")
