@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from haa_peft.evaluation.sound_geometry import compare_with_box, depth_errors, depth_table, summary, summary_table
+from haa_peft.evaluation.sound_geometry import (
+    DEPTHS,
+    compare_with_box,
+    depth_errors,
+    depth_table,
+    summary,
+    summary_table,
+)
 from haa_peft.geometry.shoebox import ShoeboxEstimate
 from haa_peft.geometry.surfaces import Surfaces
 
@@ -70,3 +77,10 @@ def test_kept_results_hold_what_is_claimed():
     for group, about in kept["floor"].items():
         assert summary(kept["rooms"][group]) == pytest.approx(about, nan_ok=True)
     assert np.median([row["size_error"] for row in rows]) < 0.1
+    depth = {
+        group: {name: np.mean([row["depth_error"][name] for row in rooms]) for name in DEPTHS}
+        for group, rooms in kept["rooms"].items()
+    }
+    assert depth["R3VIVAL"]["shoebox"] < 0.05
+    for group in ("simulated as the corpus", "image sources", "simulated, every plan"):
+        assert depth[group]["network"] < 0.6 * depth[group]["box around positions"]
