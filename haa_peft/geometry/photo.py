@@ -8,6 +8,7 @@ which differ between pictures; :mod:`haa_peft.geometry.scales` fits them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,12 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
             f"{where}: the receiver would be {height:g} m above what is below, which gives no scale; "
             'state that "height" in metres in geometry'
         )
-    picture = _read_picture(path)
     local = folder / name
-    estimate, output = load_network(str(local) if local.is_dir() else name, entry, where)
-    images = estimate(cut_views(picture, centre, clockwise))
+    model = str(local) if local.is_dir() else name
+    taken = path.stat()
+    stated = choice(entry, "output", ("inverse", "depth"), None, where)
+    stamp = (taken.st_mtime_ns, taken.st_size)
+    images, output = _estimate(path, stamp, model, stated, centre, clockwise, where)
     depth, floor_error = fit_depth(images, output == "depth", Heights(height, room_height), known)
     if sight.contradicts(SLACK * depth, known):
         remedy = "check that it was taken at the receiver, its centre_azimuth and height, or try another model"
@@ -85,6 +88,19 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
     widened = 0.25 * (high - low)
     source = f"photograph {path.name} through {Path(name).name if local.is_dir() else name}"
     return DepthMap(depth.astype(np.float32), source, "estimated", low - widened, high + widened, notes)
+
+
+@lru_cache(maxsize=8)
+def _estimate(
+    path: Path, stamp: object, model: str, output: str | None, centre: float, clockwise: bool, where: str
+) -> tuple[np.ndarray, str]:
+    """What a model gives for the six views (6, h, w), and what it is.
+
+    It is kept, since the scale is fitted anew where measurements are left out.
+    """
+    views = cut_views(_read_picture(path), centre, clockwise)
+    estimate, kind = load_network(model, {} if output is None else {"output": output}, where)
+    return estimate(views), kind
 
 
 def load_network(name: str, entry: Mapping[str, Any], where: str) -> tuple[Callable[[np.ndarray], np.ndarray], str]:

@@ -86,8 +86,13 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
 
 
 def follows_measurements(given: object) -> bool:
-    """Whether a geometry is made from the training measurements or their positions, and is another with others."""
-    return (isinstance(given, str) and given in WORDS) or (isinstance(given, Mapping) and SOUND in given)
+    """Whether a geometry is made from the training measurements or their positions, and is another with others.
+
+    A photograph's scale is: it is fitted to positions that are heard straight.
+    """
+    return (isinstance(given, str) and given in WORDS) or (
+        isinstance(given, Mapping) and not {SOUND, "rgb"}.isdisjoint(given)
+    )
 
 
 def _entry(given: object, where: str) -> dict[str, Any] | None:

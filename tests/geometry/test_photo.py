@@ -13,11 +13,14 @@ from transformers import (
     DPTImageProcessor,
 )
 
+from haa_peft import load_room
 from haa_peft.errors import InputError
 from haa_peft.geometry import photo
 from haa_peft.geometry.panorama import depth_around, directions, render_depth
 from haa_peft.geometry.photo import load_network, read_photo
 from haa_peft.geometry.scales import Heights, fit_depth
+from haa_peft.geometry.sight import Known
+from haa_peft.geometry.sources import read_geometry
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.geometry.views import AXES, HALF, PIXELS, UPWARDS, cut_views, look_up
 from tests.geometry.conftest import RECEIVER, SIZE, heard_at
@@ -217,3 +220,24 @@ def test_values_that_make_no_room(known):
             fit_depth(images, False, Heights(1.2), known)
     with pytest.raises(InputError, match="the depth model gives values from -1"):
         fit_depth(np.full((6, 8, 8), -1.0), True, Heights(1.2), known)
+
+
+def test_its_scale_is_fitted_anew_where_measurements_are_left_out(room_folder, picture, tmp_path, monkeypatch):
+    asked = []
+
+    def load(name, entry, where):
+        asked.append(name)
+        depth = planar_views(FURNISHED)
+        return lambda views: 7 * depth, "depth"
+
+    monkeypatch.setattr(photo, "load_network", load)
+    photo._estimate.cache_clear()
+    entry = {"rgb": str(tmp_path / picture), "model": "some/model", "height": 1.2}
+    room = load_room(room_folder, entry)
+    fewer = room.with_shots(4)
+    assert len(asked) == 1  # the network is not asked again
+    assert fewer.fit is not None
+    expected = read_geometry(
+        entry, tmp_path, Known.of(room.receiver, room.positions, room.rirs, fewer.splits["train"]), "x"
+    )
+    np.testing.assert_array_equal(fewer.geometry.depth, expected.depth)
