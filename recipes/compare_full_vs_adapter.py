@@ -18,7 +18,7 @@ from pathlib import Path
 
 from haa_peft.errors import InputError, command
 from haa_peft.studies.execute import EXECUTORS, run_study
-from haa_peft.studies.plan import load_study
+from haa_peft.studies.read import load_study
 from haa_peft.studies.report import write_report
 from haa_peft.training.launch import start_accelerator
 

@@ -22,9 +22,10 @@ import torch
 from haa_peft.adaptation.combine import Stored
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, nan_to_null, write_atomically
+from haa_peft.studies.keys import fingerprint_of_room, job_settings
 from haa_peft.studies.plan import Job, Study, sources_of, waves
 from haa_peft.studies.results import BASELINES, unpack
-from haa_peft.studies.run import fingerprint_of_room, job_settings, run_job
+from haa_peft.studies.run import run_job
 
 EXECUTORS = ("local", "ray")
 Task = tuple[Job, Mapping[Job, bytes]]

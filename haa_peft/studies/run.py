@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import platform
 import subprocess
 import tempfile
@@ -28,9 +27,9 @@ from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.rooms.room import Room
 from haa_peft.studies.assumptions import Assumption
-from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of, sources_of
+from haa_peft.studies.keys import fingerprint_of_room, job_settings, training_of
+from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of
 from haa_peft.training.adapt import Adaptation, Start, adapt
-from haa_peft.training.settings import TrainingSettings
 
 CURVES = 3
 """Positions whose decay curves are kept: nearest to, midmost and farthest from the receiver."""
@@ -259,72 +258,6 @@ def _report(
             "predicted_db": [_short(curve) for curve in _decay_db(predicted[kept])[:, time]],
         },
     }
-
-
-def job_settings(study: Study, job: Job) -> dict[str, Any]:
-    """All that a job's results depend on, as JSON, defaults and other runs' adapters included.
-
-    A resumed study compares it with what is there.
-    """
-    room = fingerprint_of_room(study, job.room, job.seed, job.shots)
-    found = {**study.settings(), "room": room, "backbone": _fingerprint_of_backbone(study.backbone), "seed": job.seed}
-    if job.run:
-        spec = study.runs[job.run]
-        lender = spec.lender(*job.room.split("/"))
-        if lender:
-            found["borrow"] = fingerprint_of_room(study, lender, job.seed, max(study.shots))
-        sources = [job_settings(study, source) for source in sources_of(study, job)]
-        first = [job_settings(study, Job("", name, job.shots, job.seed)) for name in spec.first_stage]
-        if not spec.adapt:
-            return json.loads(json.dumps(found | _assumed(study, job) | {"adapt": False}))
-        found |= _assumed(study, job)
-        found |= {
-            "method": spec.method.describe(),
-            "training": training_of(study, job).describe(),
-            "used": {"start": spec.start is not None, "on_top_of": spec.on_top_of is not None, "blend": spec.blend},
-            "sources": sources,
-            "first_stage": first,
-        }
-        channels = channels_of(study, job)
-        if channels:
-            read = study.room(job.room, job.seed, job.shots, job.run).with_channels(channels)
-            found["channels"] = {"read": channels, "room": read.fingerprint}
-    return json.loads(json.dumps(found))
-
-
-def _assumed(study: Study, job: Job) -> dict[str, Any]:
-    """What its run takes its rooms to be, where that is not what they are."""
-    spec = study.runs[job.run]
-    found = spec.assumed()
-    if spec.geometry is not None:
-        room, _, configuration = job.room.partition("/")
-        names = {job.room, *spec.first_stage, spec.lender(room, configuration)} - {""}
-        names |= {name for name in study.rooms if spec.transfer and name.startswith(f"{room}/")}
-        found["geometry"] = {
-            name: spec.assumptions[name].made_by()
-            if spec.assumptions[name].follows
-            else fingerprint_of_room(study, name, job.seed, job.shots, job.run)
-            for name in sorted(names)
-        }
-    return found
-
-
-def training_of(study: Study, job: Job) -> TrainingSettings:
-    """Training settings of a job's run, with the defaults of its method."""
-    spec = study.runs[job.run]
-    training = TrainingSettings(k=max(1, min(study.k, job.shots - 1)), seed=job.seed, **spec.training)
-    return training.of_method(spec.method.method)
-
-
-@lru_cache(maxsize=4096)
-def fingerprint_of_room(study: Study, name: str, seed: int, shots: int, run: str = "") -> str:
-    """Of a room with the splits of a seed and its number of measurements, as a run takes it to be."""
-    return study.room(name, seed, shots, run).fingerprint
-
-
-@lru_cache(maxsize=8)
-def _fingerprint_of_backbone(backbone: str) -> str:
-    return fingerprint(load_backbone(backbone))
 
 
 def _decay_db(rirs: np.ndarray) -> np.ndarray:

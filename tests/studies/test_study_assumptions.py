@@ -18,9 +18,11 @@ from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.rooms.splits import redraw
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.execute import is_done, run_study
-from haa_peft.studies.plan import Job, load_study
+from haa_peft.studies.keys import job_settings
+from haa_peft.studies.plan import Job
+from haa_peft.studies.read import load_study
 from haa_peft.studies.report import write_report
-from haa_peft.studies.run import job_settings, run_job
+from haa_peft.studies.run import run_job
 from tests.studies.conftest import kept_tests
 
 

@@ -17,7 +17,8 @@ from haa_peft.geometry.panorama import DepthMap
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.studies import execute
 from haa_peft.studies.execute import run_study
-from haa_peft.studies.plan import Job, jobs_of, load_study, sources_of, waves
+from haa_peft.studies.plan import Job, jobs_of, sources_of, waves
+from haa_peft.studies.read import load_study
 from haa_peft.studies.report import write_report
 from haa_peft.studies.results import read_results
 from haa_peft.studies.run import _floor_plan
