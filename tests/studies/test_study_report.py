@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from haa_peft.errors import InputError
+from haa_peft.studies import figures
 from haa_peft.studies.report import write_report
 from haa_peft.studies.results import mean_error, over_shots, read_results, run_names, unpack, usual_shots
 
@@ -31,6 +32,13 @@ def study(write_run):
     return folder
 
 
+@pytest.fixture
+def _no_figures(monkeypatch):
+    """Most of the time of a report, where only its text is looked at."""
+    for name in ("plot_size", "plot_shots", "plot_maps", "plot_decay_curves", "plot_transfer"):
+        monkeypatch.setattr(figures, name, lambda *_: None)
+
+
 def rows(page, heading):
     """The first table below a heading, per row its cells."""
     below = page.split(heading, 1)[1].splitlines()
@@ -43,6 +51,7 @@ def rows(page, heading):
     return {line[0]: line[1:] for line in lines}
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_means_are_over_seeds_that_all_runs_have(study, write_run):
     before = write_report(study, title="Methods", question="").read_text()
     for name in ("r3vival/000", "r3vival/RB"):
@@ -102,6 +111,7 @@ def test_every_figure_is_there_and_no_other(study):
         assert path.stat().st_size > 5000
 
 
+@pytest.mark.usefixtures("_no_figures")
 def test_rooms_of_several_kinds_together(write_run):
     """What a row costs is read off over each kind, over what is not simulated, and over all; pairs too."""
     cost = {"r3vival/000": 1.02, "hallway/panel1": 1.04, "simulated/1000-0": 1.12}
