@@ -82,5 +82,7 @@ def test_kept_results_hold_what_is_claimed():
         for group, rooms in kept["rooms"].items()
     }
     assert depth["R3VIVAL"]["shoebox"] < 0.05
+    for room in kept["rooms"]["R3VIVAL"]:
+        assert np.median(room["size_error_m"]) < 0.5
     for group in ("simulated as the corpus", "image sources", "simulated, every plan"):
         assert depth[group]["network"] < 0.6 * depth[group]["box around positions"]
