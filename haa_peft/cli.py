@@ -43,7 +43,6 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("room", metavar="ROOM", help="room folder, HAA folder or twin (classroom-twin/base)")
     evaluate.add_argument("--adapter", help="name of a stored adapter")
     evaluate.add_argument("--k", type=int, default=8, help="references a target (default: 8)")
-    evaluate.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     evaluate.add_argument("--split", choices=("test", "valid"), default="test", help="default: test")
     evaluate.add_argument("--seed", type=int, default=0, help="of a random phase (default: 0)")
     evaluate.add_argument("--json", type=Path, help="write the whole report here")
@@ -67,12 +66,6 @@ def _parser() -> argparse.ArgumentParser:
 
     identify = commands.add_parser("identify", help="rank stored adapters on a few measurements of a room")
     identify.set_defaults(command=_identify)
-    identify.add_argument(
-        "room",
-        metavar="ROOM",
-        help="room folder or name; its training positions count",
-    )
-    identify.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     identify.add_argument("--k", type=int, help="references a measurement (default: 8, or all others if fewer)")
     identify.add_argument("--json", type=Path, help="write the ranking here")
 
@@ -107,14 +100,12 @@ def _parser() -> argparse.ArgumentParser:
         "geometry-from-sound", help="estimate the box around a receiver from the echoes, and check the geometry given"
     )
     sound.set_defaults(command=_geometry_from_sound)
-    sound.add_argument(
-        "room",
-        metavar="ROOM",
-        help="room folder or name; its training positions count",
-    )
-    sound.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     sound.add_argument("--no-floor", action="store_true", help="z = 0 is not the floor (default: it probably is)")
     sound.add_argument("--json", type=Path, help="write everything here")
+    for one in (identify, sound):
+        one.add_argument("room", metavar="ROOM", help="room folder or name; its training positions count")
+    for one in (evaluate, identify, sound):
+        one.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
     for one in (evaluate, identify, blend, geometry, sound):
         add_geometry(one)
     for one in (evaluate, render, unseen):

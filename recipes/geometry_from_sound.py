@@ -125,13 +125,13 @@ def measured_room(names: list[str], number: int) -> tuple[str, Measured, Geometr
     return room.name, (room.rirs[train], room.positions[train], room.receiver), room.geometry
 
 
-def assess(make: Any, number: int) -> dict[str, Any]:
-    """Estimates of one room with and without a floor, and what the check says of right and wrong walls."""
+def assess(make: Any, only_depths: bool, number: int) -> dict[str, Any]:
+    """Depths of one room, estimates with and without a floor, and what the check says of right and wrong walls."""
     torch.set_num_threads(1)
     name, measured, truth = make(number)
     low, high = truth.bounds()
     estimate = estimate_shoebox(*measured)
-    if make.func is corpus_room:
+    if only_depths:
         return {"room": name, "depth_error": depth_errors(*measured, estimate, truth)}
     free = estimate_shoebox(*measured, floor=None)
     axis, side = divmod(np.random.default_rng(number).integers(6), 2)
@@ -190,7 +190,7 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(args.workers) as pool:  # forked threads of torch would hang
         for group, (make, count) in groups.items():
             if count:
-                rows = pool.imap(partial(assess, make), range(count))
+                rows = pool.imap(partial(assess, make, group == ANY_PLAN), range(count))
                 found[group] = list(tqdm(rows, total=count, desc=group, unit="room"))
     boxes = {group: rows for group, rows in found.items() if group != ANY_PLAN}
     summaries = {group: summary(rows) for group, rows in boxes.items()}

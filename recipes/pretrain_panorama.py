@@ -80,15 +80,19 @@ def check_arguments(args: argparse.Namespace) -> None:
         if not 0 <= getattr(args, flag) < most:
             name = flag.replace("_", "-")
             raise InputError(f"--{name} is {getattr(args, flag)} but must be from 0 to below {most:g}")
+    if args.start is not None and args.start.resolve() == args.out.resolve():
+        raise InputError(f"--out is {str(args.out)!r}, which --start reads and --out would replace; give another file")
     if args.out.suffix != ".safetensors":
         raise InputError(f"--out is {str(args.out)!r} but must end in .safetensors")
     check_writable(args.out)
 
 
 def read_story(weights: Path) -> dict[str, Any]:
-    """What lies beside the weights that training goes on from."""
+    """What lies beside the weights that training goes on from; only their hash if it is of others."""
     try:
-        return dict(json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")))
+        found = dict(json.loads(weights.with_suffix(".json").read_text(encoding="utf-8")))
+        content = hashlib.sha256(weights.read_bytes()).hexdigest()
+        return found if found.get("sha256") == content else {"sha256": content}
     except (OSError, ValueError, TypeError):
         raise InputError(
             f"--start is {str(weights)!r} but must be weights that this recipe wrote, their .json beside"

@@ -152,13 +152,15 @@ def test_one_on_top_of_another_reads_what_that_reads(options, labelled_folder, t
     finetune(*options, "--lr", 0.02, "--name", "studio/base@above", "--on-top-of", "studio/base@below", "--rank", 1)
     finetune(*options, "--lr", 0.02, "--name", "studio/base@warm", "--channels", "normals,materials", "--rank", 1,
              "--start", "studio/base@below")  # fmt: skip
+    finetune(*options, "--lr", 0.02, "--name", "studio/base@same", "--rank", 1, "--start", "studio/base@below")
     finetune(*options, "--name", "studio/base@plain")
-    assert [pack(f"studio/base@{name}").channels for name in ("above", "warm", "plain")] == [
-        ("normals",), ("normals", "materials"), ()
+    assert [pack(f"studio/base@{name}").channels for name in ("above", "warm", "same", "plain")] == [
+        ("normals",), ("normals", "materials"), ("normals",), ()
     ]  # fmt: skip
+    assert pack("studio/base@same").card["method"]["channels"] == "normals"
     weights = ["--backbone", str(tiny_backbone_file)]
     main(["adapters", "verify", *weights])
-    assert capsys.readouterr().out.count(": ok") == 4
+    assert capsys.readouterr().out.count(": ok") == 5
     backbone = load_backbone(tiny_backbone_file)
     whole = load_pack(Path("adapters"), AdapterName.parse("studio/base@above"), backbone)
     assert f"base_model.model.{SURFACES}.lora_B.weight" in whole.tensors

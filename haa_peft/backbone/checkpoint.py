@@ -57,7 +57,12 @@ def provenance(source: str | Path = "small") -> dict:
 
 
 def save_backbone(backbone: XRIR, path: Path) -> None:
-    """Write weights as safetensors, with their configuration in the header, as :func:`load_backbone` reads them."""
+    """Write weights as safetensors, with their configuration in the header, as :func:`load_backbone` reads them.
+
+    Raises ``InputError`` where an adapter that reads extra channels was merged in: such a file has no place for them.
+    """
+    if backbone.source_network.surface_embedding.weight.any():
+        raise InputError(f"{path}: an adapter that reads --channels is merged in, which no checkpoint can hold")
     tensors = {name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}
     config = json.dumps(dataclasses.asdict(backbone.config))
     write_atomically(path, save(tensors, metadata={CONFIG_KEY: config}))

@@ -83,7 +83,15 @@ class Assumption:
         return follows_measurements(self.entry)
 
     def made_by(self) -> Any:
-        """The entry of what follows from measurements, with the fingerprint of the network if one makes it."""
+        """What results depend on where the depth itself, to its last bit, does not say it.
+
+        The entry of what follows from measurements, with the fingerprint of the network if one makes it; of another
+        room's panorama that room's fingerprint. None where the room's own fingerprint says it.
+        """
+        if self.other is not None:
+            return {OF: load_room(self.other).fingerprint}
+        if not self.follows:
+            return None
         entry = self.entry
         if isinstance(entry, str):
             entry = WORDS[entry]

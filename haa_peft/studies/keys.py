@@ -51,9 +51,7 @@ def _assumed(study: Study, job: Job) -> dict[str, Any]:
         names = {job.room, *spec.first_stage, spec.lender(room, configuration)} - {""}
         names |= {name for name in study.rooms if spec.transfer and name.startswith(f"{room}/")}
         found["geometry"] = {
-            name: spec.assumptions[name].made_by()
-            if spec.assumptions[name].follows
-            else fingerprint_of_room(study, name, job.seed, job.shots, job.run)
+            name: spec.assumptions[name].made_by() or fingerprint_of_room(study, name, job.seed, job.shots, job.run)
             for name in sorted(names)
         }
     return found

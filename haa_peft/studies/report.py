@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.evaluation.report import COLUMNS, figure, markdown
+from haa_peft.evaluation.report import figure, markdown
 from haa_peft.files import write_atomically
 from haa_peft.studies import figures
 from haa_peft.studies.results import (
@@ -26,12 +25,21 @@ from haa_peft.studies.results import (
     usual_shots,
     with_shared_seeds,
 )
-from haa_peft.studies.statistics import Difference, compare_runs
+from haa_peft.studies.statistics import compare_runs
+from haa_peft.studies.tables import (
+    HEARD,
+    SHOWN,
+    against_table,
+    configuration_table,
+    in_words,
+    listed,
+    mean_table,
+    shots_table,
+    title_of,
+    transfer_table,
+    verdict_table,
+)  # fmt: skip
 
-SHOWN = tuple(column for column in COLUMNS if column[1] != "t60_30_percent")
-HEARD = figures.HEARD
-EQUAL = 5e-4
-"""Relative difference that no table shows."""
 NOTES = {
     "measured": "",
     "reconstructed": "These rooms are *reconstructions*, not measured: RIRs rendered from published acoustic fits.",
@@ -93,26 +101,26 @@ def _kind(
     every = comparable(own)
     usual = with_shared_seeds(every)
     names = run_names(usual)
-    seeds = _values(r.seed for r in usual)
+    seeds = listed(r.seed for r in usual)
     parts = [f"## {kind.capitalize()} rooms", NOTES[kind], _winners(usual, compare_with)]
     parts += [
         f"### Mean errors in {kind} rooms",
         f"Means over configurations of mean absolute errors at all tested positions of seeds {seeds}, with "
         f"{usual_shots(own)} measurements where the run's label names no other number. "
         "*Unchanged*: in how many runs validation kept the backbone as it was.",
-        markdown(_mean_table(usual)),
+        markdown(mean_table(usual)),
         _embed(figures.plot_size(usual, folder / f"size-{kind}.png", styles), "errors against weights and bytes"),
         f"### Differences in {kind} rooms",
         METHOD,
     ]
     for other in dict.fromkeys((compare_with, "backbone", "nearest")):
         if other in names and len(names) > 1:
-            parts += [f"Against `{other}`:", markdown(_against_table(every, other))]
+            parts += [f"Against `{other}`:", markdown(against_table(every, other))]
     parts.append(f"### Each configuration, {kind}")
     for column in HEARD:
-        parts += [f"{column[0]}, the lowest in bold:", markdown(_configuration_table(usual, column))]
+        parts += [f"{column[0]}, the lowest in bold:", markdown(configuration_table(usual, column))]
     if compare_with in names:
-        parts += [f"Against `{compare_with}`:", markdown(_verdict_table(every, compare_with))]
+        parts += [f"Against `{compare_with}`:", markdown(verdict_table(every, compare_with))]
     for room in sorted({r.room for r in usual}):
         here = [r for r in usual if r.room == room]
         parts.append(_embed(figures.plot_maps(here, folder / f"map-{room}-{kind}.png", show), f"EDT errors in {room}"))
@@ -122,7 +130,7 @@ def _kind(
     if several:
         chart = figures.plot_shots(own, folder / f"shots-{kind}.png", styles)
         where = f"Means over {', '.join(configurations(several))}."
-        table = markdown(_shots_table(several, compare_with))
+        table = markdown(shots_table(several, compare_with))
         parts += [f"### Number of measurements, {kind}", where, table, _embed(chart, "errors against measurements")]
     transfers = [r for r in results if r.shots == usual_shots(own)]
     chart = figures.plot_transfer(transfers, folder / f"transfer-{kind}.png")
@@ -131,7 +139,7 @@ def _kind(
             f"### Weights of another configuration, {kind}",
             "EDT errors with weights trained in another configuration, against the backbone without adaptation, and "
             "against weights trained where they are tested; references are those of the tested configuration.",
-            markdown(_transfer_table(transfers)),
+            markdown(transfer_table(transfers)),
             _embed(chart, "transfer"),
         ]
     return parts
@@ -149,27 +157,18 @@ def _together(results: list[RunResult], compare_with: str, pairs: Sequence[tuple
     parts: list[str] = []
     for name, here in several.items():
         parts += [f"### {name.capitalize()} rooms", f"{len(configurations(here))} rooms, each of the same weight."]
-        parts += [markdown(_mean_table(with_shared_seeds(here)))]
+        parts += [markdown(mean_table(with_shared_seeds(here)))]
         if compare_with in run_names(here):
-            parts += [f"Against `{compare_with}`:", markdown(_against_table(here, compare_with))]
+            parts += [f"Against `{compare_with}`:", markdown(against_table(here, compare_with))]
     parts = ["## Rooms together", METHOD, *parts] if parts else []
     if pairs:
-        cells = [["run", "against", "rooms", *(_name(column) for column in SHOWN)]]
+        cells = [["run", "against", "rooms", *(title_of(column) for column in SHOWN)]]
         for run, other in pairs:
             for name, here in {**groups, **several}.items():
-                found = [_difference(compare_runs(here, run, other, metric)) for _, metric, *_ in SHOWN]
+                found = [in_words(compare_runs(here, run, other, metric)) for _, metric, *_ in SHOWN]
                 cells.append([run, other, name, *found])
         parts += ["## Pairs", markdown(cells)]
     return parts
-
-
-def _against_table(results: Sequence[RunResult], other: str) -> list[list[str]]:
-    rows = [
-        [run, *(_difference(compare_runs(results, run, other, metric)) for _, metric, *_ in SHOWN)]
-        for run in run_names(results)
-        if run != other
-    ]
-    return [["run", *(_name(column) for column in SHOWN)], *rows]
 
 
 def _contents(results: Sequence[RunResult]) -> str:
@@ -179,17 +178,17 @@ def _contents(results: Sequence[RunResult]) -> str:
         for name in configurations([r for r in results if r.kind == kind]):
             here = [r for r in results if r.name == name]
             every = len(np.unique(np.concatenate([r.positions for r in here])))
-            each = _values(len(r.positions) for r in here)
+            each = listed(len(r.positions) for r in here)
             rooms.append(f"{name} ({each} positions" + (f" a seed, {every} in all)" if str(every) != each else ")"))
         if rooms:
             lines.append(f"{kind} rooms: {', '.join(rooms)}. {NOTES[kind]}".strip())
-    backbones = _values(f"{r.backbone.get('origin')} ({str(r.backbone.get('fingerprint'))[:12]})" for r in results)
+    backbones = listed(f"{r.backbone.get('origin')} ({str(r.backbone.get('fingerprint'))[:12]})" for r in results)
     lines += [
-        f"positions: {_values(r.split for r in results)}; seeds {_values(r.seed for r in results)}; "
-        f"K = {_values(r.k for r in results)} references of {_values(r.shots for r in results)} measurements",
+        f"positions: {listed(r.split for r in results)}; seeds {listed(r.seed for r in results)}; "
+        f"K = {listed(r.k for r in results)} references of {listed(r.shots for r in results)} measurements",
         f"backbone {backbones}",
-        "versions: " + _values(f"{name} {version}" for r in results for name, version in r.versions.items())
-        + f"; commit {_values(r.commit[:12] for r in results)}; {len(results)} runs",
+        "versions: " + listed(f"{name} {version}" for r in results for name, version in r.versions.items())
+        + f"; commit {listed(r.commit[:12] for r in results)}; {len(results)} runs",
     ]  # fmt: skip
     labels = {r.run: r.label for r in results if r.label and r.label != r.run}
     lines += [f"`{run}`: {labels[run]}" for run in run_names(results) if run in labels]
@@ -219,7 +218,7 @@ def _winners(results: Sequence[RunResult], compare_with: str) -> str:
     for column in HEARD:
         errors = {run: mean_error(results, run, column[1]) for run in run_names(results)}
         best = min(errors, key=lambda run: errors[run] if errors[run] == errors[run] else np.inf)
-        lowest.append(f"{_name(column)} `{best}` ({figure(errors[best], *column[2:])} {column[0].split()[-1]})")
+        lowest.append(f"{title_of(column)} `{best}` ({figure(errors[best], *column[2:])} {column[0].split()[-1]})")
     sentences = ["Lowest mean errors: " + ", ".join(lowest) + "."]
     full = {r.run for r in results if r.group == "full"}
     of_full = compare_with if compare_with in full else next((run for run in trained if run in full), "")
@@ -242,10 +241,10 @@ def _wins(results: Sequence[RunResult], winner: str, title: str, others: Sequenc
             beaten = [run for run in others if compare_runs(here, winner, run, column[1]).verdict == "better"]
             count += 1
             if len(beaten) == len(others):
-                everywhere.setdefault(name, []).append(_name(column))
+                everywhere.setdefault(name, []).append(title_of(column))
             elif beaten:
                 who = ", ".join(f"`{run}`" for run in beaten) if len(beaten) < 5 else f"{len(beaten)} of {len(others)}"
-                somewhere.setdefault(name, []).append(f"{_name(column)}: {who}")
+                somewhere.setdefault(name, []).append(f"{title_of(column)}: {who}")
 
     def places(found: dict[str, list[str]], mark: str) -> str:
         return "; ".join(f"{name} ({mark.join(metrics)})" for name, metrics in found.items())
@@ -254,97 +253,6 @@ def _wins(results: Sequence[RunResult], winner: str, title: str, others: Sequenc
     text = f"{title.capitalize()} (`{winner}`) is better than every {kind} in {wins} of {count} cases"
     text += f" (a configuration and a metric each): {places(everywhere, ', ')}." if wins else "."
     return text + (f" It is better than some in {places(somewhere, '; ')}." if somewhere else "")
-
-
-def _mean_table(results: Sequence[RunResult]) -> list[list[str]]:
-    cells = [["run", *(title for title, *_ in SHOWN), "weights", "bytes", "seconds", "unchanged"]]
-    every = len(configurations(results))
-    for run in run_names(results):
-        here = [r for r in results if r.run == run]
-        tested = len(configurations(here))
-        seconds = [r.seconds for r in here if r.seconds is not None]
-        is_baseline = here[0].group == "baseline"
-        cells.append(
-            [
-                run if tested == every else f"{run} ({tested} of {every} configurations)",
-                *(figure(mean_error(here, run, metric), factor, digits) for _, metric, factor, digits in SHOWN),
-                str(here[0].trainable_parameters),
-                figure(float(np.mean([r.bytes for r in here])), 1, 0),
-                figure(float(np.mean(seconds)) if seconds else None, 1, 1),
-                "-" if is_baseline else f"{sum(r.best_step == 0 for r in here)} of {len(here)}",
-            ]
-        )
-    return cells
-
-
-def _configuration_table(results: Sequence[RunResult], column: tuple) -> list[list[str]]:
-    _, metric, factor, digits = column
-    names = run_names(results)
-    cells = [["", *names]]
-    for name in configurations(results):
-        errors = [mean_error([r for r in results if r.name == name], run, metric) for run in names]
-        lowest = figure(np.nanmin(errors) if np.isfinite(errors).any() else None, factor, digits)
-        shown = [figure(error, factor, digits) for error in errors]
-        cells.append([name, *(f"**{text}**" if text == lowest != "-" else text for text in shown)])
-    return cells
-
-
-def _verdict_table(results: Sequence[RunResult], compare_with: str) -> list[list[str]]:
-    names = [run for run in run_names(results) if run != compare_with]
-    cells = [["", *names]]
-    for name in configurations(results):
-        here = [r for r in results if r.name == name]
-        for column in HEARD:
-            found = [_difference(compare_runs(here, run, compare_with, column[1]), jnd=False) for run in names]
-            cells.append([f"{name} {_name(column)}", *found])
-    return cells
-
-
-def _shots_table(results: Sequence[RunResult], compare_with: str) -> list[list[str]]:
-    names = run_names(results)
-    compared = compare_with if compare_with in names else names[0]
-    cells = [["measurements", "run", *(title for title, *_ in HEARD), f"EDT against `{compared}`"]]
-    for shots in sorted({r.shots for r in results}):
-        here = [r for r in results if r.shots == shots]
-        for run in run_names(here):
-            errors = [figure(mean_error(here, run, metric), factor, digits) for _, metric, factor, digits in HEARD]
-            against = "-" if run == compared else _difference(compare_runs(here, run, compared, "edt_s"))
-            cells.append([str(shots), run, *errors, against])
-    return cells
-
-
-def _transfer_table(results: Sequence[RunResult]) -> list[list[str]]:
-    cells = [["run", "trained in", "tested in", "EDT ms", "against `backbone`", "against its own"]]
-    for run, source, name in sorted({(r.run, str(r.trained_on), r.name) for r in results if r.is_transfer}):
-        here = [r for r in results if r.name == name and r.run in (run, "backbone")]
-        own = [r for r in here if not r.is_transfer]
-        moved = [dataclasses.replace(r, run="moved") for r in here if (r.run, r.trained_on) == (run, source)]
-        differences = [_difference(compare_runs(own + moved, "moved", other, "edt_s")) for other in ("backbone", run)]
-        cells.append([run, source, name, figure(mean_error(moved, "moved", "edt_s"), 1000), *differences])
-    return cells
-
-
-def _difference(found: Difference, jnd: bool = True) -> str:
-    if found.verdict == "undefined":
-        return "-"
-    if max(abs(found.relative_low), abs(found.relative_high)) < EQUAL or found.low == found.high == 0:
-        return "equal"
-    of_mean, low, high = (_percent(value) for value in (found.relative, found.relative_low, found.relative_high))
-    text = f"{of_mean} % [{low}, {high}]"
-    text += f" {found.jnd:+.2f} JND" if jnd and found.jnd == found.jnd else ""
-    return f"{text} {found.verdict}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:+.{int(abs(value) < 0.0995)}f}"
-
-
-def _name(column: tuple) -> str:
-    return column[0].rsplit(" ", 1)[0]
-
-
-def _values(values: Iterable) -> str:
-    return ", ".join(map(str, sorted(set(values))))
 
 
 def _embed(path: Path | None, text: str) -> str:

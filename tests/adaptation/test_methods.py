@@ -23,7 +23,7 @@ from haa_peft.adaptation.methods import (
     tensor_names,
 )
 from haa_peft.adaptation.weights import RoomWeights
-from haa_peft.backbone.checkpoint import fingerprint
+from haa_peft.backbone.checkpoint import fingerprint, save_backbone
 from haa_peft.backbone.plain import plain_forward
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
@@ -173,13 +173,16 @@ def test_channels_are_nothing_until_an_adapter_reads_them(settings, network, inp
     assert torch.equal(output(network, inputs), base)
 
 
-def test_what_reads_channels_is_in_no_state_dict(network):
+def test_what_reads_channels_is_in_no_state_dict(network, tmp_path):
     assert not any("surface_embedding" in name for name in network.state_dict())
     other = XRIR(network.config)
     other.load_state_dict(network.state_dict(), strict=True)
     assert fingerprint(other) == fingerprint(network)
     torch.nn.init.ones_(other.source_network.surface_embedding.weight)
     assert fingerprint(other) != fingerprint(network)
+    with pytest.raises(InputError, match="which no checkpoint can hold"):  # rather than lose it without a word
+        save_backbone(other, tmp_path / "merged.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_dropout_is_on_in_training_alone(network, inputs):

@@ -58,13 +58,16 @@ def test_depths_are_compared_over_the_sphere():
 
 
 def test_the_recipe_writes_what_it_prints(tmp_path):
-    options = ["--boxes", "0", "--image-sources", "1", "--any-plan", "0", "--json", tmp_path / "sound.json"]
+    options = ["--boxes", "0", "--image-sources", "1", "--any-plan", "1", "--json", tmp_path / "sound.json"]
     command = [sys.executable, RECIPES / "geometry_from_sound.py", *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "sound.json").read_text())
     (room,) = written["rooms"]["image sources"]
-    assert written["floor"]["image sources"] == summary([room])
+    assert written["floor"] == {"image sources": summary([room])}
+    (other,) = written["rooms"]["simulated, every plan"]
+    assert other["room"] == "1000/0"
+    assert set(other["depth_error"]) == set(DEPTHS)
     assert (tmp_path / "sound.md").read_text() in done.stdout
     assert "| image sources |" in done.stdout.replace("  ", "")
 

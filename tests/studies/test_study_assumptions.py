@@ -14,6 +14,7 @@ from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.shoebox import estimate_shoebox
+from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.rooms.splits import redraw
 from haa_peft.studies.assumptions import Assumption, seen_in
@@ -186,7 +187,22 @@ def test_a_zero_shot_run_is_cheap_and_has_no_settings_of_training(study_file, mo
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["methods-r3vival", "transfer", "rank-and-placement"])
+def test_channels_are_those_of_the_geometry_that_a_run_takes(study_file, room_folder, tmp_path):
+    """In a room whose own planes have no materials; another class is another run."""
+    walls = Surfaces.shoebox([6.0, 4.0, 2.7]).to_json()
+    keys = []
+    for material in ("wood", "curtain"):
+        (tmp_path / "walls.json").write_text(json.dumps({"surfaces": [{**w, "material": material} for w in walls]}))
+        study = load_study(
+            study_file(f"\n  labelled: {{geometry: {tmp_path / 'walls.json'}, rank: 2, channels: materials}}")
+        )
+        keys.append(job_settings(study, Job("labelled", "studio/base", 12, 0)))
+    assert keys[0]["channels"] != keys[1]["channels"]
+    (test,), _ = run_job(study, Job("labelled", "studio/base", 12, 0), {})
+    assert test["job"] == keys[1]
+
+
+@pytest.mark.parametrize("name", ["methods-r3vival", "transfer", "rank-and-placement", "geometry"])
 def test_committed_results_are_resumed(name, shared_data, tmp_path, monkeypatch):
     """Of one seed and the rooms of R3VIVAL: what is packed is taken for done."""
     root = Path(__file__).parents[2]

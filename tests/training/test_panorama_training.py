@@ -48,6 +48,12 @@ def test_the_recipe_trains_and_goes_on(simulated_corpus, tmp_path, monkeypatch):
     weights = load_network(tmp_path / "first.safetensors").state_dict()
     run("--start", tmp_path / "first.safetensors", "--lr", 1e-9, "--seed", 1, "--out", tmp_path / "second.safetensors")
     assert json.loads((tmp_path / "second.json").read_text())["start"] == about
+    content = (tmp_path / "first.safetensors").read_bytes()
+    (tmp_path / "other.safetensors").write_bytes(content)
+    (tmp_path / "other.json").write_text(json.dumps({**about, "sha256": "of others"}))
+    run("--start", tmp_path / "other.safetensors", "--out", tmp_path / "third.safetensors")
+    started = json.loads((tmp_path / "third.json").read_text())["start"]
+    assert started == {"sha256": hashlib.sha256(content).hexdigest()}  # nobody tells another's story
     for name, tensor in load_network(tmp_path / "second.safetensors").state_dict().items():
         torch.testing.assert_close(tensor, weights[name], rtol=0, atol=1e-3)  # stored in half precision
 
@@ -60,6 +66,7 @@ def test_the_recipe_trains_and_goes_on(simulated_corpus, tmp_path, monkeypatch):
         ("--workers 0", "--workers is 0"),
         ("--out panorama.pt", "must end in .safetensors"),
         ("--start nowhere.safetensors", "--start is 'nowhere.safetensors'"),
+        ("--start a.safetensors --out ./a.safetensors", "--out is 'a.safetensors', which --start reads"),
     ],
 )
 def test_bad_options(options, message, monkeypatch, tmp_path):
