@@ -35,7 +35,7 @@ from haa_peft.evaluation.sound_geometry import (
     depth_table,
     summary,
     summary_table,
-)  # fmt: skip
+)
 from haa_peft.files import check_writable, write_atomically, write_json
 from haa_peft.geometry.panorama import Geometry
 from haa_peft.geometry.plausibility import check_surfaces

@@ -38,7 +38,7 @@ from haa_peft.studies.tables import (
     title_of,
     transfer_table,
     verdict_table,
-)  # fmt: skip
+)
 
 NOTES = {
     "measured": "",

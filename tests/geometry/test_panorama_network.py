@@ -17,7 +17,7 @@ from haa_peft.geometry.panorama_network import (
     panorama_loss,
     predict_depth,
     weights_fingerprint,
-)  # fmt: skip
+)
 from haa_peft.geometry.sight import Known
 from haa_peft.geometry.sources import geometry_argument, read_geometry
 from haa_peft.geometry.surfaces import Surfaces, box_around
