@@ -1,9 +1,11 @@
 """Rooms and backbones that tests share."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -90,6 +92,19 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no shared data beside the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def torchaudio() -> ModuleType:
+    """torchaudio, with which tests compare; they are skipped where it is missing or made for another torch."""
+    try:
+        import torchaudio
+        import torchaudio.functional
+    except (ImportError, OSError, RuntimeError) as error:
+        found = [d.version for d in importlib.metadata.distributions(name="torchaudio")]
+        why = f"{found[0]} does not load with torch {torch.__version__} ({error})" if found else "is not installed"
+        pytest.skip(f"torchaudio {why}")
+    return torchaudio
 
 
 RECEIVERS = {1: [1.0, 1.0, 1.2], 12: [3.0, 2.0, 1.5]}

@@ -1,7 +1,10 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "benchmark.py"
 
@@ -14,3 +17,17 @@ def test_the_recipe_runs_on_the_bundled_backbone(tmp_path):
     rows = json.loads(report.read_text())["results"][0]["rows"]
     assert rows["lora loaded"]["milliseconds"] < rows["lora from disk"]["milliseconds"]
     assert "| lora from disk" in done.stdout
+
+
+def test_torchaudio_that_does_not_load_ends_it_at_once(tmp_path):
+    (tmp_path / "torchaudio.py").write_text("raise OSError('libtorch_cuda.so: cannot open shared object file')")
+    about = tmp_path / "torchaudio-2.3.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.3.1\n")
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, RECIPE], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert f"torchaudio 2.3.1 does not load beside torch {torch.__version__}" in done.stderr
+    assert 'pip install "haa-peft[torchaudio]"' in done.stderr
