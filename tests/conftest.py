@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -11,12 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from haa_peft.adaptation.peft_adapter import import_peft
 from haa_peft.backbone.config import SMALL
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms import corpus as corpus_module
 
+if importlib.util.find_spec("torchaudio"):
+    import_peft()  # before a test's own import of peft or transformers, since torchaudio may be made for another torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # a core to each of pytest's processes
 PARITY = Path(__file__).parent / "parity"
@@ -105,6 +109,17 @@ def torchaudio() -> ModuleType:
         why = f"{found[0]} does not load with torch {torch.__version__} ({error})" if found else "is not installed"
         pytest.skip(f"torchaudio {why}")
     return torchaudio
+
+
+@pytest.fixture
+def broken_torchaudio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A torchaudio that commands find and cannot load; its version."""
+    (tmp_path / "torchaudio.py").write_text("raise OSError('libtorch_cuda.so: cannot open shared object file')")
+    about = tmp_path / "torchaudio-2.3.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.3.1\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    return "2.3.1"
 
 
 RECEIVERS = {1: [1.0, 1.0, 1.2], 12: [3.0, 2.0, 1.5]}
