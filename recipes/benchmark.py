@@ -15,6 +15,7 @@ import argparse
 import copy
 import dataclasses
 import gc
+import importlib.metadata
 import json
 import os
 import platform
@@ -128,10 +129,24 @@ class Step:
         self.optimizer.zero_grad()
 
 
+def published_griffin_lim() -> Callable[..., torch.Tensor]:
+    """torchaudio's, which reconstructs as published; raises ``InputError`` where it does not load."""
+    try:
+        from torchaudio.functional import griffinlim
+    except (ImportError, OSError, RuntimeError):  # missing, or its compiled part is of another release
+        found = [distribution.version for distribution in importlib.metadata.distributions(name="torchaudio")]
+        state = f"torchaudio {found[0]} does not load" if found else "torchaudio is not installed"
+        raise InputError(
+            f"{state} beside torch {torch.__version__}, and part predictions compares with its Griffin-Lim; "
+            'pip install "haa-peft[torchaudio]" torch==2.11.0 torchaudio==2.11.0 (or another release that both have), '
+            "or give --parts without predictions"
+        ) from None
+    return griffinlim
+
+
 def plain_prediction(backbone: XRIR, room: Room, position: np.ndarray) -> np.ndarray:
     """One RIR as published: the whole network for one target, then torchaudio's Griffin-Lim."""
-    import torchaudio
-
+    griffinlim = published_griffin_lim()
     references, device = References.of_room(room), backbone.device
     chosen = nearest_references(position[None], references.positions, K)[0]
     inputs = (references.panorama, references.rirs[chosen], position, references.positions[chosen])
@@ -139,9 +154,7 @@ def plain_prediction(backbone: XRIR, room: Room, position: np.ndarray) -> np.nda
         log_spectrogram = plain_forward(backbone, *(torch.from_numpy(v).float().to(device)[None] for v in inputs))
         window = torch.hann_window(62, device=device)
         magnitudes = magnitude_from_log(log_spectrogram).clamp_min(0)
-        return torchaudio.functional.griffinlim(
-            magnitudes, window, 124, 31, 62, 1.0, 32, 0.99, 9600, rand_init=True
-        )[0].cpu().numpy()  # fmt: skip
+        return griffinlim(magnitudes, window, 124, 31, 62, 1.0, 32, 0.99, 9600, rand_init=True)[0].cpu().numpy()
 
 
 def training(size: str, device: str, rounds: int) -> dict:
@@ -444,6 +457,8 @@ def main() -> None:
         return
     if args.rounds < 1:
         raise InputError(f"--rounds is {args.rounds} but must be at least 1")
+    if "predictions" in args.parts:
+        published_griffin_lim()
     if args.json is not None:
         check_writable(args.json)
     threads = torch.get_num_threads()

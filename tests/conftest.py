@@ -1,20 +1,26 @@
 """Rooms and backbones that tests share."""
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+from haa_peft.adaptation.peft_adapter import import_peft
 from haa_peft.backbone.config import SMALL
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms import corpus as corpus_module
 
+if importlib.util.find_spec("torchaudio"):
+    import_peft()  # before a test's own import of peft or transformers, since torchaudio may be made for another torch
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # a core to each of pytest's processes
 PARITY = Path(__file__).parent / "parity"
@@ -90,6 +96,30 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("no shared data beside the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def torchaudio() -> ModuleType:
+    """torchaudio, with which tests compare; they are skipped where it is missing or made for another torch."""
+    try:
+        import torchaudio
+        import torchaudio.functional
+    except (ImportError, OSError, RuntimeError) as error:
+        found = [d.version for d in importlib.metadata.distributions(name="torchaudio")]
+        why = f"{found[0]} does not load with torch {torch.__version__} ({error})" if found else "is not installed"
+        pytest.skip(f"torchaudio {why}")
+    return torchaudio
+
+
+@pytest.fixture
+def broken_torchaudio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A torchaudio that commands find and cannot load; its version."""
+    (tmp_path / "torchaudio.py").write_text("raise OSError('libtorch_cuda.so: cannot open shared object file')")
+    about = tmp_path / "torchaudio-2.3.1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.3.1\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    return "2.3.1"
 
 
 RECEIVERS = {1: [1.0, 1.0, 1.2], 12: [3.0, 2.0, 1.5]}

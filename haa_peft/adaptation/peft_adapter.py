@@ -6,7 +6,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -16,9 +17,18 @@ from haa_peft.adaptation.low_rank import fast_forward
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.imports import broken_torchaudio_hidden
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+
+@cache
+def import_peft() -> ModuleType:
+    """Peft, which takes seconds to import, when it is first needed."""
+    with broken_torchaudio_hidden():
+        import peft
+    return peft
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,6 @@ class PeftSettings:
 
     def config(self) -> PeftConfig:
         """Peft's own settings."""
-        import peft
-
         kind, targets = KINDS[self.method], sorted(self.ranks)
         options: dict[str, Any] = {**kind.options, "target_modules": targets}
         if kind.ranked:
@@ -84,7 +92,7 @@ class PeftSettings:
             options["alpha_pattern"] = {name: self.scale * rank for name, rank in own.items()}
         if kind.dropout:
             options[kind.dropout] = self.dropout
-        return getattr(peft, kind.config)(**options)
+        return getattr(import_peft(), kind.config)(**options)
 
     @classmethod
     def read(cls, config: dict) -> PeftSettings:
@@ -162,15 +170,13 @@ class PeftAdapter:
     """A peft adapter inside a backbone; the backbone object itself then computes with it."""
 
     def __init__(self, backbone: XRIR, settings: PeftSettings) -> None:
-        from peft import get_peft_model
-
         check_targets(backbone, settings)
         self.method = settings.method
         self._backbone = backbone
         backbone.base_fingerprint = fingerprint(backbone)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected that the base layer has no bias")  # merge() handles it
-            self._peft = get_peft_model(backbone, settings.config())
+            self._peft = import_peft().get_peft_model(backbone, settings.config())
         if set(self._peft.targeted_module_names) != set(settings.ranks):
             extra = sorted(set(self._peft.targeted_module_names) ^ set(settings.ranks))
             self.detach()
@@ -209,17 +215,13 @@ class PeftAdapter:
 
     def tensors(self) -> dict[str, Tensor]:
         """The adapter's tensors under peft's names."""
-        from peft import get_peft_model_state_dict
-
-        state = get_peft_model_state_dict(self._peft, save_embedding_layers=False)
+        state = import_peft().get_peft_model_state_dict(self._peft, save_embedding_layers=False)
         return {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Set them; raises ``InputError`` unless ``tensors`` fit exactly."""
-        from peft import set_peft_model_state_dict
-
         check_keys({name: tensor.shape for name, tensor in self.tensors().items()}, tensors)
-        set_peft_model_state_dict(self._peft, dict(tensors))
+        import_peft().set_peft_model_state_dict(self._peft, dict(tensors))
 
     def state(self) -> dict[str, Tensor]:
         """The tensors, from which :meth:`restore` goes on."""

@@ -21,6 +21,7 @@ from haa_peft.geometry.entry import check_keys, choice, file_of, number, package
 from haa_peft.geometry.panorama import DepthMap, directions
 from haa_peft.geometry.scales import Heights, fit_depth
 from haa_peft.geometry.views import cut_views
+from haa_peft.imports import broken_torchaudio_hidden
 
 KEYS = ("rgb", "model", "output", "centre_azimuth", "turning", "height", "room_height")
 OUTPUTS = {"dpt": "inverse", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
@@ -113,7 +114,9 @@ def load_network(name: str, entry: Mapping[str, Any], where: str) -> tuple[Calla
     """
     package("PIL.Image", "geometry from a photograph")
     from PIL import Image
-    from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeline
+
+    with broken_torchaudio_hidden():
+        from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeline
 
     try:
         model = AutoModelForDepthEstimation.from_pretrained(name).eval()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import cKDTree
 
+from haa_peft.acoustics.resampling import resample
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import point
@@ -240,15 +241,6 @@ def _read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray
             "measure it again or remove it"
         )
     return resample(cut, sample_rate), positions
-
-
-def resample(rirs: np.ndarray, sample_rate: int) -> np.ndarray:
-    """RIRs (N, T) at any rate -> (N, 9600) float32 at 22 050 Hz, cut or padded with zeros."""
-    import torch
-    from torchaudio.functional import resample as resample_audio
-
-    resampled = resample_audio(torch.from_numpy(rirs), sample_rate, SAMPLE_RATE)[:, :RIR_LENGTH].numpy()
-    return np.pad(resampled, ((0, 0), (0, RIR_LENGTH - resampled.shape[1])))
 
 
 def _read_array(path: Path) -> np.ndarray:

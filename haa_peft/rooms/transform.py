@@ -12,9 +12,8 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import torch
 
-from haa_peft.acoustics.spectrogram import RIR_LENGTH
+from haa_peft.acoustics.resampling import resample
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import render_depth
 from haa_peft.geometry.surfaces import Surfaces
@@ -66,10 +65,7 @@ def scaled(room: Room, factor: float) -> Room:
         raise InputError(f"a room cannot be enlarged by a factor of {factor}; give 1 to {LARGEST:g}")
     if percent == 100:
         return room
-    from torchaudio.functional import resample
-
-    rirs = torch.from_numpy(np.ascontiguousarray(room.rirs))
-    stretched = resample(rirs, 100, percent, lowpass_filter_width=ZERO_CROSSINGS)[:, :RIR_LENGTH].numpy()
+    stretched = resample(room.rirs, 100, percent, ZERO_CROSSINGS)
     larger = _mapped(room, np.eye(3) * percent / 100)
     return dataclasses.replace(larger, rirs=stretched / np.float32((percent / 100) ** 2)).with_splits(room.splits)
 

@@ -1,6 +1,5 @@
 import numpy as np
 import torch
-import torchaudio
 
 from haa_peft.acoustics.spectrogram import analyse, magnitude, to_blocks
 from haa_peft.acoustics.waveform import (
@@ -17,7 +16,7 @@ from tests.conftest import PARITY
 RIRS = torch.from_numpy(np.load(PARITY / "metrics_case_a.npz")["rirs"])
 
 
-def test_griffin_lim_is_torchaudios_when_both_start_at_zero_phase():
+def test_griffin_lim_is_torchaudios_when_both_start_at_zero_phase(torchaudio):
     magnitudes = magnitude(RIRS).double()  # in single precision rounding grows a thousandfold over the iterations
     ours = griffin_lim(magnitudes, torch.zeros(magnitudes.shape, dtype=torch.float64))
     theirs = torchaudio.functional.griffinlim(
