@@ -182,6 +182,8 @@ def _weights(count: int, resamples: int, seed: int, index: int) -> np.ndarray:
 @lru_cache(maxsize=32)
 def _seed_weights(draws: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
     """How often each seed counts, (resamples, seeds), given the number of its draw."""
+    if max(draws) == 0:
+        return _weights(len(draws), resamples, seed, 0)
     times = _weights(max(draws) + 1, resamples, seed, 0).astype(int)
     weights = np.empty((resamples, len(draws)))
     rng = np.random.default_rng((seed, 0, 1))

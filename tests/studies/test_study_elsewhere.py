@@ -49,7 +49,11 @@ def own(rooms, tmp_path):
 
 def test_the_plan_of_a_study_elsewhere(study_file, own):
     path = study_file(
-        RUNS, seeds="[0, 3, 5]", draws="[studio]", compare_with="warm", pairs="[[warm, lora], [zero, lora]]"
+        RUNS + "  wrong: {geometry: {of: {studio: elsewhere}}}\n",
+        seeds="[0, 3, 5]",
+        draws="[studio]",
+        compare_with="warm",
+        pairs="[[warm, lora], [zero, lora]]",
     )
     study = load_study(path, [str(folder) for folder in own])
     assert list(study.rooms) == ["cellar/empty", "cellar/full"]
@@ -60,7 +64,7 @@ def test_the_plan_of_a_study_elsewhere(study_file, own):
     assert study.notes == (
         "cellar/full keeps its training positions for all seeds: it has splits of its own",
         "left out, since they name rooms or configurations beside cellar/empty, cellar/full: "
-        "warm, warmer, lent, staged",
+        "warm, warmer, lent, staged, wrong",
     )
     assert (study.compare_with, study.pairs) == ("lora", (("zero", "lora"),))
     for run, drawing in (("", 3), ("zero", 3), ("lora", 3)):
@@ -73,7 +77,7 @@ def test_the_plan_of_a_study_elsewhere(study_file, own):
 
 def test_a_run_is_limited_to_the_configurations_where_it_can_be(study_file, rooms):
     study = load_study(study_file(RUNS), [str(room) for room in rooms])
-    assert study.runs["warm"].only == study.runs["warmer"].only == ("studio/panel",)
+    assert study.runs["warm"].only == study.runs["warmer"].only == study.runs["lent"].only == ("studio/panel",)
     assert study.runs["staged"].only == study.runs["lora"].only == ()
 
 
