@@ -5,9 +5,9 @@
 One JSON per run goes to OUT/runs (recipes/results/STUDY unless given), and a study that was stopped goes on where it
 was. At the end OUT/README.md and its figures say what was better, worse or no different, with intervals. A study's file
 names rooms, runs and seeds, and opens with its question; write your own beside those in recipes/studies, or give one of
-them your rooms:
+them your rooms, which then name the results (results/studio-base-studio-panel-methods-r3vival):
 
-    accelerate launch recipes/compare_full_vs_adapter.py --study recipes/studies/methods-r3vival.yaml --out results
+    accelerate launch recipes/compare_full_vs_adapter.py --study recipes/studies/methods-r3vival.yaml
         --rooms studio/base studio/panel
 
 On several cores or GPUs of this machine: --workers N (default: all). On a Ray cluster that is running: --executor ray.
@@ -27,8 +27,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--study", type=Path, required=True, help="YAML file")
     parser.add_argument("--rooms", nargs="+", metavar="ROOM", default=[], help="room folders or names "
-                        "instead of the study's; needs --out")  # fmt: skip
-    parser.add_argument("--out", type=Path, help="folder of results (default: recipes/results/NAME of the study)")
+                        "instead of the study's; runs that name rooms of the study are left out")  # fmt: skip
+    parser.add_argument("--out", type=Path, help="folder of results (default: recipes/results/STUDY; "
+                        "with --rooms results/ROOMS-STUDY)")  # fmt: skip
     parser.add_argument("--executor", choices=EXECUTORS, default="local", help="default: %(default)s")
     parser.add_argument("--workers", type=int, help="runs at once (default: one for each GPU, or each core)")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is there")
@@ -41,10 +42,10 @@ def main() -> None:
         raise InputError(f"--workers is {args.workers} but must be at least 1")
     if start_accelerator(0).num_processes > 1:
         raise InputError("this recipe starts its own processes; leave --num_processes out and give --workers")
-    if args.rooms and args.out is None:
-        raise InputError("--rooms needs --out, the folder of your results")
     study = load_study(args.study, args.rooms)
-    out = args.out or Path(__file__).parent / "results" / study.name
+    for note in study.notes:
+        print(note)
+    out = args.out or (Path() if args.rooms else Path(__file__).parent) / "results" / study.name
     if not args.report_only:
         run_study(study, out, executor=args.executor, workers=args.workers)
     page = write_report(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
+
+import numpy as np
 
 from haa_peft.adaptation.methods import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import CHANNELS, parse_channels
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
-from haa_peft.rooms.splits import redraw
+from haa_peft.rooms.splits import NAMES, SHOTS, default_splits, redraw
 from haa_peft.studies.assumptions import Assumption
 
 
@@ -96,7 +98,10 @@ class RunSpec:
 class Study:
     """A study as its file says; see README, Studies.
 
-    ``draws``: every seed draws its own training positions among those that do not test, in all rooms or those named.
+    ``draws``: every seed draws its own training positions among those that do not test, in all rooms that may
+    (:func:`cannot_draw`) or those named. ``drawn``: for each ``room/configuration`` that draws and each seed, the first
+    seed with the same training positions.
+    ``notes``: lines to be said of it: rooms that cannot draw, rows that cannot be run in other rooms than its own.
     ``pairs``: runs that the report holds against each other, besides ``compare_with`` against all.
     """
 
@@ -114,6 +119,8 @@ class Study:
     compare_with: str
     show: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...] = ()
+    drawn: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def room(self, name: str, seed: int, shots: int, run: str = "") -> Room:
         """A room with the splits of a seed and its number of measurements, as a run takes it to be."""
@@ -128,10 +135,25 @@ class Study:
         return {"k": self.k, "draws": self.draws, "split": self.split}
 
 
+def cannot_draw(room: Room) -> str:
+    """Why no other training positions can be drawn in a room; empty if they can."""
+    usual = default_splits(room.positions)
+    if not all(np.array_equal(np.sort(room.splits[name]), np.sort(usual[name])) for name in NAMES):
+        return "it has splits of its own"
+    others = len(room.splits["train"]) + len(room.splits["valid"])
+    return "" if others > SHOTS else f"only {others} of its positions do not test, and a draw takes {SHOTS}"
+
+
+def draws_of(room: Room, seeds: Sequence[int]) -> dict[int, int]:
+    """For each seed the first one that draws the same training positions."""
+    first: dict[bytes, int] = {}
+    return {seed: first.setdefault(np.sort(redraw(room.splits, seed)["train"]).tobytes(), seed) for seed in seeds}
+
+
 @lru_cache(maxsize=8)
 def _room(study: Study, name: str, seed: int, shots: int) -> Room:
     room = load_room(study.rooms[name])
-    if study.draws is True or (study.draws and room.room in study.draws):
+    if name in study.drawn:
         room = room.with_splits(redraw(room.splits, seed))
     return room.with_shots(shots)
 
@@ -160,8 +182,22 @@ class Job:
         return f"{self.room.replace('/', '-')}/{self.run or 'baselines'}-shots{self.shots}-seed{self.seed}"
 
 
+def stands_for(study: Study, job: Job) -> Job:
+    """The job that gives the same as another: what is not trained depends on the seed by its draws alone."""
+    spec = study.runs.get(job.run)
+    if spec is not None and (spec.adapt or spec.position_error):
+        return job
+    read = {job.room, spec.lender(*job.room.split("/")) if spec else ""} & study.drawn.keys()
+    same = [
+        seed
+        for seed in (spec and spec.seeds) or study.seeds
+        if all(study.drawn[name][seed] == study.drawn[name][job.seed] for name in read)
+    ]
+    return replace(job, seed=same[0]) if same else job
+
+
 def jobs_of(study: Study) -> list[Job]:
-    """Every job of a study."""
+    """Every job of a study, what several seeds have in common once."""
     found = []
     for seed in study.seeds:
         for name in study.rooms:
@@ -174,7 +210,7 @@ def jobs_of(study: Study) -> list[Job]:
                     and shots in (run.shots or study.shots)
                     and seed in (run.seeds or study.seeds)
                 ]
-    return found
+    return list(dict.fromkeys(stands_for(study, job) for job in found))
 
 
 def sources_of(study: Study, job: Job) -> list[Job]:
@@ -183,7 +219,7 @@ def sources_of(study: Study, job: Job) -> list[Job]:
         return []
     room, _, configuration = job.room.partition("/")
     needed = study.runs[job.run].sources(room, configuration)
-    return [Job(run, f"{room}/{other}", max(study.shots), job.seed) for run, other in needed]
+    return [stands_for(study, Job(run, f"{room}/{other}", max(study.shots), job.seed)) for run, other in needed]
 
 
 def channels_of(study: Study, job: Job) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from haa_peft.rooms.augmentation import Augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
 from haa_peft.studies.assumptions import Assumption, seen_in
-from haa_peft.studies.plan import RunSpec, Source, Study, channels_of, jobs_of, waves
+from haa_peft.studies.elsewhere import name_of_rooms, runs_elsewhere, with_geometry_for
+from haa_peft.studies.plan import RunSpec, Source, Study, cannot_draw, channels_of, draws_of, jobs_of, waves
 from haa_peft.studies.results import BASELINES
 from haa_peft.training.settings import TrainingSettings
 
@@ -32,7 +33,11 @@ TRAINED = ("start", "on_top_of", "use", "blend", "first_stage", "transfer")
 
 
 def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
-    """Read a study, in ``own_rooms`` if given; raises ``InputError`` for anything that it cannot mean."""
+    """Read a study; raises ``InputError`` for anything that it cannot mean.
+
+    In ``own_rooms``, if given, it draws wherever they may if it draws anywhere, leaves out the runs that cannot be
+    there, and is named after them.
+    """
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError:
@@ -50,7 +55,7 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         "draws": False,
         "split": "test",
         "backbone": "small",
-        "compare_with": "full",
+        "compare_with": None,
         "show": [],
         "pairs": [],
         "defaults": {},
@@ -61,13 +66,17 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     for needed in ("rooms", "runs"):
         if not given.get(needed):
             raise InputError(f"{path}: has no {needed}")
-    given = defaults | given | ({"rooms": list(own_rooms), "draws": False} if own_rooms else {})
+    given = defaults | given
+    if own_rooms:
+        given |= {"rooms": list(own_rooms), "draws": bool(given["draws"])}
     if isinstance(given["draws"], list):
         given["draws"] = tuple(given["draws"])
     _check_entries(path, given)
     if given["split"] not in ("test", "valid"):
         raise InputError(f"{path}: split is {given['split']!r} but must be test or valid")
     rooms: dict[str, str] = {}
+    drawn: dict[str, dict[int, int]] = {}
+    notes: list[str] = []
     for folder in given["rooms"]:
         room = load_room(folder)
         check_split(room, given["split"])
@@ -79,20 +88,37 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         if name in rooms:
             raise InputError(f"{path}: {folder} is a second {name}; a study takes each configuration once")
         rooms[name] = str(folder)
+        if given["draws"] is True or (given["draws"] and room.room in given["draws"]):
+            reason = cannot_draw(room)
+            if reason and given["draws"] is not True:
+                raise InputError(f"{path}: draws names {room.room}, but {name} cannot draw: {reason}; leave it out")
+            if reason:
+                notes.append(f"{name} keeps its training positions for all seeds: {reason}")
+            else:
+                drawn[name] = draws_of(room, given["seeds"])
     for name, spec in given["runs"].items():
         if not isinstance(spec or {}, dict):
             raise InputError(
                 f"{path}: run {name!r} is {spec!r:.40} but must be a mapping of options, such as {{rank: 2}}"
             )
+    every = {name: {**given["defaults"], **(spec or {})} for name, spec in given["runs"].items()}
     runs = {
-        name: _read_run(path, name, {**given["defaults"], **(spec or {})}, list(rooms))
-        for name, spec in given["runs"].items()
+        name: _read_run(path, name, options, with_geometry_for(options, list(rooms)) if own_rooms else list(rooms))
+        for name, options in every.items()
     }
+    if own_rooms:
+        runs, said = _elsewhere(path, given, runs, list(rooms))
+        notes += said
+    given["compare_with"] = given["compare_with"] or next(iter(runs))
+    name = f"{name_of_rooms(list(rooms))}-{path.stem}" if own_rooms else path.stem
     lists: dict[str, Any] = {key: tuple(given[key]) for key in ("seeds", "shots", "show")}
     plain = {key: given[key] for key in ("title", "question", "k", "draws", "split", "backbone", "compare_with")}
-    study = Study(path.stem, rooms=rooms, runs=runs, pairs=tuple((a, b) for a, b in given["pairs"]), **lists, **plain)
-    drawn = set() if isinstance(given["draws"], bool) else set(given["draws"])
-    if drawn - {name.split("/")[0] for name in rooms}:
+    study = Study(
+        name, rooms=rooms, runs=runs, pairs=tuple((a, b) for a, b in given["pairs"]), drawn=drawn, notes=tuple(notes),
+        **lists, **plain,
+    )  # fmt: skip
+    named = set() if isinstance(given["draws"], bool) else set(given["draws"])
+    if named - {name.split("/")[0] for name in rooms}:
         raise InputError(f"{path}: draws is {given['draws']!r} but must be true, false or a list of its rooms' names")
     named = {name for run in runs.values() for name in (*run.first_stage, *run.only)}
     if named - set(rooms):
@@ -112,6 +138,25 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         if channels:  # and materials that a room does not have
             study.room(name, study.seeds[0], max(study.shots), row).with_channels(channels)
     return study
+
+
+def _elsewhere(
+    path: Path, given: dict[str, Any], every: dict[str, RunSpec], rooms: list[str]
+) -> tuple[dict[str, RunSpec], list[str]]:
+    """The runs that can be in other rooms than the study's, and what is to be said; makes ``given`` name no others."""
+    runs, where = runs_elsewhere(every, rooms), ", ".join(rooms)
+    if not runs:
+        raise InputError(f"{path}: none of its runs can be in {where}; they all name other rooms or configurations")
+    notes = [f"{name} is run in {', '.join(run.only)} alone" for name, run in runs.items() if run.only]
+    left_out = [name for name in every if name not in runs]
+    if left_out:
+        notes.append(f"left out, since they name rooms or configurations beside {where}: {', '.join(left_out)}")
+    known = {*runs, *BASELINES}
+    given["title"] = f"Runs of {path.name} in {where}"
+    given["compare_with"] = given["compare_with"] if given["compare_with"] in known else None
+    given["show"] = [name for name in given["show"] if name in known]
+    given["pairs"] = [pair for pair in given["pairs"] if known.issuperset(pair)]
+    return runs, notes
 
 
 def _check_assumptions(path: Path, study: Study, run: RunSpec) -> None:
@@ -140,6 +185,8 @@ def _check_entries(path: Path, given: Mapping[str, Any]) -> None:
         for value in given[key]:
             if type(value) is not int or not 0 <= value < 2**32 or (key == "shots" and value < 1):
                 raise InputError(f"{path}: {key} holds {value!r} but must hold whole numbers")
+    if not isinstance(given["draws"], bool | tuple):
+        raise InputError(f"{path}: draws is {given['draws']!r} but must be true, false or a list of its rooms' names")
     if type(given["k"]) is not int or given["k"] < 1:
         raise InputError(f"{path}: k is {given['k']!r} but must be a whole number of at least 1")
     for key in ("runs", "defaults"):
@@ -152,9 +199,10 @@ def _check_entries(path: Path, given: Mapping[str, Any]) -> None:
     for pair in given["pairs"]:
         if not isinstance(pair, list) or len(pair) != 2 or not all(name in rows for name in pair):
             raise InputError(f"{path}: pairs holds {pair!r} but must hold pairs of runs, such as [lora, backbone]")
-    for name in (given["compare_with"], *given["show"]):
-        if name not in rows:
-            raise InputError(f"{path}: compare_with or show names {name!r} but runs are {', '.join(sorted(rows))}")
+    for key, names in (("compare_with", [given["compare_with"] or "backbone"]), ("show", given["show"])):
+        odd = next((name for name in names if name not in rows), None)
+        if odd is not None:
+            raise InputError(f"{path}: {key} names {odd!r} but runs are {', '.join(sorted(rows))}")
 
 
 def _read_run(path: Path, name: str, given: Mapping[str, Any], rooms: Sequence[str]) -> RunSpec:

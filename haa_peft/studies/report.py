@@ -16,6 +16,7 @@ from haa_peft.studies.results import (
     RunResult,
     comparable,
     configurations,
+    for_every_seed,
     mean_error,
     of_backbone,
     over_shots,
@@ -46,19 +47,20 @@ NOTES = {
     "simulated": "These rooms are simulated, not measured.",
 }
 METHOD = (
-    "Negative is better. In brackets 95 % intervals of the paired difference (bootstrap over positions and seeds), "
-    "then the difference in just-noticeable differences (JND; ISO 3382-1:2009, table A.1: 5 % of EDT and 1 dB of C80, "
-    'used for T60 and C50 too). "Better" and "worse" where the interval excludes zero, "equal" where it lies within '
-    "0.05 %. Intervals are not corrected for their number: where nothing differs, one in twenty still excludes zero. "
-    "Of few positions or seeds they are somewhat too short. Only positions and seeds that both rows have count. A run "
-    "with another number of measurements is held against the others as it is, with fewer references too."
+    "Negative is better. In brackets 95 % intervals of the paired difference (bootstrap over tested positions, draws "
+    "of training positions, and seeds that share a draw), then the difference in just-noticeable differences (JND; ISO "
+    '3382-1:2009, table A.1: 5 % of EDT and 1 dB of C80, used for T60 and C50 too). "Better" and "worse" where the '
+    'interval excludes zero, "equal" where it lies within 0.05 %. Intervals are not corrected for their number: where '
+    "nothing differs, one in twenty still excludes zero. Of few positions, draws or seeds they are somewhat too short. "
+    "Only positions and seeds that both rows have count. A run with another number of measurements is held against the "
+    "others as it is, with fewer references too."
 )
 
 
 def write_report(
     folder: Path,
     *,
-    compare_with: str = "full",
+    compare_with: str,
     title: str,
     question: str,
     show: Sequence[str] | None = None,
@@ -72,7 +74,8 @@ def write_report(
     show : runs in maps and decay curves; by default nearest neighbour, the backbone, an adapter and ``compare_with``.
     pairs : runs that are held against each other too, the second being the one that the first may be better than.
     """
-    results = read_results(folder)
+    kept = read_results(folder)
+    results = for_every_seed(kept)
     names = run_names(results)
     pairs = [pair for pair in pairs if set(pair) <= set(names)]  # runs in some rooms only may be in none of these
     for run in (compare_with, *(show or ())):
@@ -82,7 +85,7 @@ def write_report(
     adapter = "lora" if "lora" in adapters else next(iter(adapters), "")
     show = list(dict.fromkeys(show or [r for r in ("nearest", "backbone", adapter, compare_with) if r in names]))
     styles = figures.run_styles(results)
-    parts = [f"# {title}", question, "## What it is of", _contents(results), *_summary(results)]
+    parts = [f"# {title}", question, "## What it is of", _contents(kept), *_summary(results)]
     for kind in KINDS:
         here = [r for r in results if r.kind == kind]
         if here:
@@ -192,9 +195,23 @@ def _contents(results: Sequence[RunResult]) -> str:
     ]  # fmt: skip
     labels = {r.run: r.label for r in results if r.label and r.label != r.run}
     lines += [f"`{run}`: {labels[run]}" for run in run_names(results) if run in labels]
-    if len({r.seed for r in results}) == 1:
-        lines.append("one seed: intervals hold what chance does to positions, not to training")
+    lines += _draws(results)
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _draws(results: Sequence[RunResult]) -> list[str]:
+    """How many draws of training positions and seeds there are where, and what intervals therefore do not hold."""
+    where: dict[tuple[int, int], list[str]] = {}
+    for name in configurations(results):
+        here = [r for r in results if r.name == name]
+        where.setdefault((len({r.draw for r in here}), len({r.seed for r in here})), []).append(name)
+    lines = []
+    for (draws, seeds), names in where.items():
+        counts = f"{draws} draw{'s' * (draws > 1)} of training positions, {seeds} seed{'s' * (seeds > 1)}"
+        missing = ["which positions train"] * (draws == 1) + ["training's randomness"] * (seeds == 1)
+        without = f"; intervals hold nothing of {' and '.join(missing)}" if missing else ""
+        lines.append(f"{', '.join(names)}: {counts}{without}")
+    return lines
 
 
 def _summary(results: Sequence[RunResult]) -> list[str]:

@@ -82,6 +82,16 @@ class RunResult:
         return f"{self.room}/{self.configuration}"
 
     @property
+    def draw(self) -> tuple[int, ...]:
+        """The draw of training positions, whatever the number of measurements: those that it left, which validate."""
+        return tuple(sorted(self.splits["valid"]))
+
+    @property
+    def is_seedless(self) -> bool:
+        """Whether it is the same for all seeds of one draw: nothing is trained, and no positions are displaced."""
+        return self.group == "baseline" and not self.settings.get("position_error")
+
+    @property
     def is_transfer(self) -> bool:
         """Whether the weights were trained in another configuration than they were tested in."""
         return self.trained_on not in (None, self.name)
@@ -112,6 +122,22 @@ def read_results(folder: Path) -> list[RunResult]:
     if not results:
         raise InputError(f"{folder} has no results in runs/*.json; run the study first")
     return results
+
+
+def for_every_seed(results: Sequence[RunResult]) -> list[RunResult]:
+    """Results, and copies of those that do not depend on the seed for the other seeds of their draws."""
+    seeds: dict[tuple, set[int]] = {}
+    own: dict[tuple, set[int]] = {}
+    for r in results:
+        seeds.setdefault((r.name, r.draw), set()).add(r.seed)
+        own.setdefault((r.name, r.run, r.shots), set()).add(r.seed)
+    copies = {
+        (r.name, r.run, r.shots, seed): dataclasses.replace(r, seed=seed)
+        for r in results
+        if r.is_seedless
+        for seed in sorted(seeds[r.name, r.draw] - own[r.name, r.run, r.shots])
+    }
+    return [*results, *copies.values()]
 
 
 def unpack(folder: Path) -> None:

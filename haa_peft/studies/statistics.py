@@ -1,8 +1,9 @@
-"""Is one row of a study better than another? Paired bootstrap over positions and seeds.
+"""Is one row of a study better than another? Paired bootstrap over positions, draws and seeds.
 
-Errors at the positions of one room, and of several seeds at one position, are not independent, so positions and seeds
-are resampled each as a whole: the pigeonhole bootstrap (Owen, Annals of Applied Statistics 1(2), 2007) with percentile
-intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Few seeds or positions make such
+Errors at the positions of one room, and of several seeds at one position, are not independent, so positions and draws
+of training positions are resampled each as a whole: the pigeonhole bootstrap (Owen, Annals of Applied Statistics 1(2),
+2007) with percentile intervals (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13). Seeds that
+share a draw differ in training alone, and are resampled within it. Few draws, seeds or positions make such
 intervals somewhat too short: of n values it sees (n - 1) / n of the variance.
 """
 
@@ -56,21 +57,23 @@ def difference(
     b: Sequence[np.ndarray],
     jnd: Sequence[np.ndarray] | None = None,
     places: Sequence[Sequence[Hashable]] | None = None,
+    draws: Sequence[Hashable] | None = None,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Difference:
     """Mean error of A minus that of B, averaged over configurations, with a 95 % interval.
 
-    A resample draws the seeds with replacement, the same for all configurations, and independently the positions; an
-    error counts as often as its seed times as often as its position was drawn. Configurations that were measured at
-    the same places share their draw.
+    A resample takes the draws with replacement, and within each its seeds, the same for all configurations, and
+    independently the positions; an error counts as often as its seed times as often as its position was drawn.
+    Configurations that were measured at the same places share their draw of positions.
 
     Parameters
     ----------
     a, b : per configuration errors (seeds, positions), NaN where undefined or not tested; only pairs count.
     jnd : per configuration what is just noticeable (seeds, positions), in the unit of the errors.
     places : per configuration and position what place of which room it is; all are different unless given.
+    draws : which draw of training positions each seed has; all are different unless given.
     """
     given = [np.broadcast_to(np.nan, x.shape) for x in a] if jnd is None else jnd
     where = [[(i, p) for p in range(x.shape[1])] for i, x in enumerate(a)] if places is None else places
@@ -89,7 +92,9 @@ def difference(
         )
     )
     seeds = np.any([both.any(axis=1) for *_, both in pairs], axis=0)
-    seed_weights = _weights(int(seeds.sum()), resamples, seed, 0)
+    labels = [label for label, used in zip(draws or range(len(seeds)), seeds, strict=True) if used]
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    seed_weights = _seed_weights(tuple(numbers[label] for label in labels), resamples, seed)
     groups = _groups([[p for p, used in zip(here, pair[3].any(axis=0), strict=True) if used]
                       for here, pair in zip(where, pairs, strict=True)])  # fmt: skip
     drawn, drawn_b, positions = [], [], sum(map(len, groups))
@@ -133,11 +138,13 @@ def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **op
     """:func:`difference` of two runs over the configurations that both were tested in.
 
     ``results`` are of one number of measurements and without transfers, so that a run has one result for each
-    configuration and seed; ``options`` are ``resamples`` and ``seed``.
+    configuration and seed (:func:`~haa_peft.studies.results.for_every_seed`); ``options`` are ``resamples`` and
+    ``seed``.
     """
     tables: list[dict[str, np.ndarray]] = []
     places: list[list[Hashable]] = []
-    seeds = sorted({r.seed for r in results})
+    draws: dict[int, list[Hashable]] = {seed: [] for seed in sorted({r.seed for r in results})}
+    seeds = list(draws)
     for name in configurations(results):
         here = [r for r in results if r.name == name and r.run in (a, b)]
         if {r.run for r in here} != {a, b}:
@@ -148,13 +155,15 @@ def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **op
             cells = seeds.index(r.seed), np.searchsorted(positions, r.positions)
             table["a" if r.run == a else "b"][cells] = r.errors[metric]
             table["jnd"][cells] = just_noticeable(r, metric)
+        for seed, draw in {r.seed: r.draw for r in here}.items():
+            draws[seed].append((name, draw))
         tables.append(table)
         xyz = {
             int(p): tuple(point) for r in here for p, point in zip(r.positions, r.positions_xyz.round(2), strict=True)
         }
         places.append([(here[0].room, *xyz[int(p)]) for p in positions])
     errors_a, errors_b, jnd = ([t[part] for t in tables] for part in ("a", "b", "jnd"))
-    return difference(errors_a, errors_b, jnd, places, **options)
+    return difference(errors_a, errors_b, jnd, places, [tuple(drawn) for drawn in draws.values()], **options)
 
 
 def just_noticeable(result: RunResult, metric: str) -> np.ndarray:
@@ -168,6 +177,21 @@ def _weights(count: int, resamples: int, seed: int, index: int) -> np.ndarray:
     """How often each of ``count`` is drawn, (resamples, count)."""
     rng = np.random.default_rng((seed, index))
     return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+
+
+@lru_cache(maxsize=32)
+def _seed_weights(draws: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
+    """How often each seed counts, (resamples, seeds), given the number of its draw."""
+    if max(draws) == 0:
+        return _weights(len(draws), resamples, seed, 0)
+    times = _weights(max(draws) + 1, resamples, seed, 0).astype(int)
+    weights = np.empty((resamples, len(draws)))
+    rng = np.random.default_rng((seed, 0, 1))
+    for number in range(max(draws) + 1):
+        members = np.flatnonzero(np.array(draws) == number)
+        shares = np.full(len(members), 1 / len(members))
+        weights[:, members] = rng.multinomial(times[:, number] * len(members), shares)
+    return weights
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:

@@ -53,11 +53,11 @@ def rows(page, heading):
 
 @pytest.mark.usefixtures("_no_figures")
 def test_means_are_over_seeds_that_all_runs_have(study, write_run):
-    before = write_report(study, title="Methods", question="").read_text()
+    before = write_report(study, compare_with="full", title="Methods", question="").read_text()
     for name in ("r3vival/000", "r3vival/RB"):
         for run in ("lora", "full"):
             write_run(run, np.full(10, 0.5), name=name, seed=2)
-    page = write_report(study, title="Methods", question="").read_text()
+    page = write_report(study, compare_with="full", title="Methods", question="").read_text()
     heading = "### Mean errors in measured rooms"
     assert "of seeds 0, 1, with 12 measurements" in page
     assert rows(page, heading) == rows(before, heading)
@@ -66,7 +66,7 @@ def test_means_are_over_seeds_that_all_runs_have(study, write_run):
 
 
 def test_the_page(study):
-    page = write_report(study, title="Methods", question="Which is best?").read_text()
+    page = write_report(study, compare_with="full", title="Methods", question="Which is best?").read_text()
     assert page.startswith("# Methods\n\nWhich is best?\n")
     assert "*reconstructions*, not measured" in page
     own = [r for r in read_results(study) if r.room == "r3vival" and r.run == "lora" and r.shots == 12]
@@ -98,7 +98,7 @@ def test_the_page(study):
 
 
 def test_every_figure_is_there_and_no_other(study):
-    page = write_report(study, title="Methods", question="?").read_text()
+    page = write_report(study, compare_with="full", title="Methods", question="?").read_text()
     embedded = {line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
     found = {path.name for path in study.glob("*.png")}
     kinds = {"size-measured", "size-reconstructed", "shots-measured", "transfer-measured"}
@@ -204,7 +204,7 @@ def test_other_bad_input(write_run, tmp_path, monkeypatch):
         read_results(tmp_path)
     folder = write_run("lora", [0.01] * 6)
     with pytest.raises(InputError, match="full is no run of .* must be one of lora"):
-        write_report(folder, title="t", question="q")
+        write_report(folder, compare_with="full", title="t", question="q")
     path = next(folder.rglob("*.json"))
     path.with_name("copy.json").write_text(path.read_text())
     with pytest.raises(InputError, match=r"hold the same run"):
@@ -218,4 +218,4 @@ def test_without_matplotlib(study, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("haa_peft.studies.drawing.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"haa-peft\[plots\]"):
-        write_report(study, title="t", question="q")
+        write_report(study, compare_with="full", title="t", question="q")
