@@ -15,7 +15,8 @@ from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance,
 from haa_peft.errors import InputError, check_seed, command
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.report import markdown, report_table
-from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.evaluation.verdict import verdict
+from haa_peft.files import check_report, check_writable, write_atomically, write_report
 from haa_peft.finetune import add_arguments, add_geometry, add_method, finetune, store_blend
 from haa_peft.inference.packs import attach_pack, load_pack, verify_pack
 from haa_peft.inference.predict import PHASES
@@ -23,8 +24,10 @@ from haa_peft.inference.predictor import RoomPredictor
 from haa_peft.rooms.corpus import simulate_corpus
 from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 from haa_peft.rooms.load import load_room
+from haa_peft.store.card import began_with, kept_weights
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, list_names, store_folder
+from haa_peft.training.acceptance import Acceptance
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -141,8 +144,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(args: argparse.Namespace) -> None:
     name = None if args.adapter is None else AdapterName.parse(args.adapter)
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "evaluate")
     room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     shots = len(room.splits["train"])
@@ -155,22 +157,24 @@ def _evaluate(args: argparse.Namespace) -> None:
         check_unseen(pack, room, args.split)
         room = room.with_channels(pack.channels)
         training = pack.card["training"]
-        candidates[str(name)] = Candidate(
-            lambda: attach_pack(backbone, pack),
-            {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]},
-        )
+        acceptance = Acceptance.of_card(training)
+        unchanged = acceptance is not None and not acceptance.accepted
+        facts = {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]}
+        candidates[str(name)] = Candidate(lambda: attach_pack(backbone, pack), {**facts, "unchanged": unchanged})
     report = compare(room, backbone, candidates, args.k, args.seed, args.split, args.phase)
     print(report_table(report))
+    if pack is not None:
+        report["verdict"] = verdict(report, str(name), began_with(pack.card) if unchanged else None)
+        print(f"\n{report['verdict']['line']}")
     if args.json is not None:
         about = {} if pack is None else {**pack.card["training"], "method": pack.card["method"]}
-        write_json(args.json, {**report, "training": about})
+        print(write_report(args.json, "evaluate", {**report, "training": about}))
 
 
 def _identify(args: argparse.Namespace) -> None:
     from haa_peft.evaluation.identify import BARE, fit_table, identify
 
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "identify")
     room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     fits, left_out = identify(room, load_backbone(args.backbone), store_folder(args.store), args.k)
@@ -181,7 +185,8 @@ def _identify(args: argparse.Namespace) -> None:
     if fits[0].adapter == BARE:
         print("no stored adapter predicts this room better than the bare backbone; train one")
     if args.json is not None:
-        write_json(args.json, {"room": room.name, "fits": [fit._asdict() for fit in fits], "left_out": left_out})
+        report = {"room": room.name, "fits": [fit._asdict() for fit in fits], "left_out": left_out}
+        print(write_report(args.json, "identify", report))
 
 
 def _geometry_from_sound(args: argparse.Namespace) -> None:
@@ -190,8 +195,7 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
     from haa_peft.geometry.shoebox import estimate_shoebox
     from haa_peft.geometry.sources import FEWEST_RIRS
 
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "geometry-from-sound")
     room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
     train = room.splits["train"]
@@ -210,7 +214,7 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
             print("no echo contradicts the surfaces given")
     if args.json is not None:
         given = None if check is None else check.to_json()
-        write_json(args.json, {"room": room.name, **estimate.to_json(), "given": given})
+        print(write_report(args.json, "geometry-from-sound", {"room": room.name, **estimate.to_json(), "given": given}))
 
 
 def _geometry(args: argparse.Namespace) -> None:
@@ -233,8 +237,7 @@ def _finetune(args: argparse.Namespace) -> None:
 
 
 def _blend(args: argparse.Namespace) -> None:
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "blend")
     shares = args.shares or [1 / len(args.of)] * len(args.of)
     room = load_room(args.room, args.geometry)
     room = room if args.shots is None else room.with_shots(args.shots)
@@ -250,8 +253,7 @@ def _evaluate_backbone(args: argparse.Namespace) -> None:
 
     from haa_peft.evaluation.unseen import evaluate_unseen, open_unseen, unseen_table
 
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "evaluate-backbone")
     for k in args.k:
         if not 1 <= k < SOURCES_PER_ROOM:
             raise InputError(f"--k is {k} but must be from 1 to {SOURCES_PER_ROOM - 1}")
@@ -280,8 +282,8 @@ def _evaluate_backbone(args: argparse.Namespace) -> None:
             f"seed {args.seed}, phase of {args.phase}\n\n{unseen_table(rows)}\n"
         )
     if args.json is not None:
-        about_it = {"backbone": backbone.origin, "fingerprint": fingerprint(backbone)}
-        write_json(args.json, {**about_it, "seed": args.seed, "phase": args.phase, "corpora": reports})
+        about_it = {"backbone": backbone.origin, "fingerprint": fingerprint(backbone), "seed": args.seed}
+        print(write_report(args.json, "evaluate-backbone", {**about_it, "phase": args.phase, "corpora": reports}))
 
 
 def _render(args: argparse.Namespace) -> None:
@@ -307,7 +309,7 @@ def _adapters(args: argparse.Namespace) -> None:
         return
     names = [AdapterName.parse(args.name)] if args.name else list_names(store)
     backbone = load_backbone(args.backbone) if args.action == "verify" else None
-    rows, failed = [["adapter", "method", "weights", "bytes", "backbone"]], 0
+    rows, failed = [["adapter", "method", "weights", "bytes", "backbone", "training"]], 0
     for name in names:
         try:
             pack = read_pack(store, name)
@@ -317,12 +319,13 @@ def _adapters(args: argparse.Namespace) -> None:
             made, training = pack.card["backbone"], pack.card["training"]
             weights, size = training["trainable_parameters"], training["adapter_bytes"]
             method = pack.card["method"]["method"]
-            rows.append([str(name), method, str(weights), str(size), f"{made['origin']} {made['fingerprint'][:12]}"])
+            of = f"{made['origin']} {made['fingerprint'][:12]}"
+            rows.append([str(name), method, str(weights), str(size), of, kept_weights(pack.card)])
         except InputError as error:
             failed += 1
             if backbone is not None:
                 print(f"FAILED {error}")
-            rows.append([str(name), "damaged", "-", "-", "-"])
+            rows.append([str(name), "damaged", "-", "-", "-", "-"])
     if args.action == "list":
         print(markdown(rows))
     if failed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,33 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically, NaN as null, so that every reader takes it."""
     text = json.dumps(nan_to_null(value), indent=1, allow_nan=False) + "\n"
     write_atomically(path, text.encode())
+
+
+def check_report(path: Path | None, kind: str) -> None:
+    """Raise ``InputError`` now if a report of a kind, such as ``evaluate``, could not be written at ``path`` later.
+
+    A report takes the place of one of its own kind, never of another file.
+    """
+    if path is None:
+        return
+    check_writable(path)
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    there = found.get("kind") if isinstance(found, dict) else None
+    if there != kind:
+        what = f"a report of {there}" if isinstance(there, str) else "no report that says of what"
+        raise InputError(f"{path} is {what}, and a report of {kind} may not replace it; give another name or remove it")
+
+
+def write_report(path: Path, kind: str, report: Mapping[str, Any]) -> str:
+    """Write a report of a kind as JSON, after :func:`check_report`; what was done, as a line to print."""
+    replaced = path.exists()
+    write_json(path, {"kind": kind, **report})
+    return f"{'replaced the' if replaced else 'wrote a'} report of {kind}: {path}"
 
 
 def nan_to_null(value: Any) -> Any:

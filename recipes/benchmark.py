@@ -41,7 +41,7 @@ from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
 from haa_peft.evaluation.report import markdown
 from haa_peft.evaluation.timing import floor, operations, race, rates, resident, start_peak, tensor_bytes, wait
-from haa_peft.files import check_writable, write_json
+from haa_peft.files import check_report, write_report
 from haa_peft.inference.packs import prepare_pack
 from haa_peft.inference.predict import References
 from haa_peft.rooms.room import Room
@@ -459,8 +459,7 @@ def main() -> None:
         raise InputError(f"--rounds is {args.rounds} but must be at least 1")
     if "predictions" in args.parts:
         published_griffin_lim()
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "benchmark")
     threads = torch.get_num_threads()
     report: dict = {
         "torch": torch.__version__,
@@ -483,7 +482,7 @@ def main() -> None:
                 print(markdown(table), flush=True)
                 report["results"].append({"size": size, "device": device, "part": part, **found})
                 if args.json is not None:
-                    write_json(args.json, report)
+                    write_report(args.json, "benchmark", report)
 
 
 if __name__ == "__main__":

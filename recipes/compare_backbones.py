@@ -19,7 +19,7 @@ from typing import Any
 from haa_peft.backbone.config import SMALL
 from haa_peft.errors import InputError, command
 from haa_peft.evaluation.report import figure, markdown
-from haa_peft.files import check_writable, write_json
+from haa_peft.files import check_report, write_json, write_report
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "small": {},
@@ -108,8 +108,7 @@ def main() -> None:
             raise InputError(f"no variant {name!r}; there are {', '.join(VARIANTS)}")
     if args.steps < max(FEWER.values()):
         raise InputError(f"--steps is {args.steps} but must be at least {max(FEWER.values())}")
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "compare-backbones")
     for name in args.variants or VARIANTS:
         run(name, args)
     results = []
@@ -120,7 +119,7 @@ def main() -> None:
                 results.append({"network": name, "seed": seed, **story})
     print(f"\nvalidation loss, and errors divided by nearest neighbour's\n\n{table(results)}")
     if args.json is not None:
-        write_json(args.json, results)
+        print(write_report(args.json, "compare-backbones", {"networks": results}))
 
 
 if __name__ == "__main__":

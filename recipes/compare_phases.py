@@ -24,7 +24,7 @@ from haa_peft.errors import InputError, check_seed, command
 from haa_peft.evaluation.evaluate import Measured, check_split, errors, means
 from haa_peft.evaluation.report import COLUMNS, figure, markdown
 from haa_peft.evaluation.unseen import draw_unseen
-from haa_peft.files import check_writable, write_json
+from haa_peft.files import check_report, write_report
 from haa_peft.inference.predict import PHASES, References, align_references, choose_targets, waveforms
 from haa_peft.rooms.corpus import Corpus
 
@@ -70,8 +70,7 @@ def main() -> None:
     if args.corpus_rooms < 1:
         raise InputError(f"--corpus-rooms is {args.corpus_rooms} but must be at least 1")
     check_seed(args.seed)
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "compare-phases")
     backbone = load_backbone(args.backbone)
     asked = list(measured_rooms(backbone, args.rooms))
     if args.corpus is not None:
@@ -100,7 +99,7 @@ def main() -> None:
     print(f"\nmean absolute errors, K = {K}, seed {args.seed}\n\n{markdown(cells)}")
     if args.json is not None:
         made = {"backbone": backbone.origin, "fingerprint": fingerprint(backbone)}
-        write_json(args.json, {**made, "k": K, "seed": args.seed, "rows": rows})
+        print(write_report(args.json, "compare-phases", {**made, "k": K, "seed": args.seed, "rows": rows}))
 
 
 if __name__ == "__main__":

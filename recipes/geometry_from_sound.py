@@ -36,7 +36,7 @@ from haa_peft.evaluation.sound_geometry import (
     summary,
     summary_table,
 )
-from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.files import check_report, write_atomically, write_report
 from haa_peft.geometry.panorama import Geometry
 from haa_peft.geometry.plausibility import check_surfaces
 from haa_peft.geometry.shoebox import WALLS, estimate_shoebox
@@ -170,8 +170,7 @@ def main() -> None:
             raise InputError(f"{flag} is {value} but must be at least {least}")
     if not args.rooms and not args.boxes and not args.image_sources and not args.any_plan:
         raise InputError("no rooms: name room folders, or give --boxes, --image-sources or --any-plan")
-    if args.json is not None:
-        check_writable(args.json)
+    check_report(args.json, "boxes-from-sound")
     groups: dict[str, tuple[Any, int]] = {
         SIMULATED[0]: (partial(corpus_box, args.seed), args.boxes),
         SIMULATED[1]: (partial(image_source_box, args.seed), args.image_sources),
@@ -206,7 +205,7 @@ def main() -> None:
     about = {"seed": args.seed, "floor": summaries, "no_floor": free, "check": checks, "rooms": found}
     print("\n" + page(about))
     if args.json is not None:
-        write_json(args.json, about)
+        print(write_report(args.json, "boxes-from-sound", about))
         write_atomically(args.json.with_suffix(".md"), page(about).encode())
 
 

@@ -64,7 +64,8 @@ def test_render(store, tiny_backbone_file, tmp_path, capsys):
 
 def test_adapters(store, tiny_backbone_file, capsys):
     main(["adapters", "list"])
-    assert "| studio/base |   lora |" in capsys.readouterr().out
+    assert "| studio/base |   lora |" in (out := capsys.readouterr().out)
+    assert out.splitlines()[-1].endswith("|        - |")  # a card that says nothing of validation
     main(["adapters", "show", "studio/base"])
     assert json.loads(capsys.readouterr().out)["name"] == "studio/base"
     main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])

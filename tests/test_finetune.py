@@ -100,6 +100,64 @@ def test_a_warm_start(options, capsys):
     assert "cannot start from studio/base: its" in capsys.readouterr().err
 
 
+def test_what_validation_refused_is_called_unchanged(options, room_folder, tiny_backbone_file, capsys):
+    """On the screen, in table, card, page, list and report; with a reason, and advice that applies."""
+    finetune(*options, "--caution", 100, "--lr", 0.01, "--json", "report.json")
+    out = capsys.readouterr().out
+    report = json.loads(Path("report.json").read_text())
+    said = report["training"]["acceptance"]
+    curve = dict(report["training"]["validation"])
+    assert (said["start_loss"], said["best_loss"]) == (curve[0], curve[said["best_step"]])
+    assert said["gain"] == pytest.approx(curve[0] - min(curve.values()))
+    assert (said["outcome"], said["threshold"]) == ("unchanged", None)
+    assert said == pack("studio/base").card["training"]["acceptance"]
+    reason = "unchanged from the backbone: validation loss fell by "
+    page = Path("adapters/studio/base/README.md").read_text()
+    assert reason in out
+    assert f"Kept: {reason}" in page
+    assert "lowest validation loss" not in page
+    assert all("| studio/base (unchanged) |" in text for text in (out, page))
+    assert "what may help: more measurements; --borrow NAME (another configuration's); --caution 0 to take any" in out
+    assert report["verdict"]["line"] in out
+    assert f"{report['verdict']['line']}." in page
+    assert report["verdict"]["unchanged"] == "the backbone"
+    rows = {row["predictor"]: row["edt_s"] for row in report["rows"]}
+    assert report["verdict"]["against"]["nearest"]["edt_s"]["ratio"] == pytest.approx(
+        rows["studio/base"] / rows["nearest"]
+    )
+    main(["adapters", "list"])
+    assert reason in capsys.readouterr().out
+    weights = ["--adapter", "studio/base", "--k", "4", "--backbone", str(tiny_backbone_file)]
+    main(["evaluate", str(room_folder), *weights, "--json", "evaluated.json"])
+    assert report["verdict"]["line"] in capsys.readouterr().out
+    assert json.loads(Path("evaluated.json").read_text())["verdict"] == report["verdict"]
+    finetune(*options, "--lr", 0.01, "--caution", 0)
+    out = capsys.readouterr().out
+    assert "s of training: weights of step " in out
+    assert "(unchanged)" not in out
+    assert "what may help" not in out
+    finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--caution", 100)
+    out = capsys.readouterr().out
+    assert "unchanged from studio/base: " in out
+    assert "the adapter is unchanged from studio/base; " in out
+
+
+def test_a_report_of_another_kind_is_not_replaced(options, room_folder, tiny_backbone_file, tmp_path, capsys):
+    finetune(*options, "--json", "report.json")
+    assert "wrote a report of finetune: report.json" in capsys.readouterr().out
+    kept = Path("report.json").read_text()
+    assert json.loads(kept)["kind"] == "finetune"
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(room_folder), "--backbone", str(tiny_backbone_file), "--json", "report.json"])
+    assert capsys.readouterr().err == (
+        "error: report.json is a report of finetune, and a report of evaluate may not replace it; give another name or "
+        "remove it\n"
+    )
+    assert Path("report.json").read_text() == kept
+    finetune(*options, "--seed", 1, "--json", "report.json")
+    assert "replaced the report of finetune: report.json" in capsys.readouterr().out
+
+
 def test_borrowed_measurements(options, room_folder, tiny_backbone_file, capsys):
     """A panel that damps by 60 dB a second; what is stored serves with the references that it was evaluated with."""
     finetune(*options)

@@ -19,6 +19,11 @@ def figure(value: float | None, factor: float = 1, digits: int = 1) -> str:
     return "-" if value is None or value != value else f"{factor * value:.{digits}f}"
 
 
+def shown_name(row: Mapping[str, Any]) -> str:
+    """A predictor's name in a table, with a word if it is an adapter whose training validation undid."""
+    return str(row["predictor"]) + (" (unchanged)" if row.get("unchanged") else "")
+
+
 def report_table(report: Mapping[str, Any]) -> str:
     """Mean absolute errors of every predictor as a Markdown table, with a line that says what they are of."""
     cells = [["predictor", *(title for title, *_ in COLUMNS), "ISO C50 dB", "weights", "bytes"]]
@@ -26,7 +31,7 @@ def report_table(report: Mapping[str, Any]) -> str:
         broadband = row["iso"]["broadband"]
         cells.append(
             [
-                row["predictor"],
+                shown_name(row),
                 *(figure(row[key], factor, digits) for _, key, factor, digits in COLUMNS),
                 figure(broadband["c50_db"], 1, 2),
                 str(row["trainable_parameters"]),

@@ -6,8 +6,10 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from haa_peft.evaluation.report import shown_name
 from haa_peft.geometry.panorama import DepthMap
 from haa_peft.rooms.room import Room
+from haa_peft.training.acceptance import Acceptance
 
 if TYPE_CHECKING:
     from haa_peft.training.adapt import Adaptation
@@ -50,6 +52,7 @@ def make_card(
             "started_from": adaptation.started_from,
             "steps": adaptation.steps,
             "best_step": adaptation.best_step,
+            "acceptance": None if adaptation.acceptance is None else adaptation.acceptance.to_json(),
             "validation": adaptation.validation,
             "seconds": round(adaptation.seconds, 1),
             "trainable_parameters": adaptation.trainable_parameters,
@@ -75,6 +78,23 @@ def make_card(
     }
 
 
+def began_with(card: dict) -> str:
+    """What training began with, and an unchanged adapter therefore is: an adapter or the backbone."""
+    parent = card.get("parent") or {"name": "the backbone"}
+    return str(card["training"].get("started_from") or parent["name"])
+
+
+def kept_weights(card: dict) -> str:
+    """Which weights an adapter has and why, as part of a sentence; ``-`` where its card does not say."""
+    training = card["training"]
+    acceptance = Acceptance.of_card(training)
+    if acceptance is None:
+        return str(training.get("started_from") or "-")
+    if not acceptance.accepted:
+        return f"unchanged from {began_with(card)}: {acceptance.reason()}"
+    return f"weights of step {training.get('best_step')} of {training.get('steps')}: {acceptance.reason()}"
+
+
 def readme(card: dict) -> str:
     """The card as a page."""
     name, training, room = card["name"], card["training"], card["room"]
@@ -93,10 +113,11 @@ def readme(card: dict) -> str:
             "| predictor | EDT (ms) | C50 (dB) | T60 (%) |",
             "|---|---|---|---|",
             *(
-                f"| {row['predictor']} | {_figure(row['edt_s'], 1000, 1)} | {_figure(row['c50_db'], 1, 2)} "
+                f"| {shown_name(row)} | {_figure(row['edt_s'], 1000, 1)} | {_figure(row['c50_db'], 1, 2)} "
                 f"| {_figure(row['t60_percent'], 1, 1)} |"
                 for row in evaluation["rows"]
             ),
+            *(["", f"{evaluation['verdict']['line']}."] if "verdict" in evaluation else []),
         ]
     return "\n".join(
         [
@@ -119,10 +140,12 @@ def readme(card: dict) -> str:
             *table,
             "",
             "## Training",
-            f"{room['shots']} measurements, {training['steps']} steps (weights of step {training['best_step']}, the "
-            f"lowest validation loss), learning rate {training['lr']}, seed {training['seed']}, "
+            f"{room['shots']} measurements, {training['steps']} steps, learning rate {training['lr']}, "
+            f"seed {training['seed']}, "
             f"{training['trainable_parameters']} trainable weights, {training['adapter_bytes']} bytes, "
             f"{training['seconds']} s{f'; every other step in a variant of the room ({varied})' if varied else ''}.",
+            "",
+            f"Kept: {kept_weights(card)}.",
             "",
             f"Data: {room['source']}. Licence of the data: {room['licence']}.{reads}",
             "",

@@ -30,6 +30,7 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.borrow import borrow
 from haa_peft.rooms.room import Room
+from haa_peft.training.acceptance import Acceptance
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.folds import leave_one_out, measurements_validate
 from haa_peft.training.objective import RoomsObjective, check_k
@@ -63,7 +64,8 @@ class Adaptation:
     """What training gave: the adapter's ``config`` and best ``tensors``, and how it went.
 
     ``validation`` are (step, loss) pairs; ``steps`` that were run, ``best_step`` whose weights these are; ``frozen``
-    layers that were left alone, and what ``--freeze auto`` measured of every layer.
+    layers that were left alone, and what ``--freeze auto`` measured of every layer; ``acceptance`` is what validation
+    said, None if nothing was trained.
     """
 
     method: MethodSettings
@@ -80,6 +82,12 @@ class Adaptation:
     started_from: str | None = None
     frozen: list[str] = field(default_factory=list)
     sensitivities: list[Sensitivity] = field(default_factory=list)
+    acceptance: Acceptance | None = None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether validation left what training began with as it was."""
+        return self.acceptance is not None and not self.acceptance.accepted
 
     @property
     def adapter_bytes(self) -> int:
@@ -100,10 +108,11 @@ def adapt(
 ) -> Adaptation:
     """Train an adapter of a frozen backbone on the training measurements of a room, or of several together.
 
-    The weights kept are those with the lowest validation loss (step 0, where training starts, counts); without
-    validation positions, those of the step that was best when each measurement in turn was left out. The
-    backbone is given back as it was. ``run_folder`` gets ``log.jsonl`` and ``checkpoint.pt``, which holds the adapter
-    and its optimiser only; with ``resume`` training goes on from it, to the same result as without a break.
+    The weights kept are those with the lowest validation loss, or the start's if it was not lower by enough
+    (:mod:`~haa_peft.training.acceptance`); without validation positions, those of the step that was best when each
+    measurement in turn was left out. The backbone is given back as it was. ``run_folder`` gets ``log.jsonl`` and
+    ``checkpoint.pt``, which holds the adapter and its optimiser only; with ``resume`` training goes on from it, to the
+    same result as without a break.
 
     Raises
     ------
@@ -131,6 +140,7 @@ def adapt(
     else:
         frozen = frozen_layers(backbone, method.freeze)
     stop_at: int | None = None
+    acceptance: Acceptance | None = None
     curve: list[tuple[int, float]] = []
     before = time.monotonic() - started  # what freezing took
     if measurements_validate(rooms, training.validation):
@@ -155,14 +165,19 @@ def adapt(
         settings |= dataclasses.asdict(method) | training.describe() | {"backbone": fingerprint(backbone)}
         if not resume and accelerator.is_main_process:
             (run_folder / "checkpoint.pt").unlink(missing_ok=True)  # of another run
-        stop_at, curve, folds = leave_one_out(rooms, run_folder, settings, train_fold, accelerator,
-                                       caution=training.caution, resume=resume)  # fmt: skip
+        acceptance, curve, folds = leave_one_out(rooms, run_folder, settings, train_fold, accelerator,
+                                                 caution=training.caution, resume=resume)  # fmt: skip
+        stop_at = acceptance.best_step if acceptance.accepted else 0
         before += folds
         resume = resume and (run_folder / "checkpoint.pt").exists()
     run = _Run(backbone, rooms, method, training, accelerator, run_folder, frozen, start)
     found = run.train(resume=resume, title="adapting", stop_at=stop_at)
     return dataclasses.replace(
-        found, validation=found.validation or curve, sensitivities=sensitivities, seconds=found.seconds + before
+        found,
+        validation=found.validation or curve,
+        acceptance=acceptance or found.acceptance,
+        sensitivities=sensitivities,
+        seconds=found.seconds + before,
     )
 
 
@@ -262,7 +277,7 @@ class _Run:
                     entry["validation"] = run.validation[-1][1]
             log.write(entry, run.best_loss)
         log.close()
-        run.settle(training.caution)
+        acceptance = run.settle(training.caution)
         return Adaptation(
             self.method,
             training,
@@ -277,6 +292,7 @@ class _Run:
             accelerator.mixed_precision,
             None if self.start is None else self.start.name,
             self.frozen,
+            acceptance=acceptance,
         )
 
     def _step(self, adapter: Adapter, module: Any, optimizer: Any, draws: list, step: int) -> float:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from haa_peft.errors import InputError
 from haa_peft.files import write_json
 from haa_peft.rooms.room import Room
-from haa_peft.training.progress import is_gain
+from haa_peft.training.acceptance import Acceptance
 
 Curve = list[tuple[int, float]]
 """Validation losses by step."""
@@ -58,11 +58,11 @@ def leave_one_out(
     *,
     caution: float,
     resume: bool,
-) -> tuple[int, Curve, float]:
-    """The best number of steps, mean validation losses of adapters each trained without one measurement, and seconds.
+) -> tuple[Acceptance, Curve, float]:
+    """What is said of the best number of steps, mean losses of adapters each trained without one measurement, seconds.
 
-    No step at all unless the best ones are better by ``caution`` standard errors. ``train`` runs one fold to the end;
-    its losses are kept in ``folder``, for a resumed run of the same ``settings``.
+    The best steps are accepted if better by ``caution`` standard errors. ``train`` runs one fold to the end; its losses
+    are kept in ``folder``, for a resumed run of the same ``settings``.
     """
     curves, total = [], 0.0
     for i, fold in enumerate(folds_of(rooms)):
@@ -78,8 +78,8 @@ def leave_one_out(
     losses = np.array([[loss for _, loss in curve] for curve in curves])
     means = losses.mean(axis=0)
     best = int(means.argmin())
-    stop = steps[best] if is_gain(losses[:, 0].tolist(), losses[:, best].tolist(), caution) else 0
-    return stop, list(zip(steps, means.tolist(), strict=True)), total
+    found = Acceptance.of(losses[:, 0].tolist(), losses[:, best].tolist(), steps[best], caution)
+    return found, list(zip(steps, means.tolist(), strict=True)), total
 
 
 def _read(path: Path, settings: dict[str, Any]) -> tuple[Curve, float] | None:

@@ -6,20 +6,19 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from scipy.special import ndtr, stdtrit
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from haa_peft.adaptation.methods import Adapter
 from haa_peft.errors import InputError
+from haa_peft.training.acceptance import Acceptance
 
 
 class Average:
@@ -102,10 +101,14 @@ class Progress:
             self.keep()
         self.stopped = is_plateau([value for _, value in self.validation], patience, least_gain)
 
-    def settle(self, caution: float) -> None:
-        """Go back to the start unless the best weights are better by ``caution`` standard errors (:func:`is_gain`)."""
-        if self.first and not is_gain(self.first, self.best, caution):
+    def settle(self, caution: float) -> Acceptance | None:
+        """Go back to the start unless the best weights beat it by ``caution`` standard errors; None if not validated."""
+        if not self.first:
+            return None
+        found = Acceptance.of(self.first, self.best, self.best_step, caution)
+        if not found.accepted:
             self.best_step, self.best_tensors = 0, self._first_tensors
+        return found
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds."""
@@ -137,20 +140,6 @@ class Progress:
         if self._optimizer is not None and self._scheduler is not None:
             self._optimizer.load_state_dict(state["optimizer"])
             self._scheduler.load_state_dict(state["scheduler"])
-
-
-def is_gain(before: Sequence[float], after: Sequence[float], caution: float) -> bool:
-    """Whether losses at the same positions fell by more than ``caution`` standard errors of their mean difference.
-
-    Of a dozen positions, the lowest of many means is easily lower by chance (Breiman et al. 1984, Classification and
-    Regression Trees, whose rule is one standard error). ``caution`` counts those of many positions; of few the error
-    itself is uncertain, and Student's paired test asks for more at the same confidence: 2.37 instead of 2 with nine.
-    """
-    gains = np.subtract(before, after)
-    if len(gains) < 2:
-        return bool(gains.mean() > 0)
-    errors = stdtrit(len(gains) - 1, ndtr(caution))
-    return bool(gains.mean() > errors * gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
 def is_plateau(losses: list[float], patience: int, least_gain: float) -> bool:

@@ -47,7 +47,7 @@ class TrainingSettings:
     least_gain : share of the validation loss that an improvement must be of to count against ``patience``; on a plateau
         of smaller ones training stops too.
     caution : standard errors by which the validation losses must have fallen, or training is undone; more of few
-        positions, and above 8 for certain (:func:`~haa_peft.training.progress.is_gain`).
+        positions, and above 8 for certain (:func:`~haa_peft.training.acceptance.least_fall`).
     averaging : the weights that are validated and kept are running averages with this decay a step; 0 for none.
     seed : of everything.
     audible_decay : weight of :func:`~haa_peft.acoustics.losses.audible_decay_loss` beside the published loss.
@@ -65,7 +65,7 @@ class TrainingSettings:
     validate_every: int = 5
     patience: int = 8
     least_gain: float = 1e-3
-    caution: float = 2.0
+    caution: float = 1.0
     averaging: float = 0.9
     seed: int = 0
     audible_decay: float = 1.0
@@ -95,7 +95,7 @@ class TrainingSettings:
             raise InputError(f"--weight-decay is {self.weight_decay} but must be from 0 to 100")
         if not 0 <= self.least_gain < 1:
             raise InputError(f"--least-gain is {self.least_gain} but must be from 0 to 1")
-        if not 0 <= self.caution < 100:
+        if not 0 <= self.caution <= 100:
             raise InputError(f"--caution is {self.caution} but must be from 0 to 100")
         if not 0 <= self.averaging < 1:
             raise InputError(f"--averaging is {self.averaging} but must be at least 0 and below 1")

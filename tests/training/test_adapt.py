@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from scipy import stats
 
 from haa_peft import load_room
 from haa_peft.acoustics.spectrogram import log_magnitude
@@ -21,7 +20,7 @@ from haa_peft.training import sensitivity as sensitivity_module
 from haa_peft.training.adapt import Start, adapt
 from haa_peft.training.folds import folds_of
 from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
-from haa_peft.training.progress import Average, is_gain, is_plateau
+from haa_peft.training.progress import Average, is_plateau
 from haa_peft.training.settings import TrainingSettings
 from haa_peft.training.statistics import refresh_statistics
 from tests.conftest import TINY
@@ -175,6 +174,9 @@ def test_leave_one_out_validation(room, tiny_backbone, accelerator, tmp_path, mo
     assert dict(found.validation) == pytest.approx(dict(mean))
     assert found.best_step == found.steps == min(mean, key=lambda pair: pair[1])[0]
     assert found.best_step > 0
+    said = found.acceptance
+    assert (said.start_loss, said.best_loss) == pytest.approx((mean[0][1], dict(mean)[found.best_step]))
+    assert (said.best_step, said.threshold, said.accepted) == (found.best_step, 0.0, True)
     # the last run is as long, on all measurements: its weights are those that another run passes at that step
     judged = dataclasses.replace(alone, splits={**alone.splits, "valid": room.splits["valid"]})
     passed = []
@@ -213,6 +215,14 @@ def test_leave_one_out_validation(room, tiny_backbone, accelerator, tmp_path, mo
     assert all(torch.equal(resumed.tensors[name], found.tensors[name]) for name in found.tensors)
 
 
+def test_leave_one_out_undoes_a_gain_by_chance_too(room, tiny_backbone, accelerator, tmp_path):
+    alone, careful = without_positions(room.with_shots(6)), dataclasses.replace(SHORT, caution=100.0)
+    undone = adapt(tiny_backbone, alone, MethodSettings(), careful, accelerator, tmp_path)
+    assert (undone.steps, undone.best_step, undone.unchanged) == (0, 0, True)
+    assert undone.acceptance.gain > 0
+    assert dict(undone.validation)[undone.acceptance.best_step] == undone.acceptance.best_loss
+
+
 def test_positions_that_are_not_there(room, tiny_backbone, accelerator, tmp_path):
     settings = dataclasses.replace(SHORT, validation="positions")
     with pytest.raises(InputError, match="has no validation positions; give --validation leave-one-out"):
@@ -227,26 +237,6 @@ def test_a_plateau_stops_too():
     assert not is_plateau([1.0, 1.2, 1.1, 0.5], patience=3, least_gain=1e-3)
 
 
-def test_gain_beyond_chance():
-    before = [1.0, 2.0, 3.0, 4.0]
-    sure, chance = [0.9, 1.8, 2.9, 3.8], [0.2, 2.2, 3.2, 3.8]
-    assert is_gain(before, sure, caution=1.0)
-    assert not is_gain(before, chance, caution=1.0)
-    assert not is_gain(before, before, caution=0.0)
-    assert is_gain([2.0], [1.0], caution=9.0)  # nothing is known of its spread
-
-
-@pytest.mark.parametrize("count", [3, 9, 30, 155])
-def test_caution_is_the_confidence_of_a_paired_t_test(count):
-    rng = np.random.default_rng(count)
-    before = rng.normal(1.0, 0.2, count)
-    after = before - rng.normal(0.05, 0.1, count)
-    p_value = stats.ttest_rel(before, after, alternative="greater").pvalue
-    caution = stats.norm.isf(p_value)
-    assert is_gain(before, after, caution - 1e-6)
-    assert not is_gain(before, after, caution + 1e-6)
-
-
 def test_a_gain_by_chance_is_undone(room, tiny_backbone, accelerator, tmp_path):
     found = adapt(tiny_backbone, room, MethodSettings(), SHORT, accelerator, tmp_path)
     assert found.best_step > 0
@@ -254,6 +244,10 @@ def test_a_gain_by_chance_is_undone(room, tiny_backbone, accelerator, tmp_path):
     undone = adapt(tiny_backbone, room, MethodSettings(), careful, accelerator, tmp_path)
     assert undone.validation == found.validation
     assert undone.best_step == 0
+    assert (undone.unchanged, found.unchanged) == (True, False)
+    said = undone.acceptance
+    assert (said.start_loss, said.best_loss) == (found.validation[0][1], dict(found.validation)[found.best_step])
+    assert (said.best_step, found.acceptance.best_step) == (found.best_step, found.best_step)
     assert all(not tensor.any() for name, tensor in undone.tensors.items() if "lora_B" in name)
 
 
@@ -428,6 +422,7 @@ def test_too_few_measurements(room, tiny_backbone, accelerator, tmp_path):
         ({"patience": 0}, "--patience is 0"),
         ({"averaging": 1.0}, "--averaging is 1.0 but must be at least 0 and below 1"),
         ({"caution": -1.0}, "--caution is -1.0 but must be from 0 to 100"),
+        ({"caution": 100.5}, "--caution is 100.5 but must be from 0 to 100"),
         ({"validation": "none"}, "--validation is 'none' but must be one of auto"),
     ],
 )
