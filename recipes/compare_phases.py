@@ -25,7 +25,8 @@ from haa_peft.evaluation.evaluate import Measured, check_split, errors, means
 from haa_peft.evaluation.report import COLUMNS, figure, markdown
 from haa_peft.evaluation.unseen import draw_unseen
 from haa_peft.files import check_writable, write_json
-from haa_peft.inference.predict import PHASES, References, align_references, choose_targets, waveforms
+from haa_peft.inference.phases import PHASES
+from haa_peft.inference.predict import References, align_references, choose_targets, waveforms
 from haa_peft.rooms.corpus import Corpus
 
 K = 8

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from haa_peft.adaptation.keys import check_keys
+from haa_peft.adaptation.kinds import KINDS
 from haa_peft.adaptation.low_rank import fast_forward
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
@@ -21,36 +22,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A method of peft.
-
-    Attributes
-    ----------
-    config : name of peft's class of its settings.
-    options : settings that make it this method.
-    ranked : whether layers have a rank, which ``alpha`` goes with.
-    alpha, dropout : what peft calls these; no dropout if empty.
-    convolutions : whether it is right on Conv2d.
-    """
-
-    config: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    ranked: bool = True
-    alpha: str = "alpha"
-    dropout: str = "rank_dropout"
-    convolutions: bool = True
-
-
-KINDS = {
-    "lora": Kind("LoraConfig", alpha="lora_alpha", dropout="lora_dropout"),
-    "rslora": Kind("LoraConfig", {"use_rslora": True}, alpha="lora_alpha", dropout="lora_dropout"),
-    "dora": Kind("LoraConfig", {"use_dora": True}, alpha="lora_alpha", dropout="lora_dropout"),
-    "loha": Kind("LoHaConfig"),
-    "lokr": Kind("LoKrConfig"),
-    "ia3": Kind("IA3Config", {"feedforward_modules": []}, ranked=False, dropout=""),
-    "beft": Kind("BeftConfig", ranked=False, dropout="", convolutions=False),
-}
 LARGEST_RANK, LARGEST_ALPHA = 4096, 1e6
 FREE = ("target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision", "auto_mapping")
 """Entries of ``adapter_config.json`` that may be anything."""
@@ -74,6 +45,10 @@ class PeftSettings:
         """Peft's own settings."""
         import peft
 
+        return getattr(peft, KINDS[self.method].config)(**self.options())
+
+    def options(self) -> dict[str, Any]:
+        """What :meth:`config` sets: peft's names and values."""
         kind, targets = KINDS[self.method], sorted(self.ranks)
         options: dict[str, Any] = {**kind.options, "target_modules": targets}
         if kind.ranked:
@@ -84,7 +59,7 @@ class PeftSettings:
             options["alpha_pattern"] = {name: self.scale * rank for name, rank in own.items()}
         if kind.dropout:
             options[kind.dropout] = self.dropout
-        return getattr(peft, kind.config)(**options)
+        return options
 
     @classmethod
     def read(cls, config: dict) -> PeftSettings:
@@ -121,11 +96,15 @@ class PeftSettings:
             raise InputError("the adapter does not fit this backbone: its targets are not in it, it names none")
         usual, largest = int(rank or 1), float(alpha or 1.0)
         settings = cls(method, {name: own.get(name, usual) for name in targets}, largest / usual, float(dropout))
-        expected = _json_values(settings.config())
-        other = [k for k, value in config.items() if k not in FREE and value and value != expected.get(k)]
-        if other:
+        other = _others(config, {**kind.defaults, **settings.options()})
+        if other and _others(config, _json_values(settings.config())):  # peft has defaults that are not in our table
             raise InputError(f"adapter_config.json sets {', '.join(other)}, which {method} here does not")
         return settings
+
+
+def _others(config: dict, expected: Mapping[str, Any]) -> list[str]:
+    """What an ``adapter_config.json`` sets beside what is expected."""
+    return [key for key, value in config.items() if key not in FREE and value and value != expected.get(key)]
 
 
 def _is_rank(value: object) -> bool:
