@@ -16,6 +16,7 @@ from haa_peft.adaptation.kinds import KINDS
 from haa_peft.adaptation.low_rank import fast_forward
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
+from haa_peft.environment import loading
 from haa_peft.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ class PeftSettings:
 
     def config(self) -> PeftConfig:
         """Peft's own settings."""
-        import peft
+        with loading():
+            import peft
 
         return getattr(peft, KINDS[self.method].config)(**self.options())
 
@@ -60,6 +62,10 @@ class PeftSettings:
         if kind.dropout:
             options[kind.dropout] = self.dropout
         return options
+
+    def to_json(self) -> dict[str, Any]:
+        """An ``adapter_config.json`` that peft reads, and :meth:`read`, made without peft."""
+        return {**KINDS[self.method].defaults, **self.options(), "inference_mode": True}
 
     @classmethod
     def read(cls, config: dict) -> PeftSettings:
@@ -96,7 +102,7 @@ class PeftSettings:
             raise InputError("the adapter does not fit this backbone: its targets are not in it, it names none")
         usual, largest = int(rank or 1), float(alpha or 1.0)
         settings = cls(method, {name: own.get(name, usual) for name in targets}, largest / usual, float(dropout))
-        other = _others(config, {**kind.defaults, **settings.options()})
+        other = _others(config, settings.to_json())
         if other and _others(config, _json_values(settings.config())):  # peft has defaults that are not in our table
             raise InputError(f"adapter_config.json sets {', '.join(other)}, which {method} here does not")
         return settings
@@ -141,7 +147,8 @@ class PeftAdapter:
     """A peft adapter inside a backbone; the backbone object itself then computes with it."""
 
     def __init__(self, backbone: XRIR, settings: PeftSettings) -> None:
-        from peft import get_peft_model
+        with loading():
+            from peft import get_peft_model
 
         check_targets(backbone, settings)
         self.method = settings.method
