@@ -42,11 +42,11 @@ def commands(store: Path, name: str, folder: Path) -> dict[str, tuple[list[str],
     }
 
 
-def seconds(arguments: list[str], checkout: Path) -> float:
-    """Wall time of one process, which must end well."""
+def seconds(arguments: list[str], checkout: Path, folder: Path) -> float:
+    """Wall time of one process, which must end well; in a folder without modules, which would come first."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])}
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *arguments], env=environment, cwd=folder, capture_output=True, text=True)
     taken = time.perf_counter() - start
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -63,7 +63,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
         for i in range(args.rounds + 1):
             for (place, what), taken in found.items():
                 if what != TORCH or place == HERE:
-                    taken += [seconds(timed[what][0], place)] * (i > 0)
+                    taken += [seconds(timed[what][0], place, Path(folder))] * (i > 0)
     torch = found[HERE, TORCH]
     rows = []
     for (place, what), taken in found.items():
