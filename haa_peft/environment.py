@@ -18,8 +18,11 @@ BESIDE = ("torch", "numpy")
 """What compiled packages are built for, and break beside another version of."""
 
 
-class EnvironmentProblem(InputError, ImportError):
-    """An installed package does not load, or one is missing; the message names it, its version and what mends it."""
+class EnvironmentProblem(ImportError):
+    """An installed package does not load, or one is missing; the message names it, its version and what mends it.
+
+    It is no ``InputError``, so that nothing takes it for a damaged adapter; commands end with it in the same way.
+    """
 
 
 def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
@@ -42,7 +45,7 @@ def loading() -> Iterator[None]:
     """Raise :class:`EnvironmentProblem` where another package fails to import inside the block; else do nothing."""
     try:
         yield
-    except InputError:
+    except (InputError, EnvironmentProblem):
         raise
     except Exception as error:
         problem = explain(error)

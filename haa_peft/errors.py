@@ -29,12 +29,12 @@ def command(if_interrupted: str = "") -> Iterator[None]:
     Another package that does not load is bad input too (:mod:`haa_peft.environment`). Of several processes the first
     one speaks. ``if_interrupted`` says how to go on.
     """
-    from haa_peft.environment import loading
+    from haa_peft.environment import EnvironmentProblem, loading
 
     try:
         with loading():
             yield
-    except InputError as error:
+    except (InputError, EnvironmentProblem) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

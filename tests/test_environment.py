@@ -156,9 +156,13 @@ def test_bugs_of_our_own_are_not_taken_for_it(tmp_path, monkeypatch):
     ):
         with pytest.raises(kind) as raised, loading():
             bug()
-        assert not isinstance(raised.value, InputError)
+        assert not isinstance(raised.value, EnvironmentProblem)
 
 
-def test_it_is_caught_like_any_import_error_or_bad_input():
+def test_no_adapter_is_blamed(install, run):
+    install("safetensors", "0.5.0", 'raise ImportError("undefined symbol: PyType_GetName", name="safetensors._rust")')
+    status, out, told = run("-m", "haa_peft.cli", "adapters", "list")
+    assert (status, out) == (2, "")
+    assert told.startswith("error: safetensors 0.5.0 does not load (ImportError: undefined symbol: PyType_GetName)")
     assert issubclass(EnvironmentProblem, ImportError)
-    assert issubclass(EnvironmentProblem, InputError)
+    assert not issubclass(EnvironmentProblem, InputError)

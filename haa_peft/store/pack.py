@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
+from haa_peft.environment import loading
 from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null
 from haa_peft.geometry.channels import parse_channels
@@ -182,9 +183,14 @@ class RoomPack:
         card = parse_card(name, files[CARD])
         room = _parsed(name, ROOM, lambda: json.loads(files[ROOM]))
         config = _parsed(name, CONFIG, lambda: json.loads(files[CONFIG]))
-        read = _tensors if tensors else _names
+        with loading():  # here, so that no file is blamed for it
+            import safetensors.numpy
+
+            if tensors:
+                import safetensors.torch
+        read = safetensors.torch.load if tensors else _names
         adapter = _parsed(name, ADAPTER, lambda: read(files[ADAPTER]))
-        references = _parsed(name, REFERENCES, lambda: _arrays(files[REFERENCES]))
+        references = _parsed(name, REFERENCES, lambda: safetensors.numpy.load(files[REFERENCES]))
         prepared, prepared_from = None, ""
         if PREPARED in files:
             about = _parsed(name, PREPARED, lambda: _header(files[PREPARED]))
@@ -273,18 +279,6 @@ def _digest(texts: list[str], arrays: Mapping[str, np.ndarray]) -> str:
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(content).hexdigest()
-
-
-def _tensors(content: bytes) -> dict[str, Tensor]:
-    import safetensors.torch
-
-    return safetensors.torch.load(content)
-
-
-def _arrays(content: bytes) -> dict[str, np.ndarray]:
-    import safetensors.numpy
-
-    return safetensors.numpy.load(content)
 
 
 def _names(content: bytes) -> dict[str, Any]:
