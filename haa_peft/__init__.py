@@ -1,11 +1,26 @@
 """Small per-room adapters for xRIR, a neural predictor of room impulse responses."""
 
-from haa_peft.backbone.checkpoint import load_backbone
-from haa_peft.backbone.config import XRIRConfig
-from haa_peft.backbone.xrir import XRIR
+from typing import TYPE_CHECKING
+
+from haa_peft.environment import lazy
 from haa_peft.errors import InputError
-from haa_peft.inference.predictor import RoomPredictor
-from haa_peft.rooms.load import load_room
+
+if TYPE_CHECKING:
+    from haa_peft.backbone.checkpoint import load_backbone
+    from haa_peft.backbone.config import XRIRConfig
+    from haa_peft.backbone.xrir import XRIR
+    from haa_peft.inference.predictor import RoomPredictor
+    from haa_peft.rooms.load import load_room
 
 __all__ = ["XRIR", "InputError", "RoomPredictor", "XRIRConfig", "load_backbone", "load_room"]
 __version__ = "0.1.0"
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "XRIR": "haa_peft.backbone.xrir",
+        "RoomPredictor": "haa_peft.inference.predictor",
+        "XRIRConfig": "haa_peft.backbone.config",
+        "load_backbone": "haa_peft.backbone.checkpoint",
+        "load_room": "haa_peft.rooms.load",
+    },
+)

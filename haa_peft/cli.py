@@ -1,33 +1,21 @@
-"""The ``haa-peft`` command."""
+"""The ``haa-peft`` command; each part of it imports what it needs."""
 
 from __future__ import annotations
 
 import argparse
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-
-from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance, seeds_seen
 from haa_peft.errors import InputError, check_seed, command
-from haa_peft.evaluation.compare import Candidate, check_unseen, compare
-from haa_peft.evaluation.report import markdown, report_table
-from haa_peft.evaluation.verdict import verdict
 from haa_peft.files import check_report, check_writable, write_atomically, write_report
-from haa_peft.finetune import add_arguments, add_geometry, add_method, finetune, store_blend
-from haa_peft.inference.packs import attach_pack, load_pack, verify_pack
-from haa_peft.inference.predict import PHASES
-from haa_peft.inference.predictor import RoomPredictor
-from haa_peft.rooms.corpus import simulate_corpus
-from haa_peft.rooms.drawing import SOURCES_PER_ROOM
-from haa_peft.rooms.load import load_room
-from haa_peft.store.card import began_with, kept_weights
-from haa_peft.store.folder import read_pack
-from haa_peft.store.names import AdapterName, list_names, store_folder
-from haa_peft.training.acceptance import Acceptance
+from haa_peft.inference.phases import PHASES
+from haa_peft.options import add_arguments, add_geometry, add_method
+
+if TYPE_CHECKING:
+    from haa_peft.store.pack import RoomPack
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -143,6 +131,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from haa_peft.backbone.checkpoint import load_backbone
+    from haa_peft.evaluation.compare import Candidate, check_unseen, compare
+    from haa_peft.evaluation.report import report_table
+    from haa_peft.evaluation.verdict import verdict
+    from haa_peft.inference.packs import attach_pack, load_pack
+    from haa_peft.rooms.load import load_room
+    from haa_peft.store.card import began_with
+    from haa_peft.store.names import AdapterName, store_folder
+    from haa_peft.training.acceptance import Acceptance
+
     name = None if args.adapter is None else AdapterName.parse(args.adapter)
     check_report(args.json, "evaluate")
     room = load_room(args.room, args.geometry)
@@ -172,7 +170,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _identify(args: argparse.Namespace) -> None:
+    from haa_peft.backbone.checkpoint import load_backbone
     from haa_peft.evaluation.identify import BARE, fit_table, identify
+    from haa_peft.rooms.load import load_room
+    from haa_peft.store.names import store_folder
 
     check_report(args.json, "identify")
     room = load_room(args.room, args.geometry)
@@ -194,6 +195,7 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
     from haa_peft.geometry.plausibility import check_surfaces
     from haa_peft.geometry.shoebox import estimate_shoebox
     from haa_peft.geometry.sources import FEWEST_RIRS
+    from haa_peft.rooms.load import load_room
 
     check_report(args.json, "geometry-from-sound")
     room = load_room(args.room, args.geometry)
@@ -219,6 +221,7 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
 
 def _geometry(args: argparse.Namespace) -> None:
     from haa_peft.rooms.geometry_account import account, check_drawing, draw_depth, write_depth
+    from haa_peft.rooms.load import load_room
 
     for path in (args.png, args.out):
         if path is not None:
@@ -233,10 +236,17 @@ def _geometry(args: argparse.Namespace) -> None:
 
 
 def _finetune(args: argparse.Namespace) -> None:
+    from haa_peft.finetune import finetune
+
     finetune(args)
 
 
 def _blend(args: argparse.Namespace) -> None:
+    from haa_peft.backbone.checkpoint import load_backbone
+    from haa_peft.finetune import store_blend
+    from haa_peft.rooms.load import load_room
+    from haa_peft.store.names import AdapterName
+
     check_report(args.json, "blend")
     shares = args.shares or [1 / len(args.of)] * len(args.of)
     room = load_room(args.room, args.geometry)
@@ -249,9 +259,13 @@ def _blend(args: argparse.Namespace) -> None:
 
 
 def _evaluate_backbone(args: argparse.Namespace) -> None:
+    import numpy as np
+    import torch
     from tqdm import tqdm
 
+    from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance, seeds_seen
     from haa_peft.evaluation.unseen import evaluate_unseen, open_unseen, unseen_table
+    from haa_peft.rooms.drawing import SOURCES_PER_ROOM
 
     check_report(args.json, "evaluate-backbone")
     for k in args.k:
@@ -287,7 +301,10 @@ def _evaluate_backbone(args: argparse.Namespace) -> None:
 
 
 def _render(args: argparse.Namespace) -> None:
+    import numpy as np
     import soundfile
+
+    from haa_peft.inference.predictor import RoomPredictor
 
     if args.out.suffix.lower() != ".wav":
         raise InputError(f"--out is {str(args.out)!r} but must end in .wav")
@@ -301,20 +318,25 @@ def _render(args: argparse.Namespace) -> None:
 
 
 def _adapters(args: argparse.Namespace) -> None:
+    from haa_peft.evaluation.report import markdown
+    from haa_peft.store.card import kept_weights
+    from haa_peft.store.folder import read_pack
+    from haa_peft.store.names import AdapterName, list_names, store_folder
+
     store = store_folder(args.store)
     if args.action == "show":
         if args.name is None:
             raise InputError("adapters show needs a NAME; `haa-peft adapters list` gives them")
-        print(json.dumps(read_pack(store, AdapterName.parse(args.name)).card, indent=1))
+        print(json.dumps(read_pack(store, AdapterName.parse(args.name), tensors=False).card, indent=1))
         return
     names = [AdapterName.parse(args.name)] if args.name else list_names(store)
-    backbone = load_backbone(args.backbone) if args.action == "verify" else None
+    verify = _verifier(args.backbone, store) if args.action == "verify" else None
     rows, failed = [["adapter", "method", "weights", "bytes", "backbone", "training"]], 0
     for name in names:
         try:
-            pack = read_pack(store, name)
-            if backbone is not None:
-                verify_pack(backbone, pack, store)
+            pack = read_pack(store, name, tensors=verify is not None)
+            if verify is not None:
+                verify(pack)
                 print(f"{name}: ok")
             made, training = pack.card["backbone"], pack.card["training"]
             weights, size = training["trainable_parameters"], training["adapter_bytes"]
@@ -323,13 +345,21 @@ def _adapters(args: argparse.Namespace) -> None:
             rows.append([str(name), method, str(weights), str(size), of, kept_weights(pack.card)])
         except InputError as error:
             failed += 1
-            if backbone is not None:
+            if verify is not None:
                 print(f"FAILED {error}")
             rows.append([str(name), "damaged", "-", "-", "-", "-"])
     if args.action == "list":
         print(markdown(rows))
     if failed:
         raise InputError(f"{failed} of {len(names)} adapters cannot be used; `haa-peft adapters verify` says why")
+
+
+def _verifier(backbone: str, store: Path) -> Callable[[RoomPack], None]:
+    from haa_peft.backbone.checkpoint import load_backbone
+    from haa_peft.inference.packs import verify_pack
+
+    loaded = load_backbone(backbone)
+    return lambda pack: verify_pack(loaded, pack, store)
 
 
 def _download(args: argparse.Namespace) -> None:
@@ -339,6 +369,8 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _simulate(args: argparse.Namespace) -> None:
+    from haa_peft.rooms.corpus import simulate_corpus
+
     simulate_corpus(args.out, args.rooms, args.seed, args.workers, odd=args.odd)
 
 

@@ -26,11 +26,15 @@ def check_seed(seed: int) -> None:
 def command(if_interrupted: str = "") -> Iterator[None]:
     """Run a command inside the block: bad input ends it with one line and status 2, an interruption with 130.
 
-    Of several processes the first one speaks. ``if_interrupted`` says how to go on.
+    Another package that does not load is bad input too (:mod:`haa_peft.environment`). Of several processes the first
+    one speaks. ``if_interrupted`` says how to go on.
     """
+    from haa_peft.environment import EnvironmentProblem, loading
+
     try:
-        yield
-    except InputError as error:
+        with loading():
+            yield
+    except (InputError, EnvironmentProblem) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

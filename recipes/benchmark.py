@@ -28,27 +28,29 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from haa_peft import RoomPredictor, load_backbone, load_room
-from haa_peft.acoustics.losses import training_loss
-from haa_peft.acoustics.spectrogram import magnitude_from_log
-from haa_peft.adaptation.methods import MethodSettings, attach
-from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.plain import plain_forward, use_plain_products
-from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError, command
-from haa_peft.evaluation.report import markdown
-from haa_peft.evaluation.timing import floor, operations, race, rates, resident, start_peak, tensor_bytes, wait
-from haa_peft.files import check_report, write_report
-from haa_peft.inference.packs import prepare_pack
-from haa_peft.inference.predict import References
-from haa_peft.rooms.room import Room
-from haa_peft.store.folder import write_pack
-from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import RoomPack
-from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
+
+with command():  # where another package does not load, it is one line
+    import numpy as np
+    import torch
+
+    from haa_peft import RoomPredictor, load_backbone, load_room
+    from haa_peft.acoustics.losses import training_loss
+    from haa_peft.acoustics.spectrogram import magnitude_from_log
+    from haa_peft.adaptation.methods import MethodSettings, attach
+    from haa_peft.backbone.checkpoint import fingerprint
+    from haa_peft.backbone.plain import plain_forward, use_plain_products
+    from haa_peft.backbone.xrir import XRIR
+    from haa_peft.evaluation.report import markdown
+    from haa_peft.evaluation.timing import floor, operations, race, rates, resident, start_peak, tensor_bytes, wait
+    from haa_peft.files import check_report, write_report
+    from haa_peft.inference.packs import prepare_pack
+    from haa_peft.inference.predict import References
+    from haa_peft.rooms.room import Room
+    from haa_peft.store.folder import write_pack
+    from haa_peft.store.names import AdapterName
+    from haa_peft.store.pack import RoomPack
+    from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
 
 METHODS = ("lora", "bias", "full")
 K = 8

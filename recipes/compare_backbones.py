@@ -16,10 +16,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from haa_peft.backbone.config import SMALL
 from haa_peft.errors import InputError, command
 from haa_peft.evaluation.report import figure, markdown
 from haa_peft.files import check_report, write_json, write_report
+
+with command():  # where another package does not load, it is one line
+    from haa_peft.backbone.config import SMALL
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "small": {},

@@ -17,10 +17,12 @@ import argparse
 from pathlib import Path
 
 from haa_peft.errors import InputError, command
-from haa_peft.studies.execute import EXECUTORS, run_study
-from haa_peft.studies.read import load_study
-from haa_peft.studies.report import write_report
-from haa_peft.training.launch import start_accelerator
+
+with command():  # where another package does not load, it is one line
+    from haa_peft.studies.execute import EXECUTORS, run_study
+    from haa_peft.studies.read import load_study
+    from haa_peft.studies.report import write_report
+    from haa_peft.training.launch import start_accelerator
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -8,7 +8,7 @@ Your room: --room path/to/hallwayPanel1.
 Several GPUs: accelerate launch --multi_gpu --num_processes 4 recipes/finetune.py ...
 """
 
-from haa_peft.finetune import run
+from haa_peft.options import run
 
 if __name__ == "__main__":
     run(None, __doc__)

@@ -13,7 +13,7 @@ Two CPU processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_p
     --mixed_precision no --dynamo_backend no recipes/finetune_full.py ...
 """
 
-from haa_peft.finetune import run
+from haa_peft.options import run
 
 if __name__ == "__main__":
     run("full", __doc__)

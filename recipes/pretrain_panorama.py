@@ -20,23 +20,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from safetensors.torch import save
-from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
-
 from haa_peft.errors import InputError, check_seed, command
-from haa_peft.files import check_writable, write_atomically, write_json
-from haa_peft.geometry.echo_maps import HEIGHT, LEVELS, WIDTH
-from haa_peft.geometry.panorama import solid_angles
-from haa_peft.geometry.panorama_network import PanoramaNetwork, load_network, panorama_loss
-from haa_peft.rooms.corpus import Corpus, about_corpus, simulate_corpus
-from haa_peft.training.launch import start_accelerator
-from haa_peft.training.panorama import draw_maps
-from haa_peft.training.schedule import warmup_cosine
+
+with command():  # where another package does not load, it is one line
+    import numpy as np
+    import torch
+    from accelerate import Accelerator
+    from safetensors.torch import save
+    from torch import Tensor
+    from torch.optim.lr_scheduler import LambdaLR
+    from tqdm import tqdm
+
+    from haa_peft.files import check_writable, write_atomically, write_json
+    from haa_peft.geometry.echo_maps import HEIGHT, LEVELS, WIDTH
+    from haa_peft.geometry.panorama import solid_angles
+    from haa_peft.geometry.panorama_network import PanoramaNetwork, load_network, panorama_loss
+    from haa_peft.rooms.corpus import Corpus, about_corpus, simulate_corpus
+    from haa_peft.training.launch import start_accelerator
+    from haa_peft.training.panorama import draw_maps
+    from haa_peft.training.schedule import warmup_cosine
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from haa_peft import RoomPredictor, load_backbone, load_room
-from haa_peft.adaptation.methods import BLIND, METHODS
+from haa_peft.adaptation.kinds import METHODS
+from haa_peft.adaptation.methods import BLIND
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.cli import main
 from haa_peft.errors import InputError

@@ -8,7 +8,7 @@ import pytest
 from haa_peft import RoomPredictor, load_backbone, load_room
 from haa_peft.cli import main
 from haa_peft.evaluation.evaluate import Measured, errors
-from haa_peft.finetune import run
+from haa_peft.options import run
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 

@@ -6,7 +6,6 @@ They start at sample 0, so they contain the propagation delay, and read two poin
 from __future__ import annotations
 
 import numpy as np
-from scipy.signal import hilbert
 
 METRICS = ("edt_s", "c50_db", "t60_20_s", "t60_30_s")
 
@@ -49,6 +48,8 @@ def _first_below(level: np.ndarray, limit: float) -> np.ndarray:
 
 def envelope_error(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Mean difference of Hilbert envelopes in percent of the true envelope's maximum, (N, T) twice -> (N,)."""
+    from scipy.signal import hilbert
+
     predicted_envelope = np.abs(hilbert(np.asarray(predicted, dtype=np.float64), axis=1))
     true_envelope = np.abs(hilbert(np.asarray(true, dtype=np.float64), axis=1))
     return 100 * np.abs(true_envelope - predicted_envelope).mean(axis=1) / true_envelope.max(axis=1)

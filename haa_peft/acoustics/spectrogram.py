@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-SAMPLE_RATE = 22_050
-"""Hz, the rate of every RIR inside the package."""
-RIR_LENGTH = 9_600
-"""Samples that are kept of an RIR (0.435 s)."""
+from haa_peft.acoustics.sampling import RIR_LENGTH as RIR_LENGTH
+from haa_peft.acoustics.sampling import SAMPLE_RATE as SAMPLE_RATE
+
 N_FFT = 124
 HOP = 31
 WINDOW = 62

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from haa_peft.adaptation.delta import PEFT_TYPE
-from haa_peft.adaptation.methods import attach_stored, check_free, merged
-from haa_peft.adaptation.peft_adapter import PeftAdapter, PeftSettings
-from haa_peft.adaptation.weights import PEFT_PREFIX, own_tensors
+from haa_peft.adaptation.methods import merged
+from haa_peft.adaptation.peft_adapter import PeftSettings
+from haa_peft.adaptation.weights import PEFT_PREFIX, RoomWeights, own_tensors
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 
@@ -56,7 +56,7 @@ def _sum_of_lora(backbone: XRIR, adapters: Sequence[Stored], shares: Sequence[fl
     """One LoRA whose factors are those of all, side by side; convolutions too."""
     sides: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     for (config, tensors), share in zip(adapters, shares, strict=True):
-        attach_stored(backbone, config, tensors).detach()  # checks that it fits
+        RoomWeights.of_adapter(backbone, config, tensors)  # checks that it fits
         settings = PeftSettings.read(config)
         for name, rank in settings.ranks.items():
             scale = settings.scale * (rank**0.5 if settings.method == "rslora" else 1.0)
@@ -68,11 +68,7 @@ def _sum_of_lora(backbone: XRIR, adapters: Sequence[Stored], shares: Sequence[fl
         found[f"{PEFT_PREFIX}{name}.lora_A.weight"] = torch.cat(downs, dim=0)
         found[f"{PEFT_PREFIX}{name}.lora_B.weight"] = torch.cat(ups, dim=1)
     ranks = {name: sum(len(down) for down in downs) for name, (downs, _) in sides.items()}
-    check_free(backbone)
-    adapter = PeftAdapter(backbone, PeftSettings("lora", ranks, scale=1.0))
-    config = adapter.config()
-    adapter.detach()
-    return config, found
+    return PeftSettings("lora", ranks, scale=1.0).to_json(), found
 
 
 def _difference(backbone: XRIR, whole: dict[str, Tensor]) -> Stored:

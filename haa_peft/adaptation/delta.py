@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adaptation.keys import check_keys
+from haa_peft.adaptation.kinds import DELTA_METHODS
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
@@ -115,8 +116,6 @@ class DeltaAdapter:
 
 def read_delta_config(backbone: XRIR, config: dict) -> tuple[str, list[str]]:
     """Method and names of an ``adapter_config.json`` of this kind; ``InputError`` for names of other networks."""
-    from haa_peft.adaptation.methods import DELTA_METHODS
-
     method, names = config.get("method"), config.get("parameters")
     if config.get("peft_type") != PEFT_TYPE or method not in DELTA_METHODS:
         raise InputError(f"adapter method is {method!r} but must be one of {', '.join(DELTA_METHODS)}")

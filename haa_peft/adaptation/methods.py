@@ -11,30 +11,13 @@ from torch import Tensor, nn
 
 from haa_peft.adaptation.delta import PEFT_TYPE, DeltaAdapter, read_delta_config
 from haa_peft.adaptation.keys import check_finite
+from haa_peft.adaptation.kinds import KINDS, METHODS, PEFT_METHODS
 from haa_peft.adaptation.layers import SURFACES, UNUSED, frozen_layers, layer_of, parse_freeze
-from haa_peft.adaptation.peft_adapter import KINDS, LARGEST_RANK, PeftAdapter, PeftSettings
+from haa_peft.adaptation.peft_adapter import LARGEST_RANK, PeftAdapter, PeftSettings
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
 
-DELTA_METHODS = {
-    "bias": "the biases that exist",
-    "norm": "scales and shifts of all norms, and BatchNorm's statistics",
-    "statistics": "BatchNorm's statistics alone, taken anew in the room (Li et al. 2016, arXiv 1603.04779)",
-    "heads": "everything but the two encoders",
-    "full": "all weights",
-    "l2sp": "all weights, pulled towards the backbone's by weight decay (Li et al. 2018, arXiv 1802.01483)",
-}
-PEFT_METHODS = {
-    "lora": "low-rank updates (Hu et al. 2021, arXiv 2106.09685)",
-    "rslora": "LoRA scaled by the root of the rank (Kalajdzievski 2023, arXiv 2312.03732)",
-    "dora": "LoRA with the weights' magnitudes apart (Liu et al. 2024, arXiv 2402.09353)",
-    "loha": "Hadamard products of low-rank updates (Hyeon-Woo et al. 2021, arXiv 2108.06098)",
-    "lokr": "Kronecker products with a low-rank factor (Yeh et al. 2023, arXiv 2309.14859)",
-    "ia3": "a factor on every output (Liu et al. 2022, arXiv 2205.05638)",
-    "beft": "a bias behind every Linear, there before or not",
-}
-METHODS = (*PEFT_METHODS, *DELTA_METHODS)
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 ENCODERS = ("source_network.", "audio_enc.")
 BLIND = ("dora", "ia3", "beft", "statistics")

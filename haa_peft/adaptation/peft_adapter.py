@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from haa_peft.adaptation.keys import check_keys
+from haa_peft.adaptation.kinds import KINDS
 from haa_peft.adaptation.low_rank import fast_forward
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
+from haa_peft.environment import broken_torchaudio_hidden, loading
 from haa_peft.errors import InputError
-from haa_peft.imports import broken_torchaudio_hidden
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -26,41 +27,11 @@ if TYPE_CHECKING:
 @cache
 def import_peft() -> ModuleType:
     """Peft, which takes seconds to import, when it is first needed."""
-    with broken_torchaudio_hidden():
+    with loading(), broken_torchaudio_hidden():
         import peft
     return peft
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A method of peft.
-
-    Attributes
-    ----------
-    config : name of peft's class of its settings.
-    options : settings that make it this method.
-    ranked : whether layers have a rank, which ``alpha`` goes with.
-    alpha, dropout : what peft calls these; no dropout if empty.
-    convolutions : whether it is right on Conv2d.
-    """
-
-    config: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-    ranked: bool = True
-    alpha: str = "alpha"
-    dropout: str = "rank_dropout"
-    convolutions: bool = True
-
-
-KINDS = {
-    "lora": Kind("LoraConfig", alpha="lora_alpha", dropout="lora_dropout"),
-    "rslora": Kind("LoraConfig", {"use_rslora": True}, alpha="lora_alpha", dropout="lora_dropout"),
-    "dora": Kind("LoraConfig", {"use_dora": True}, alpha="lora_alpha", dropout="lora_dropout"),
-    "loha": Kind("LoHaConfig"),
-    "lokr": Kind("LoKrConfig"),
-    "ia3": Kind("IA3Config", {"feedforward_modules": []}, ranked=False, dropout=""),
-    "beft": Kind("BeftConfig", ranked=False, dropout="", convolutions=False),
-}
 LARGEST_RANK, LARGEST_ALPHA = 4096, 1e6
 FREE = ("target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision", "auto_mapping")
 """Entries of ``adapter_config.json`` that may be anything."""
@@ -82,6 +53,10 @@ class PeftSettings:
 
     def config(self) -> PeftConfig:
         """Peft's own settings."""
+        return getattr(import_peft(), KINDS[self.method].config)(**self.options())
+
+    def options(self) -> dict[str, Any]:
+        """What :meth:`config` sets: peft's names and values."""
         kind, targets = KINDS[self.method], sorted(self.ranks)
         options: dict[str, Any] = {**kind.options, "target_modules": targets}
         if kind.ranked:
@@ -92,7 +67,11 @@ class PeftSettings:
             options["alpha_pattern"] = {name: self.scale * rank for name, rank in own.items()}
         if kind.dropout:
             options[kind.dropout] = self.dropout
-        return getattr(import_peft(), kind.config)(**options)
+        return options
+
+    def to_json(self) -> dict[str, Any]:
+        """An ``adapter_config.json`` that peft reads, and :meth:`read`, made without peft."""
+        return {**KINDS[self.method].defaults, **self.options(), "inference_mode": True}
 
     @classmethod
     def read(cls, config: dict) -> PeftSettings:
@@ -129,11 +108,15 @@ class PeftSettings:
             raise InputError("the adapter does not fit this backbone: its targets are not in it, it names none")
         usual, largest = int(rank or 1), float(alpha or 1.0)
         settings = cls(method, {name: own.get(name, usual) for name in targets}, largest / usual, float(dropout))
-        expected = _json_values(settings.config())
-        other = [k for k, value in config.items() if k not in FREE and value and value != expected.get(k)]
-        if other:
+        other = _others(config, settings.to_json())
+        if other and _others(config, _json_values(settings.config())):  # peft has defaults that are not in our table
             raise InputError(f"adapter_config.json sets {', '.join(other)}, which {method} here does not")
         return settings
+
+
+def _others(config: dict, expected: Mapping[str, Any]) -> list[str]:
+    """What an ``adapter_config.json`` sets beside what is expected."""
+    return [key for key, value in config.items() if key not in FREE and value and value != expected.get(key)]
 
 
 def _is_rank(value: object) -> bool:

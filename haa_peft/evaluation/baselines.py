@@ -8,7 +8,8 @@ import torch
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import MAGNITUDE_FLOOR_SQUARED, energy_above_floor, magnitude
 from haa_peft.backbone.heads import KNOTS, START_RATE, START_SPREADING, energy_gains
-from haa_peft.inference.predict import PHASES, References, waveforms
+from haa_peft.inference.phases import PHASES
+from haa_peft.inference.predict import References, waveforms
 from haa_peft.training.objective import nearest_references
 
 

@@ -13,9 +13,9 @@ from haa_peft.adaptation.methods import Adapter
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import baselines, evaluate
-from haa_peft.inference.predict import PHASES, References, predict_rirs
-from haa_peft.rooms.load import NEAREST
-from haa_peft.rooms.room import Room
+from haa_peft.inference.phases import PHASES
+from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.pack import RoomPack
 from haa_peft.training.objective import nearest_references
 

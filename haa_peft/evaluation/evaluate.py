@@ -14,7 +14,8 @@ from haa_peft.acoustics.paper import envelope_error, paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation, nearest_neighbour
-from haa_peft.inference.predict import PHASES, References
+from haa_peft.inference.phases import PHASES
+from haa_peft.inference.predict import References
 from haa_peft.rooms.room import Room
 from haa_peft.training.objective import nearest_references
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from haa_peft.environment import loading
 from haa_peft.errors import InputError
 
 FARTHEST = 1e4
@@ -68,8 +71,9 @@ def file_of(entry: Mapping[str, Any], key: str, folder: Path, where: str) -> Pat
 
 def package(name: str, what: str, extra: str = "geometry") -> ModuleType:
     """Import an optional package, or say what to install."""
+    missing = name.partition(".")[0]
     try:
-        return importlib.import_module(name)
-    except ImportError:
-        missing = name.partition(".")[0]
+        with loading() if find_spec(missing) else nullcontext():
+            return importlib.import_module(name)
+    except ModuleNotFoundError:
         raise InputError(f'{what} needs the package {missing}; pip install "haa-peft[{extra}]"') from None

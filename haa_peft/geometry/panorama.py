@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS, MATERIALS, UNKNOWN
-from haa_peft.geometry.reflections import normals_from_neighbours
 from haa_peft.geometry.surfaces import Surfaces
 
 PANORAMA_HEIGHT, PANORAMA_WIDTH = 256, 512
@@ -194,6 +192,10 @@ def surface_channels(geometry: Geometry, receiver: np.ndarray, channels: Sequenc
     else:
         materials = geometry.materials
         if geometry.normals is None:
+            import torch
+
+            from haa_peft.geometry.reflections import normals_from_neighbours
+
             points = torch.from_numpy(geometry.depth[..., None] * rays)
             normals = normals_from_neighbours(points, torch.from_numpy(rays)).numpy()
         else:

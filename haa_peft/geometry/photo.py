@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from haa_peft.environment import broken_torchaudio_hidden, loading
 from haa_peft.errors import InputError
 from haa_peft.geometry import sight
 from haa_peft.geometry.depth_file import TURNINGS, other_convention
@@ -21,7 +22,6 @@ from haa_peft.geometry.entry import check_keys, choice, file_of, number, package
 from haa_peft.geometry.panorama import DepthMap, directions
 from haa_peft.geometry.scales import Heights, fit_depth
 from haa_peft.geometry.views import cut_views
-from haa_peft.imports import broken_torchaudio_hidden
 
 KEYS = ("rgb", "model", "output", "centre_azimuth", "turning", "height", "room_height")
 OUTPUTS = {"dpt": "inverse", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
@@ -115,7 +115,7 @@ def load_network(name: str, entry: Mapping[str, Any], where: str) -> tuple[Calla
     package("PIL.Image", "geometry from a photograph")
     from PIL import Image
 
-    with broken_torchaudio_hidden():
+    with loading(), broken_torchaudio_hidden():
         from transformers import AutoImageProcessor, AutoModelForDepthEstimation, pipeline
 
     try:

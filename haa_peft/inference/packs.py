@@ -11,14 +11,16 @@ from numpy.typing import ArrayLike
 
 from haa_peft.adaptation.combine import stack
 from haa_peft.adaptation.methods import Adapter, attach_stored
+from haa_peft.adaptation.weights import RoomWeights
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.prepared import PreparedRoom
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
+from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.predict import References
-from haa_peft.rooms.load import NEAREST
+from haa_peft.rooms.room import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import PREPARED, PREPARED_FIELDS, RoomPack
@@ -83,6 +85,14 @@ def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
         raise InputError(f"{pack.name}: {error}") from None
 
 
+def weights_of(pack: RoomPack, backbone: XRIR) -> RoomWeights:
+    """A pack's adapter as serving needs it; raises ``InputError`` unless it fits the backbone."""
+    try:
+        return RoomWeights.of_adapter(backbone, pack.config, pack.tensors)
+    except InputError as error:
+        raise InputError(f"{pack.name}: {error}") from None
+
+
 def references_of(pack: RoomPack) -> References:
     """What a pack's predictions start from; renders the panorama."""
     panorama = render_panorama(pack.geometry, pack.receiver, pack.channels)
@@ -94,11 +104,11 @@ def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None)
 
     ``parent`` is what it lies on top of, as :func:`load_pack` gives it.
     """
-    adapter = attach_pack(backbone, pack if parent is None else resolve(pack, parent, backbone))
-    try:
-        prepared = references_of(pack).prepare(backbone)._asdict()
-    finally:
-        adapter.detach()
+    check_backbone(pack, fingerprint(backbone), backbone.origin)
+    whole = pack if parent is None else resolve(pack, parent, backbone)
+    served = RoomNetwork(backbone, None)
+    with served.using([(weights_of(whole, served.base), 1)]):
+        prepared = references_of(pack).prepare(served.network)._asdict()
     kept = {name: prepared[name].cpu() for name in PREPARED_FIELDS}
     return dataclasses.replace(pack, prepared=kept, prepared_from=pack.digest())
 

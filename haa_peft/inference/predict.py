@@ -20,8 +20,6 @@ from haa_peft.training.objective import nearest_references
 AT_ONCE = {"cpu": 16}
 """Positions predicted together, with up to eight references each: bounds memory, and on a CPU fits its caches."""
 AT_ONCE_ELSEWHERE = 128
-PHASES = ("references", "random")
-"""Where the waveform's phase comes from: the aligned references, or chance as in the published code."""
 
 
 @dataclass(frozen=True)

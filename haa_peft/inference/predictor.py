@@ -31,8 +31,10 @@ from haa_peft.inference.packs import (
     load_parent,
     references_of,
     resolve,
+    weights_of,
 )
-from haa_peft.inference.predict import PHASES, align_references, choose_targets, positions_at_once, waveforms
+from haa_peft.inference.phases import PHASES
+from haa_peft.inference.predict import align_references, choose_targets, positions_at_once, waveforms
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import CARD, RoomPack
@@ -205,10 +207,7 @@ class RoomPredictor:
         check_backbone(pack, self._fingerprint, self._origin)
         if pack.parent is not None:
             pack = resolve(pack, load_parent(self._store, pack, base), base)
-        try:
-            weights = RoomWeights.of_adapter(base, pack.config, pack.tensors)
-        except InputError as error:
-            raise InputError(f"{pack.name}: {error}") from None
+        weights = weights_of(pack, base)
         if self._networks.compiled:
             weights = weights.complete(base)
         elif self._merged:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.rooms.load import NEAREST
-from haa_peft.rooms.room import Room
+from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.rooms.transform import (
     AXES,
     LARGEST,

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from haa_peft.acoustics.resampling import resample
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
@@ -20,13 +19,11 @@ from haa_peft.geometry.panorama import OPEN_SHARE, Geometry, directions, open_sh
 from haa_peft.geometry.sight import Known
 from haa_peft.geometry.sources import follows_measurements, geometry_argument, read_geometry
 from haa_peft.rooms import haa
-from haa_peft.rooms.room import NAME_PART, Room
+from haa_peft.rooms.room import NAME_PART, NEAREST, Room
 from haa_peft.rooms.splits import NAMES, default_splits
 
 GEOMETRIES = ("room_size", "surfaces", "geometry")
 """What may say in ``room.json`` how the room is shaped; one of them does."""
-NEAREST = 0.01
-"""Metres; closer than this, two positions are one."""
 
 
 def load_room(path: str | Path, geometry: object = None) -> Room:
@@ -175,6 +172,8 @@ def _read_plain(folder: Path, geometry: object) -> Room:
 
 def _check_apart(folder: Path, positions: np.ndarray, receiver: np.ndarray) -> None:
     """Raise ``InputError`` unless all positions differ from each other and from the receiver."""
+    from scipy.spatial import cKDTree
+
     at_receiver = np.flatnonzero(np.linalg.norm(positions - receiver, axis=1) < NEAREST)
     if len(at_receiver):
         raise InputError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.spatial.distance import cdist
 
 SHOTS = 12
 """Measurements that adaptation may use."""
@@ -16,6 +15,8 @@ def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:
     Starts at the position nearest the centroid, then takes the one farthest from all chosen; ties go to the
     lower index.
     """
+    from scipy.spatial.distance import cdist
+
     start = int(np.linalg.norm(positions - positions.mean(axis=0), axis=1).argmin())
     chosen = [start]
     distance = cdist(positions, positions[[start]])[:, 0]

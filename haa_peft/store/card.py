@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from haa_peft.evaluation.report import shown_name
@@ -37,6 +36,8 @@ def make_card(
     made_for : fingerprint of the backbone, if it is not the one that was trained on: that of below ``parent``.
     parent : name and digest of the adapter that it lies on top of.
     """
+    from importlib.metadata import version
+
     method = {**adaptation.method.describe(), "frozen": adaptation.frozen}
     if adaptation.sensitivities:
         method["sensitivities"] = [one._asdict() for one in adaptation.sensitivities]

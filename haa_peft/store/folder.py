@@ -100,6 +100,6 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
     raise InputError(f"{name}: {last_error}; the entry is damaged: restore or retrain it")
 
 
-def read_pack(store: Path, name: AdapterName) -> RoomPack:
-    """Load and check one pack."""
-    return RoomPack.from_files(name, read_files(store, name))
+def read_pack(store: Path, name: AdapterName, *, tensors: bool = True) -> RoomPack:
+    """Load and check one pack; see :meth:`RoomPack.from_files`."""
+    return RoomPack.from_files(name, read_files(store, name), tensors=tensors)

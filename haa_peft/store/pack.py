@@ -6,14 +6,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import safetensors.torch
-import torch
-from torch import Tensor
 
-from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
+from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
+from haa_peft.environment import loading
 from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null
 from haa_peft.geometry.channels import parse_channels
@@ -22,6 +20,9 @@ from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import SCHEMA, readme
 from haa_peft.store.names import AdapterName
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 REFERENCES, ROOM, CARD, README = "references.safetensors", "room.json", "card.json", "README.md"
@@ -135,6 +136,9 @@ class RoomPack:
 
     def to_files(self) -> dict[str, bytes]:
         """Content of every file of the pack; the card holds the others' SHA-256."""
+        import safetensors.torch
+        import torch
+
         for tensor_name, tensor in self.tensors.items():
             if not torch.isfinite(tensor).all():
                 raise InputError(f"{self.name}: adapter tensor {tensor_name} is not finite; nothing is stored")
@@ -164,8 +168,11 @@ class RoomPack:
         return {**files, CARD: _json_bytes(card), README: readme(card).encode()}
 
     @classmethod
-    def from_files(cls, name: AdapterName, files: Mapping[str, bytes]) -> RoomPack:
+    def from_files(cls, name: AdapterName, files: Mapping[str, bytes], *, tensors: bool = True) -> RoomPack:
         """Read a pack, checking everything that can be checked without a backbone.
+
+        Without ``tensors``, those of the adapter and the prepared room are checked for being readable and left out,
+        which needs no torch.
 
         Raises
         ------
@@ -176,13 +183,19 @@ class RoomPack:
         card = parse_card(name, files[CARD])
         room = _parsed(name, ROOM, lambda: json.loads(files[ROOM]))
         config = _parsed(name, CONFIG, lambda: json.loads(files[CONFIG]))
-        tensors = _parsed(name, ADAPTER, lambda: safetensors.torch.load(files[ADAPTER]))
-        references = _parsed(name, REFERENCES, lambda: safetensors.torch.load(files[REFERENCES]))
+        with loading():  # here, so that no file is blamed for it
+            import safetensors.numpy
+
+            if tensors:
+                import safetensors.torch
+        read = safetensors.torch.load if tensors else _names
+        adapter = _parsed(name, ADAPTER, lambda: read(files[ADAPTER]))
+        references = _parsed(name, REFERENCES, lambda: safetensors.numpy.load(files[REFERENCES]))
         prepared, prepared_from = None, ""
         if PREPARED in files:
             about = _parsed(name, PREPARED, lambda: _header(files[PREPARED]))
             if about.get("preparation") == str(PREPARATION):
-                prepared = _parsed(name, PREPARED, lambda: safetensors.torch.load(files[PREPARED]))
+                prepared = _parsed(name, PREPARED, lambda: read(files[PREPARED]))
                 prepared_from = about.get("prepared_from", "")
                 if set(prepared) != set(PREPARED_FIELDS):
                     raise InputError(f"{name}: {PREPARED} holds {sorted(prepared)}; restore or retrain the adapter")
@@ -192,14 +205,14 @@ class RoomPack:
             lambda: cls(
                 name,
                 dict(config),
-                tensors,
-                references["rirs"].float().numpy(),
-                references["positions"].double().numpy(),
+                adapter if tensors else {},
+                references["rirs"].astype(np.float32),
+                references["positions"].astype(np.float64),
                 np.array(room["receiver_xyz"], dtype=np.float64),
                 _geometry(room, references, f"{name}: {ROOM}"),
                 float(room["scale"]),
                 card,
-                prepared,
+                prepared if tensors else None,
                 prepared_from,
                 parse_channels(room.get("channels", "none")),
             ),
@@ -247,12 +260,11 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
     return card
 
 
-def _geometry(room: dict, references: Mapping[str, Tensor], where: str) -> Geometry:
+def _geometry(room: dict, references: Mapping[str, np.ndarray], where: str) -> Geometry:
     """What a pack's room.json and references say of the room's shape."""
     if "geometry" in room:
-        depth = references["depth"].float().numpy()
-        others = (references[name].numpy() if name in references else None for name in SEEN[1:])
-        return DepthMap.from_json(room["geometry"], depth, where, *others)
+        depth = references["depth"].astype(np.float32)
+        return DepthMap.from_json(room["geometry"], depth, where, *map(references.get, SEEN[1:]))
     return Surfaces.from_json(room["surfaces"], where)
 
 
@@ -267,6 +279,13 @@ def _digest(texts: list[str], arrays: Mapping[str, np.ndarray]) -> str:
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _names(content: bytes) -> dict[str, Any]:
+    """Names of the tensors of a file that is whole."""
+    import safetensors
+
+    return dict.fromkeys(name for name, _ in safetensors.deserialize(content))
 
 
 def _header(content: bytes) -> dict:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 from haa_peft.errors import InputError
 
@@ -107,6 +106,8 @@ def least_fall(before: Sequence[float], after: Sequence[float], caution: float) 
     itself is uncertain, and Student's paired test asks for more at the same confidence: 1.07 instead of 1 with nine.
     Of a single position nothing is known, and any fall will do.
     """
+    from scipy.special import ndtr, stdtrit
+
     gains = np.subtract(before, after)
     if len(gains) < 2:
         return 0.0

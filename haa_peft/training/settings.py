@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from haa_peft.errors import InputError, check_seed
-from haa_peft.rooms.augmentation import Augmentation
+
+if TYPE_CHECKING:
+    from haa_peft.rooms.augmentation import Augmentation
 
 LEARNING_RATES = {
     "lora": 1e-2,
@@ -29,6 +31,13 @@ WEIGHT_DECAYS = {"l2sp": 10.0}
 """Of methods whose default is not ``DECAY``."""
 DECAY = 1e-4
 VALIDATIONS = ("auto", "positions", "leave-one-out")
+
+
+def _nothing() -> Augmentation:
+    """The room as it is; the parser, which needs the other defaults, is so built without torch."""
+    from haa_peft.rooms.augmentation import Augmentation
+
+    return Augmentation()
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class TrainingSettings:
     seed: int = 0
     audible_decay: float = 1.0
     validation: str = "auto"
-    augment: Augmentation = field(default_factory=Augmentation)
+    augment: Augmentation = field(default_factory=_nothing)
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without ``augment`` if nothing is on, as results and cards had it before there was any."""

@@ -6,7 +6,8 @@ import torch
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.acoustics import paper_metrics
-from haa_peft.adaptation.methods import METHODS, MethodSettings, attach
+from haa_peft.adaptation.kinds import METHODS
+from haa_peft.adaptation.methods import MethodSettings, attach
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.prepared import predict_prepared
 from haa_peft.backbone.xrir import XRIR

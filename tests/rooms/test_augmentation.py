@@ -6,7 +6,7 @@ import pytest
 from haa_peft import load_room
 from haa_peft.errors import InputError
 from haa_peft.rooms.augmentation import USUAL, Augmentation, check_augmentation, vary
-from haa_peft.rooms.load import NEAREST
+from haa_peft.rooms.room import NEAREST
 
 PARTS = ("rirs", "positions", "receiver", "surfaces", "scale", "viewpoint")
 CHANGED = {

@@ -8,8 +8,9 @@ from accelerate import Accelerator
 
 from haa_peft import load_room
 from haa_peft.acoustics.spectrogram import log_magnitude
+from haa_peft.adaptation.kinds import METHODS
 from haa_peft.adaptation.layers import layer_of
-from haa_peft.adaptation.methods import METHODS, MethodSettings, attach
+from haa_peft.adaptation.methods import MethodSettings, attach
 from haa_peft.backbone.checkpoint import fingerprint
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from haa_peft.adaptation.methods import METHODS
+from haa_peft.adaptation.kinds import METHODS
 from haa_peft.backbone.checkpoint import save_backbone
 from haa_peft.backbone.xrir import XRIR
 from haa_peft.training.launch import processes_in_command
