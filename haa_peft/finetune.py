@@ -40,7 +40,8 @@ from haa_peft.training.settings import DECAY, LEARNING_RATES, VALIDATIONS, WEIGH
 DEFAULT_ROOM = "classroom-twin/base"
 ANY_GAIN = (
     "--caution 0 to take any gain (errors in % of the backbone's with --caution 2, 1, 0: 91, 88, 88 in "
-    "reconstructions, 100, 101, 102 in R3VIVAL, 80, 75, 74 in other measured rooms; over 5 % worse in 1, 2, 2 of 42 runs)"
+    "reconstructions, 100, 101, 102 in R3VIVAL, 80, 75, 74 in other measured rooms; "
+    "over 5 % worse in 1, 2, 2 of 42 runs)"
 )
 """Measured in 14 reconstructions, 8 configurations of R3VIVAL and 14 measured rooms of other people."""
 
