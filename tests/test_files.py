@@ -13,7 +13,7 @@ def test_a_report_replaces_one_of_its_kind_alone(tmp_path):
     assert json.loads(path.read_text()) == {"kind": "evaluate", "rows": [None]}
     check_report(path, "evaluate")
     assert write_report(path, "evaluate", {"rows": []}) == f"replaced the report of evaluate: {path}"
-    with pytest.raises(InputError, match="report.json is a report of evaluate, and a report of finetune may not"):
+    with pytest.raises(InputError, match="report.json is a report of evaluate, and a report of finetune may"):
         check_report(path, "finetune")
 
 

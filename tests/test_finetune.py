@@ -226,7 +226,9 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
     for seed in (0, 1):
         finetune(*options, "--name", f"studio/base@s{seed}", "--seed", seed, "--lr", 0.05)
     main(["blend", str(room_folder), "--of", "studio/base@s0", "studio/base@s1", *weights, "--k", "4"])
-    assert "0.5 studio/base@s0 + 0.5 studio/base@s1; stored studio/base@blend" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "\n0.5 studio/base@s0 + 0.5 studio/base@s1\nverdict at 4 test positions: " in out
+    assert "\nstored studio/base@blend in " in out
     main(["identify", str(room_folder), *weights, "--k", "4", "--json", "fits.json"])
     fits = json.loads(Path("fits.json").read_text())["fits"]
     assert {fit["adapter"] for fit in fits} == {"(none)", "studio/base@s0", "studio/base@s1", "studio/base@blend"}

@@ -102,7 +102,7 @@ class Progress:
         self.stopped = is_plateau([value for _, value in self.validation], patience, least_gain)
 
     def settle(self, caution: float) -> Acceptance | None:
-        """Go back to the start unless the best weights beat it by ``caution`` standard errors; None: not validated."""
+        """Go back to the start unless the best weights beat it by ``caution`` standard errors; None without losses."""
         if not self.first:
             return None
         found = Acceptance.of(self.first, self.best, self.best_step, caution)

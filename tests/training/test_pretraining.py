@@ -227,7 +227,7 @@ def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkey
     arguments = ["compare_backbones.py", "ResNet width 4", *options.split(), "--json", str(report)]
     monkeypatch.setattr(sys, "argv", arguments)
     recipe.main()
-    (story,) = json.loads(report.read_text())
+    (story,) = json.loads(report.read_text())["networks"]
     assert (story["network"], story["seed"]) == ("ResNet width 4", 0)
     assert story["config"] == dataclasses.asdict(dataclasses.replace(load_recipe().SMALL, resnet_width=4))
     assert [point["step"] for point in story["curve"]] == [0, 2, 4, 6, 8]
