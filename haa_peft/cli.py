@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from haa_peft.errors import InputError, check_seed, command
 from haa_peft.files import check_report, check_writable, write_atomically, write_report
-from haa_peft.inference.phases import PHASES
+from haa_peft.model.phases import PHASES
 from haa_peft.options import add_arguments, add_geometry, add_method
 
 if TYPE_CHECKING:
@@ -131,14 +131,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from haa_peft.backbone.checkpoint import load_backbone
     from haa_peft.evaluation.compare import Candidate, check_unseen, compare
-    from haa_peft.evaluation.report import report_table
     from haa_peft.evaluation.verdict import verdict
     from haa_peft.inference.packs import attach_pack, load_pack
+    from haa_peft.model.checkpoint import load_backbone
     from haa_peft.rooms.load import load_room
     from haa_peft.store.card import began_with
     from haa_peft.store.names import AdapterName, store_folder
+    from haa_peft.tables import report_table
     from haa_peft.training.acceptance import Acceptance
 
     name = None if args.adapter is None else AdapterName.parse(args.adapter)
@@ -170,8 +170,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _identify(args: argparse.Namespace) -> None:
-    from haa_peft.backbone.checkpoint import load_backbone
     from haa_peft.evaluation.identify import BARE, fit_table, identify
+    from haa_peft.model.checkpoint import load_backbone
     from haa_peft.rooms.load import load_room
     from haa_peft.store.names import store_folder
 
@@ -191,9 +191,9 @@ def _identify(args: argparse.Namespace) -> None:
 
 
 def _geometry_from_sound(args: argparse.Namespace) -> None:
-    from haa_peft.evaluation.sound_geometry import sound_tables
-    from haa_peft.geometry.plausibility import check_surfaces
-    from haa_peft.geometry.shoebox import estimate_shoebox
+    from haa_peft.geometry.estimate.plausibility import check_surfaces
+    from haa_peft.geometry.estimate.shoebox import estimate_shoebox
+    from haa_peft.geometry.estimate.tables import sound_tables
     from haa_peft.geometry.sources import FEWEST_RIRS
     from haa_peft.rooms.load import load_room
 
@@ -220,7 +220,7 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
 
 
 def _geometry(args: argparse.Namespace) -> None:
-    from haa_peft.rooms.geometry_account import account, check_drawing, draw_depth, write_depth
+    from haa_peft.evaluation.geometry_account import account, check_drawing, draw_depth, write_depth
     from haa_peft.rooms.load import load_room
 
     for path in (args.png, args.out):
@@ -242,8 +242,8 @@ def _finetune(args: argparse.Namespace) -> None:
 
 
 def _blend(args: argparse.Namespace) -> None:
-    from haa_peft.backbone.checkpoint import load_backbone
     from haa_peft.finetune import store_blend
+    from haa_peft.model.checkpoint import load_backbone
     from haa_peft.rooms.load import load_room
     from haa_peft.store.names import AdapterName
 
@@ -263,9 +263,9 @@ def _evaluate_backbone(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance, seeds_seen
-    from haa_peft.evaluation.unseen import evaluate_unseen, open_unseen, unseen_table
-    from haa_peft.rooms.drawing import SOURCES_PER_ROOM
+    from haa_peft.model.checkpoint import fingerprint, load_backbone, provenance, seeds_seen
+    from haa_peft.pretraining.unseen import evaluate_unseen, open_unseen, unseen_table
+    from haa_peft.simulation.draw import SOURCES_PER_ROOM
 
     check_report(args.json, "evaluate-backbone")
     for k in args.k:
@@ -318,10 +318,10 @@ def _render(args: argparse.Namespace) -> None:
 
 
 def _adapters(args: argparse.Namespace) -> None:
-    from haa_peft.evaluation.report import markdown
     from haa_peft.store.card import kept_weights
     from haa_peft.store.folder import read_pack
     from haa_peft.store.names import AdapterName, list_names, store_folder
+    from haa_peft.tables import markdown
 
     store = store_folder(args.store)
     if args.action == "show":
@@ -355,27 +355,27 @@ def _adapters(args: argparse.Namespace) -> None:
 
 
 def _verifier(backbone: str, store: Path) -> Callable[[RoomPack], None]:
-    from haa_peft.backbone.checkpoint import load_backbone
     from haa_peft.inference.packs import verify_pack
+    from haa_peft.model.checkpoint import load_backbone
 
     loaded = load_backbone(backbone)
     return lambda pack: verify_pack(loaded, pack, store)
 
 
 def _download(args: argparse.Namespace) -> None:
-    from haa_peft.rooms.download import download_haa
+    from haa_peft.downloads.haa import download_haa
 
     download_haa(args.configurations, args.out)
 
 
 def _simulate(args: argparse.Namespace) -> None:
-    from haa_peft.rooms.corpus import simulate_corpus
+    from haa_peft.simulation.corpus import simulate_corpus
 
     simulate_corpus(args.out, args.rooms, args.seed, args.workers, odd=args.odd)
 
 
 def _corpus_card(args: argparse.Namespace) -> None:
-    from haa_peft.evaluation.corpus_card import write_card
+    from haa_peft.simulation.corpus_card import write_card
 
     print(write_card(args.corpus, args.out or args.corpus))
 

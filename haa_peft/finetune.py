@@ -9,28 +9,28 @@ from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from haa_peft.adaptation.combine import blend
-from haa_peft.adaptation.methods import MethodSettings, attach_stored, merged
-from haa_peft.backbone.checkpoint import fingerprint, load_backbone
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.combine import blend
+from haa_peft.adapters.methods import MethodSettings, attach_stored, merged
+from haa_peft.augmentation.settings import Augmentation, check_augmentation
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.evaluate import report_head
-from haa_peft.evaluation.report import report_table
 from haa_peft.evaluation.verdict import verdict
 from haa_peft.files import check_report, check_writable, write_report
 from haa_peft.geometry.channels import parse_channels
-from haa_peft.inference.borrow import borrow_if_better
 from haa_peft.inference.packs import load_pack, prepare_pack
+from haa_peft.model.checkpoint import fingerprint, load_backbone
+from haa_peft.model.xrir import XRIR
 from haa_peft.options import DEFAULT_ROOM
-from haa_peft.rooms.augmentation import Augmentation, check_augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import began_with, kept_weights, make_card
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import RoomPack
+from haa_peft.tables import report_table
 from haa_peft.training.adapt import Adaptation, Start, adapt
+from haa_peft.training.borrow import borrow_if_better
 from haa_peft.training.folds import measurements_validate
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.objective import check_k

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from haa_peft.adaptation.kinds import DELTA_METHODS, KINDS, METHODS, PEFT_METHODS
+from haa_peft.adapters.kinds import DELTA_METHODS, KINDS, METHODS, PEFT_METHODS
 from haa_peft.errors import command
 from haa_peft.store.names import STORE_VARIABLE
 from haa_peft.training.settings import DECAY, LEARNING_RATES, VALIDATIONS, WEIGHT_DECAYS, TrainingSettings

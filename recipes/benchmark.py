@@ -3,7 +3,7 @@
     python recipes/benchmark.py --json benchmark.json
 
 Everything is timed in rounds, each case once a round, and given as ratios within rounds, since timings of a shared
-machine drift. The plain computation is `haa_peft.backbone.plain`: 2 + K passes of the ViT and K of the ResNet per
+machine drift. The plain computation is `haa_peft.model.plain`: 2 + K passes of the ViT and K of the ResNet per
 target, as published. Sizes are the bundled backbone and the published one (random weights: time does not depend on
 them). Rooms are made up from the embedded twin's. `times floor` is the time over what the counted operations would
 take at the rate of a large matrix product, or for swaps the bytes at that of a large copy, both timed here.
@@ -37,20 +37,20 @@ with command():  # where another package does not load, it is one line
     from haa_peft import RoomPredictor, load_backbone, load_room
     from haa_peft.acoustics.losses import training_loss
     from haa_peft.acoustics.spectrogram import magnitude_from_log
-    from haa_peft.adaptation.methods import MethodSettings, attach
-    from haa_peft.backbone.checkpoint import fingerprint
-    from haa_peft.backbone.plain import plain_forward, use_plain_products
-    from haa_peft.backbone.xrir import XRIR
-    from haa_peft.evaluation.report import markdown
+    from haa_peft.adapters.methods import MethodSettings, attach
     from haa_peft.evaluation.timing import floor, operations, race, rates, resident, start_peak, tensor_bytes, wait
     from haa_peft.files import check_report, write_report
     from haa_peft.inference.packs import prepare_pack
-    from haa_peft.inference.predict import References
+    from haa_peft.model.checkpoint import fingerprint
+    from haa_peft.model.plain import plain_forward, use_plain_products
+    from haa_peft.model.predict import References, nearest_references
+    from haa_peft.model.xrir import XRIR
     from haa_peft.rooms.room import Room
     from haa_peft.store.folder import write_pack
     from haa_peft.store.names import AdapterName
     from haa_peft.store.pack import RoomPack
-    from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
+    from haa_peft.tables import markdown
+    from haa_peft.training.objective import RoomObjective, draw_references
 
 METHODS = ("lora", "bias", "full")
 K = 8

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.errors import InputError, command
-from haa_peft.evaluation.report import figure, markdown
 from haa_peft.files import check_report, write_json, write_report
+from haa_peft.tables import figure, markdown
 
 with command():  # where another package does not load, it is one line
-    from haa_peft.backbone.config import SMALL
+    from haa_peft.model.config import SMALL
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "small": {},

@@ -20,16 +20,16 @@ with command():  # where another package does not load, it is one line
 
     from haa_peft import load_backbone, load_room
     from haa_peft.acoustics.spectrogram import log_magnitude
-    from haa_peft.backbone.checkpoint import fingerprint
-    from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared, prepare_room
-    from haa_peft.backbone.xrir import XRIR
     from haa_peft.evaluation.evaluate import Measured, check_split, errors, means
-    from haa_peft.evaluation.report import COLUMNS, figure, markdown
-    from haa_peft.evaluation.unseen import draw_unseen
     from haa_peft.files import check_report, write_report
-    from haa_peft.inference.phases import PHASES
-    from haa_peft.inference.predict import References, align_references, choose_targets, waveforms
-    from haa_peft.rooms.corpus import Corpus
+    from haa_peft.model.checkpoint import fingerprint
+    from haa_peft.model.phases import PHASES
+    from haa_peft.model.predict import References, align_references, choose_targets, waveforms
+    from haa_peft.model.prepared import PreparedRoom, Targets, predict_prepared, prepare_room
+    from haa_peft.model.xrir import XRIR
+    from haa_peft.pretraining.unseen import draw_unseen
+    from haa_peft.simulation.corpus import Corpus
+    from haa_peft.tables import COLUMNS, figure, markdown
 
 K = 8
 Asked = tuple[str, PreparedRoom, Targets, np.ndarray]

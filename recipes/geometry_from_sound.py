@@ -29,8 +29,10 @@ with command():  # where another package does not load, it is one line
     from haa_peft import load_room
     from haa_peft.acoustics.alignment import SPEED_OF_SOUND
     from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
-    from haa_peft.evaluation.report import figure, markdown
-    from haa_peft.evaluation.sound_geometry import (
+    from haa_peft.files import check_report, write_atomically, write_report
+    from haa_peft.geometry.estimate.plausibility import check_surfaces
+    from haa_peft.geometry.estimate.shoebox import WALLS, estimate_shoebox
+    from haa_peft.geometry.estimate.tables import (
         RIGHT,
         compare_with_box,
         depth_errors,
@@ -38,15 +40,13 @@ with command():  # where another package does not load, it is one line
         summary,
         summary_table,
     )
-    from haa_peft.files import check_report, write_atomically, write_report
     from haa_peft.geometry.panorama import Geometry
-    from haa_peft.geometry.plausibility import check_surfaces
-    from haa_peft.geometry.shoebox import WALLS, estimate_shoebox
     from haa_peft.geometry.sources import FEWEST_RIRS
     from haa_peft.geometry.surfaces import Surfaces
-    from haa_peft.rooms.drawing import draw_room
-    from haa_peft.rooms.simulation import simulate
     from haa_peft.rooms.splits import SHOTS, farthest_points
+    from haa_peft.simulation.acoustics import simulate
+    from haa_peft.simulation.draw import draw_room
+    from haa_peft.tables import figure, markdown
 
 SIMULATED = ("simulated as the corpus", "image sources")
 ANY_PLAN = "simulated, every plan"

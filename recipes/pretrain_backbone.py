@@ -30,18 +30,18 @@ with command():  # where another package does not load, it is one line
     from tqdm import tqdm
 
     import haa_peft
-    from haa_peft.adaptation.layers import SURFACES, UNUSED
-    from haa_peft.backbone.checkpoint import fingerprint, load_backbone, provenance, save_backbone
-    from haa_peft.backbone.config import SMALL, XRIRConfig
-    from haa_peft.backbone.xrir import XRIR
-    from haa_peft.evaluation.unseen import evaluate_unseen
+    from haa_peft.adapters.layers import SURFACES, UNUSED
     from haa_peft.files import check_writable, write_json
-    from haa_peft.rooms.acoustic_rooms import AcousticRooms
-    from haa_peft.rooms.corpus import Corpus, about_corpus, simulate_corpus
-    from haa_peft.rooms.drawing import SOURCES_PER_ROOM
+    from haa_peft.model.checkpoint import fingerprint, load_backbone, provenance, save_backbone
+    from haa_peft.model.config import SMALL, XRIRConfig
+    from haa_peft.model.xrir import XRIR
+    from haa_peft.pretraining.acoustic_rooms import AcousticRooms
+    from haa_peft.pretraining.loop import Panoramas, PretrainingObjective, Rooms, draw_batch
+    from haa_peft.pretraining.unseen import evaluate_unseen
+    from haa_peft.simulation.corpus import Corpus, about_corpus, simulate_corpus
+    from haa_peft.simulation.draw import SOURCES_PER_ROOM
     from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
     from haa_peft.training.launch import start_accelerator
-    from haa_peft.training.pretraining import Panoramas, PretrainingObjective, Rooms, draw_batch
     from haa_peft.training.schedule import warmup_cosine
 
 ERRORS = ("edt_s", "c50_db", "t60_percent")

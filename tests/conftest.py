@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from haa_peft.adaptation.peft_adapter import import_peft
-from haa_peft.backbone.config import SMALL
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.peft_adapter import import_peft
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms import corpus as corpus_module
+from haa_peft.model.config import SMALL
+from haa_peft.model.xrir import XRIR
+from haa_peft.simulation import corpus as corpus_module
 
 if importlib.util.find_spec("torchaudio"):
     import_peft()  # before a test's own import of peft or transformers, since torchaudio may be made for another torch

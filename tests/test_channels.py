@@ -10,16 +10,16 @@ import torch
 from safetensors.torch import load_file
 
 from haa_peft import RoomPredictor, load_backbone, load_room
-from haa_peft.adaptation.kinds import METHODS
-from haa_peft.adaptation.methods import BLIND
-from haa_peft.backbone.checkpoint import fingerprint
+from haa_peft.adapters.kinds import METHODS
+from haa_peft.adapters.methods import BLIND
+from haa_peft.augmentation.transform import mirrored, rotated, scaled, seen_from
 from haa_peft.cli import main
 from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.inference.packs import attach_pack, load_pack
-from haa_peft.inference.predict import References, predict_rirs
 from haa_peft.inference.predictor import AdapterName
-from haa_peft.rooms.transform import mirrored, rotated, scaled, seen_from
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.predict import References, predict_rirs
 from haa_peft.store.folder import read_pack
 from tests.test_finetune import finetune, pack
 
@@ -242,5 +242,5 @@ def test_every_bundled_weight_is_read_and_what_reads_channels_is_zero():
     weight = backbone.get_parameter(f"{SURFACES}.weight")
     assert not weight.any()
     assert not weight.requires_grad
-    made = json.loads((Path(__file__).parents[1] / "haa_peft/backbone/weights/small.json").read_text())
+    made = json.loads((Path(__file__).parents[1] / "haa_peft/model/weights/small.json").read_text())
     assert fingerprint(backbone) == made["fingerprint"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import haa_peft
-from haa_peft.adaptation.kinds import KINDS
-from haa_peft.adaptation.peft_adapter import FREE, PeftSettings
+from haa_peft.adapters.kinds import KINDS
+from haa_peft.adapters.peft_adapter import FREE, PeftSettings
 from haa_peft.errors import InputError
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName

@@ -9,7 +9,7 @@ import importlib, pkgutil, sys
 import haa_peft
 from haa_peft import RoomPredictor, load_room
 from haa_peft.cli import main
-from haa_peft.rooms.transform import scaled
+from haa_peft.augmentation.transform import scaled
 
 for module in pkgutil.walk_packages(haa_peft.__path__, "haa_peft."):
     try:
@@ -43,6 +43,6 @@ def test_made_for_another_torch(room_folder, broken_torchaudio):
 
 def test_one_that_does_not_load_stays_what_it_is(broken_torchaudio):
     """Who needs it learns why it does not load."""
-    code = "import haa_peft.adaptation.peft_adapter as adapters; adapters.import_peft(); import torchaudio"
+    code = "import haa_peft.adapters.peft_adapter as adapters; adapters.import_peft(); import torchaudio"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "OSError: libtorch_cuda.so" in done.stderr.splitlines()[-1]

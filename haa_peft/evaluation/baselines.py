@@ -7,10 +7,9 @@ import torch
 
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import MAGNITUDE_FLOOR_SQUARED, energy_above_floor, magnitude
-from haa_peft.backbone.heads import KNOTS, START_RATE, START_SPREADING, energy_gains
-from haa_peft.inference.phases import PHASES
-from haa_peft.inference.predict import References, waveforms
-from haa_peft.training.objective import nearest_references
+from haa_peft.model.heads import KNOTS, START_RATE, START_SPREADING, energy_gains
+from haa_peft.model.phases import PHASES
+from haa_peft.model.predict import References, nearest_references, waveforms
 
 
 def nearest_neighbour(references: References, positions: np.ndarray) -> np.ndarray:
@@ -52,7 +51,7 @@ def energy_interpolation(
 ) -> np.ndarray:
     """Averages of aligned references' energies, as the bundled backbone makes them untrained, (N, 9600).
 
-    The parameters are those of :func:`blend_references` and of :func:`~haa_peft.inference.predict.waveforms`.
+    The parameters are those of :func:`blend_references` and of :func:`~haa_peft.model.predict.waveforms`.
     """
     heard, at = torch.from_numpy(rirs[chosen]), torch.from_numpy(np.asarray(positions)).float()
     where = torch.from_numpy(places[chosen]).float()

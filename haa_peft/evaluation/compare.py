@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from haa_peft.adaptation.methods import Adapter
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.methods import Adapter
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import baselines, evaluate
-from haa_peft.inference.phases import PHASES
-from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.model.phases import PHASES
+from haa_peft.model.predict import References, nearest_references, predict_rirs
+from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.pack import RoomPack
-from haa_peft.training.objective import nearest_references
 
 
 @dataclass(frozen=True)

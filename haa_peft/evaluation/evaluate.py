@@ -14,10 +14,9 @@ from haa_peft.acoustics.paper import envelope_error, paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation, nearest_neighbour
-from haa_peft.inference.phases import PHASES
-from haa_peft.inference.predict import References
+from haa_peft.model.phases import PHASES
+from haa_peft.model.predict import References, nearest_references
 from haa_peft.rooms.room import Room
-from haa_peft.training.objective import nearest_references
 
 ISO_RELATIVE = ("edt_s", "t20_s", "t30_s")
 """ISO metrics whose errors are given in percent of the measured value, as their just-noticeable differences are."""

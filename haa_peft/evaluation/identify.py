@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
-from haa_peft.evaluation.report import markdown
 from haa_peft.inference.packs import attach_pack, load_pack
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.store.names import list_names
 from haa_peft.store.pack import RoomPack
+from haa_peft.tables import markdown
 from haa_peft.training.objective import RoomObjective, check_k
 from haa_peft.training.settings import TrainingSettings
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from haa_peft.backbone.linear import product
-from haa_peft.backbone.xrir import XRIR
 from haa_peft.errors import InputError
+from haa_peft.model.linear import product
+from haa_peft.model.xrir import XRIR
 
 
 def wait(device: str) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 from haa_peft.errors import InputError
 from haa_peft.geometry import depth_file, mesh
 from haa_peft.geometry.entry import check_keys, choice, number, point
+from haa_peft.geometry.estimate.network import predict_depth
+from haa_peft.geometry.estimate.photo import read_photo
+from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH, DepthMap, Geometry, directions, render_depth
-from haa_peft.geometry.panorama_network import predict_depth
-from haa_peft.geometry.photo import read_photo
-from haa_peft.geometry.shoebox import estimate_shoebox
 from haa_peft.geometry.sight import Known, sight_notes
 from haa_peft.geometry.surfaces import BESIDE, Surfaces, box_around
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from haa_peft.adaptation.weights import BASE, RoomWeights, own_layers
-from haa_peft.backbone.linear import product
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.weights import BASE, RoomWeights, own_layers
+from haa_peft.model.linear import product
+from haa_peft.model.xrir import XRIR
 
 OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
 """Layers whose channels are the second dimension."""

@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from haa_peft.adaptation.combine import stack
-from haa_peft.adaptation.methods import Adapter, attach_stored
-from haa_peft.adaptation.weights import RoomWeights
-from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.prepared import PreparedRoom
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.combine import stack
+from haa_peft.adapters.methods import Adapter, attach_stored
+from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.inference.predict import References
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.predict import References
+from haa_peft.model.prepared import PreparedRoom
+from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName

@@ -16,11 +16,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
-from haa_peft.adaptation.methods import check_free
-from haa_peft.adaptation.weights import RoomWeights
-from haa_peft.backbone.checkpoint import fingerprint, load_backbone
-from haa_peft.backbone.prepared import PreparedRoom, Targets, predict_prepared
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.methods import check_free
+from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
@@ -33,8 +30,11 @@ from haa_peft.inference.packs import (
     resolve,
     weights_of,
 )
-from haa_peft.inference.phases import PHASES
-from haa_peft.inference.predict import align_references, choose_targets, positions_at_once, waveforms
+from haa_peft.model.checkpoint import fingerprint, load_backbone
+from haa_peft.model.phases import PHASES
+from haa_peft.model.predict import align_references, choose_targets, positions_at_once, waveforms
+from haa_peft.model.prepared import PreparedRoom, Targets, predict_prepared
+from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import CARD, RoomPack

@@ -33,7 +33,7 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
     ----------
     path : an HAA folder (``.../hallwayPanel1``, known by its name), a plain room folder (``RIRs.npy``,
         ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``) or of a room of a
-        simulated corpus (``simulated/1000-0``, :mod:`haa_peft.rooms.simulated`), made on first use and cached.
+        simulated corpus (``simulated/1000-0``, :mod:`haa_peft.simulation.simulated`), made on first use and cached.
     geometry : another geometry than the room's own, as :func:`~haa_peft.geometry.sources.geometry_argument` takes it:
         ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, a ``geometry`` entry, or a JSON file that
         holds one.
@@ -43,8 +43,8 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
     InputError
         When anything is missing or wrong; the message says what to do.
     """
-    from haa_peft.rooms.simulated import is_simulated_name, make_simulated
-    from haa_peft.rooms.twins import is_twin_name, make_twin
+    from haa_peft.simulation.simulated import is_simulated_name, make_simulated
+    from haa_peft.simulation.twins import is_twin_name, make_twin
 
     folder = Path(path)
     try:

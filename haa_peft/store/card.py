@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING
 
-from haa_peft.evaluation.report import shown_name
 from haa_peft.geometry.panorama import DepthMap
 from haa_peft.rooms.room import Room
+from haa_peft.tables import shown_name
 from haa_peft.training.acceptance import Acceptance
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from haa_peft.augmentation.settings import LIMITS, with_positions
 from haa_peft.errors import InputError
+from haa_peft.geometry.estimate.network import weights_fingerprint
 from haa_peft.geometry.panorama import DepthMap
-from haa_peft.geometry.panorama_network import weights_fingerprint
 from haa_peft.geometry.sources import NETWORK, SOUND, WORDS, follows_measurements, geometry_argument
-from haa_peft.rooms.augmentation import LIMITS, with_positions
 from haa_peft.rooms.load import load_room, with_geometry
 from haa_peft.rooms.room import Room
 
@@ -102,7 +102,7 @@ class Assumption:
     def applied(self, room: Room, seed: int) -> Room:
         """The room as it is taken to be by a run of this seed.
 
-        Training and validation positions are displaced, as :func:`~haa_peft.rooms.augmentation.with_positions` does,
+        Training and validation positions are displaced, as :func:`~haa_peft.augmentation.settings.with_positions` does,
         in directions that the seed and the room's name draw; test positions and surfaces are not. What geometry
         follows from measurements then sees them displaced.
         """

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 
-from haa_peft.adaptation.combine import Stored
+from haa_peft.adapters.combine import Stored
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, nan_to_null, write_atomically
 from haa_peft.studies.keys import fingerprint_of_room, job_settings

@@ -6,7 +6,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from haa_peft.backbone.checkpoint import fingerprint, load_backbone
+from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.studies.plan import Job, Study, channels_of, sources_of
 from haa_peft.training.settings import TrainingSettings
 

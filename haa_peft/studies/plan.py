@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from haa_peft.adaptation.methods import MethodSettings
+from haa_peft.adapters.methods import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import CHANNELS, parse_channels
 from haa_peft.rooms.load import load_room
@@ -47,7 +47,7 @@ class RunSpec:
     use : the one that is tested as it is.
     blend : shares of other configurations' adapters of the run ``use`` names, by configuration.
     borrow : the configuration whose measurements are converted and added to the room's own, if that is better
-        (:mod:`haa_peft.inference.borrow`): its name, or a mapping of rooms to names.
+        (:mod:`haa_peft.training.borrow`): its name, or a mapping of rooms to names.
     first_stage : configurations of the study that it is adapted to together, before the one itself.
     only : configurations (``room/configuration``) that it is run in; all if empty.
     shots, seeds : numbers of measurements and seeds that it is run with; the study's if empty.

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from haa_peft.adaptation.methods import MethodSettings
+from haa_peft.adapters.methods import MethodSettings
+from haa_peft.augmentation.settings import Augmentation
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
-from haa_peft.rooms.augmentation import Augmentation
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
 from haa_peft.studies.assumptions import Assumption, seen_in

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.evaluation.report import figure, markdown
 from haa_peft.files import write_atomically
 from haa_peft.studies import figures
 from haa_peft.studies.results import (
@@ -40,6 +39,7 @@ from haa_peft.studies.tables import (
     transfer_table,
     verdict_table,
 )
+from haa_peft.tables import figure, markdown
 
 NOTES = {
     "measured": "",

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.evaluation.report import COLUMNS
 from haa_peft.files import write_atomically
-from haa_peft.rooms.simulated import ROOM as SIMULATED
+from haa_peft.simulation.simulated import ROOM as SIMULATED
+from haa_peft.tables import COLUMNS
 
 ARCHIVE = "runs.tar.xz"
 GROUPS = ("baseline", "adapter", "full")

@@ -18,18 +18,18 @@ from accelerate import Accelerator
 from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
-from haa_peft.adaptation.combine import Stored, blend, stack
-from haa_peft.adaptation.methods import MethodSettings, attach, attach_stored, merged
-from haa_peft.backbone.checkpoint import fingerprint, load_backbone
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.combine import Stored, blend, stack
+from haa_peft.adapters.methods import MethodSettings, attach, attach_stored, merged
 from haa_peft.evaluation.evaluate import Measured, baselines, errors
-from haa_peft.inference.borrow import borrow_if_better
-from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.model.checkpoint import fingerprint, load_backbone
+from haa_peft.model.predict import References, predict_rirs
+from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.studies.assumptions import Assumption
 from haa_peft.studies.keys import fingerprint_of_room, job_settings, training_of
 from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of
 from haa_peft.training.adapt import Adaptation, Start, adapt
+from haa_peft.training.borrow import borrow_if_better
 
 CURVES = 3
 """Positions whose decay curves are kept: nearest to, midmost and farthest from the receiver."""

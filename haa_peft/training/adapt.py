@@ -20,17 +20,17 @@ from accelerate.utils import broadcast
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from haa_peft.adaptation.delta import DeltaAdapter
-from haa_peft.adaptation.layers import frozen_layers, untouched_layers
-from haa_peft.adaptation.methods import Adapter, MethodSettings, attach
-from haa_peft.adaptation.peft_adapter import FREE
-from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.delta import DeltaAdapter
+from haa_peft.adapters.layers import frozen_layers, untouched_layers
+from haa_peft.adapters.methods import Adapter, MethodSettings, attach
+from haa_peft.adapters.peft_adapter import FREE
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
-from haa_peft.inference.borrow import borrow
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.training.acceptance import Acceptance
+from haa_peft.training.borrow import borrow
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.folds import leave_one_out, measurements_validate
 from haa_peft.training.objective import RoomsObjective, check_k

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import N_BINS, N_FRAMES, log_magnitude
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.model.xrir import XRIR
 
 KEPT_BYTES = 2**30
 """Most memory for what is kept of views, and of aligned pairs; larger ones are computed as they are needed."""

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
-from haa_peft.backbone.xrir import XRIR, RoomQueries
+from haa_peft.augmentation.settings import Augmentation, check_augmentation, vary
 from haa_peft.errors import InputError
-from haa_peft.rooms.augmentation import Augmentation, check_augmentation, vary
+from haa_peft.model.predict import nearest_references
+from haa_peft.model.xrir import XRIR, RoomQueries
 from haa_peft.rooms.room import Room
 from haa_peft.training.frozen import AT_ONCE, FrozenParts
 
@@ -22,12 +23,6 @@ VARIED = 0.5
 """Share of the steps that are trained in a variant, if there are any."""
 CHOICE = 1
 """Tells the draw of a variant from that of references."""
-
-
-def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> np.ndarray:
-    """Indices (N, K) of the K references (R, 3) nearest to each target (N, 3), the nearest first."""
-    distance = np.linalg.norm(targets[:, None] - references, axis=-1)
-    return distance.argsort(axis=1, kind="stable")[:, :k]
 
 
 def check_k(k: int, shots: int, name: str) -> None:

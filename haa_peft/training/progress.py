@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from haa_peft.adaptation.methods import Adapter
+from haa_peft.adapters.methods import Adapter
 from haa_peft.errors import InputError
 from haa_peft.training.acceptance import Acceptance
 

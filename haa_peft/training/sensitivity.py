@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from haa_peft.adaptation.layers import layer_names, layer_of
-from haa_peft.adaptation.methods import MethodSettings, attach
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.layers import layer_names, layer_of
+from haa_peft.adapters.methods import MethodSettings, attach
+from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.rooms.splits import farthest_points
 from haa_peft.training.objective import RoomsObjective, draw_references
@@ -32,8 +32,8 @@ class Sensitivity(NamedTuple):
 
 def simulated_rooms(count: int, seed: int = 0) -> list[Room]:
     """The first rooms that pretraining drew, of as many measurements as a room has; some seconds each."""
-    from haa_peft.rooms.drawing import draw_room
-    from haa_peft.rooms.simulation import simulate
+    from haa_peft.simulation.acoustics import simulate
+    from haa_peft.simulation.draw import draw_room
 
     rooms = []
     for index in range(count):
@@ -102,7 +102,7 @@ def choose_frozen(sensitivities: Sequence[Sensitivity]) -> list[str]:
 
 def sensitivity_table(sensitivities: Sequence[Sensitivity]) -> str:
     """What was measured and chosen, as a Markdown table."""
-    from haa_peft.evaluation.report import markdown
+    from haa_peft.tables import markdown
 
     frozen = choose_frozen(sensitivities)
     rows = [["layer", "room %", "simulation %", "ratio", ""]]

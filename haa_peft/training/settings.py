@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from haa_peft.errors import InputError, check_seed
 
 if TYPE_CHECKING:
-    from haa_peft.rooms.augmentation import Augmentation
+    from haa_peft.augmentation.settings import Augmentation
 
 LEARNING_RATES = {
     "lora": 1e-2,
@@ -35,7 +35,7 @@ VALIDATIONS = ("auto", "positions", "leave-one-out")
 
 def _nothing() -> Augmentation:
     """The room as it is; the parser, which needs the other defaults, is so built without torch."""
-    from haa_peft.rooms.augmentation import Augmentation
+    from haa_peft.augmentation.settings import Augmentation
 
     return Augmentation()
 

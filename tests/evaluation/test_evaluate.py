@@ -10,9 +10,9 @@ from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation, nearest_neighbour
 from haa_peft.evaluation.evaluate import baselines, evaluate
-from haa_peft.evaluation.report import report_table
 from haa_peft.files import nan_to_null
-from haa_peft.inference.predict import References
+from haa_peft.model.predict import References
+from haa_peft.tables import report_table
 from tests.conftest import decaying_noise
 
 

@@ -10,7 +10,7 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.sources import geometry_argument, nothing_known, read_geometry
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.drawing import draw_room
+from haa_peft.simulation.draw import draw_room
 from tests.geometry.conftest import SIZE, heard_at
 
 

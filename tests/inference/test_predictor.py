@@ -6,17 +6,17 @@ import torch
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.acoustics import paper_metrics
-from haa_peft.adaptation.kinds import METHODS
-from haa_peft.adaptation.methods import MethodSettings, attach
-from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.prepared import predict_prepared
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.kinds import METHODS
+from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.errors import InputError
 from haa_peft.inference import packs as packs_module
-from haa_peft.inference import predict as predict_module
 from haa_peft.inference import predictor as predictor_module
 from haa_peft.inference.packs import attach_pack, prepare_pack
-from haa_peft.inference.predict import References, choose_targets, predict_rirs
+from haa_peft.model import predict as predict_module
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.predict import References, choose_targets, predict_rirs
+from haa_peft.model.prepared import predict_prepared
+from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
 from tests.conftest import TINY

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load, save
 
 from haa_peft import RoomPredictor, load_room
-from haa_peft.adaptation.methods import MethodSettings, attach
-from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.errors import InputError
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.xrir import XRIR
 from haa_peft.store import folder as folder_module
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, list_names, store_folder

@@ -12,10 +12,10 @@ import pytest
 from haa_peft import load_backbone, load_room
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.panorama import directions, render_depth
-from haa_peft.geometry.shoebox import estimate_shoebox
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.model.predict import References, predict_rirs
 from haa_peft.rooms.splits import redraw
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.execute import is_done, run_study

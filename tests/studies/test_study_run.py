@@ -14,7 +14,7 @@ from haa_peft import load_backbone, load_room
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.geometry.panorama import DepthMap
-from haa_peft.inference.predict import References, predict_rirs
+from haa_peft.model.predict import References, predict_rirs
 from haa_peft.studies import execute
 from haa_peft.studies.execute import run_study
 from haa_peft.studies.plan import Job, jobs_of, sources_of, waves
@@ -172,7 +172,9 @@ def test_bad_studies(runs, more, message, study_file):
 def test_studies_that_are_shipped(shared_data, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("HAA_PEFT_CACHE", str(tmp_path))
-    monkeypatch.setattr("haa_peft.rooms.simulated.simulate", lambda room, seed: np.ones((len(room.positions), 9600)))
+    monkeypatch.setattr(
+        "haa_peft.simulation.simulated.simulate", lambda room, seed: np.ones((len(room.positions), 9600))
+    )
     for path in sorted(Path("recipes/studies").glob("*.yaml")):
         study = load_study(path)
         assert study.question

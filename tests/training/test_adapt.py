@@ -8,19 +8,20 @@ from accelerate import Accelerator
 
 from haa_peft import load_room
 from haa_peft.acoustics.spectrogram import log_magnitude
-from haa_peft.adaptation.kinds import METHODS
-from haa_peft.adaptation.layers import layer_of
-from haa_peft.adaptation.methods import MethodSettings, attach
-from haa_peft.backbone.checkpoint import fingerprint
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.kinds import METHODS
+from haa_peft.adapters.layers import layer_of
+from haa_peft.adapters.methods import MethodSettings, attach
+from haa_peft.augmentation.settings import USUAL as USUAL_AUGMENTATION
+from haa_peft.augmentation.settings import Augmentation, vary
 from haa_peft.errors import InputError
-from haa_peft.rooms.augmentation import USUAL as USUAL_AUGMENTATION
-from haa_peft.rooms.augmentation import Augmentation, vary
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.predict import nearest_references
+from haa_peft.model.xrir import XRIR
 from haa_peft.training import objective as objective_module
 from haa_peft.training import sensitivity as sensitivity_module
 from haa_peft.training.adapt import Start, adapt
 from haa_peft.training.folds import folds_of
-from haa_peft.training.objective import RoomObjective, draw_references, nearest_references
+from haa_peft.training.objective import RoomObjective, draw_references
 from haa_peft.training.progress import Average, is_plateau
 from haa_peft.training.settings import TrainingSettings
 from haa_peft.training.statistics import refresh_statistics

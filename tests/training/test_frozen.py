@@ -7,9 +7,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from haa_peft import load_room
-from haa_peft.adaptation.delta import DeltaAdapter
-from haa_peft.adaptation.methods import MethodSettings, attach, tensor_names
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.delta import DeltaAdapter
+from haa_peft.adapters.methods import MethodSettings, attach, tensor_names
+from haa_peft.model.xrir import XRIR
 from haa_peft.training import frozen as frozen_module
 from haa_peft.training.adapt import adapt
 from haa_peft.training.objective import RoomObjective, draw_references

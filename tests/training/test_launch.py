@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from haa_peft.adaptation.kinds import METHODS
-from haa_peft.backbone.checkpoint import save_backbone
-from haa_peft.backbone.xrir import XRIR
+from haa_peft.adapters.kinds import METHODS
+from haa_peft.model.checkpoint import save_backbone
+from haa_peft.model.xrir import XRIR
 from haa_peft.training.launch import processes_in_command
 from tests.conftest import TINY
 

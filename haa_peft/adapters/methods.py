@@ -1,0 +1,209 @@
+"""Which weights a method changes, and attaching it to a backbone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from haa_peft.adapters.delta import PEFT_TYPE, DeltaAdapter, read_delta_config
+from haa_peft.adapters.keys import check_finite
+from haa_peft.adapters.kinds import KINDS, METHODS, PEFT_METHODS
+from haa_peft.adapters.layers import SURFACES, UNUSED, frozen_layers, layer_of, parse_freeze
+from haa_peft.adapters.peft_adapter import LARGEST_RANK, PeftAdapter, PeftSettings
+from haa_peft.errors import InputError
+from haa_peft.geometry.channels import parse_channels
+from haa_peft.model.xrir import XRIR
+
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
+ENCODERS = ("source_network.", "audio_enc.")
+BLIND = ("dora", "ia3", "beft", "statistics")
+"""Methods that cannot learn weights that start at zero: they scale what is there, or add what depends on no channel."""
+
+Adapter = PeftAdapter | DeltaAdapter
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """How a backbone is adapted.
+
+    Attributes
+    ----------
+    method : one of ``METHODS``.
+    rank, alpha : of methods that have them; an update is ``alpha / rank`` times the factors' product. ``alpha`` is
+        twice the rank unless given.
+    ranks : other ranks, by the beginning of layers' names, the longest that fits; 0 leaves a layer alone. ``alpha``
+        grows with them.
+    convolutions : change the audio encoder's convolutions too.
+    dropout : share of what is dropped in training.
+    freeze : layers that are left alone, ``early:N``, ``late:N``, ``none`` or ``auto``.
+    channels : what the geometry encoder is to read of surfaces beside their coordinates: ``none``, ``normals``,
+        ``materials`` or ``normals,materials``.
+    """
+
+    method: str = "lora"
+    rank: int = 4
+    alpha: float | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    convolutions: bool = False
+    dropout: float = 0.0
+    freeze: str = "none"
+    channels: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"method is {self.method!r} but must be one of {', '.join(METHODS)}")
+        if not 1 <= self.rank <= LARGEST_RANK:
+            raise InputError(f"--rank is {self.rank} but must be at least 1 and at most {LARGEST_RANK}")
+        if self.alpha is not None and not 0 < self.alpha < float("inf"):
+            raise InputError(f"--alpha is {self.alpha} but must be a positive number")
+        for name, rank in self.ranks.items():
+            if not 0 <= rank <= LARGEST_RANK:
+                raise InputError(f"--ranks {name}={rank} but a rank must be from 0 to {LARGEST_RANK}")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"--dropout is {self.dropout} but must be at least 0 and below 1")
+        kind = KINDS.get(self.method)
+        for given, possible, flag in (
+            (bool(self.ranks), kind is not None, "--ranks"),
+            (self.convolutions, kind is not None and kind.convolutions, "--convolutions"),
+            (self.dropout > 0, kind is not None and kind.dropout != "", "--dropout"),
+            (bool(parse_channels(self.channels)), self.method not in BLIND, "--channels"),
+        ):
+            if given and not possible:
+                raise InputError(f"{flag} does not go with {self.method}; leave it out or choose another method")
+        parse_freeze(self.freeze)
+
+    def describe(self) -> dict:
+        """What matters of it for this method."""
+        kind = KINDS.get(self.method)
+        found: dict = {"method": self.method}
+        if kind is not None and kind.ranked:
+            found |= {"rank": self.rank, "alpha": self.scale * self.rank}
+        if kind is not None:
+            found |= {"ranks": dict(self.ranks), "convolutions": self.convolutions, "dropout": self.dropout}
+        found["freeze"] = self.freeze
+        channels = parse_channels(self.channels)
+        return {**found, "channels": ",".join(channels)} if channels else found
+
+    @property
+    def scale(self) -> float:
+        """Alpha divided by rank."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
+
+
+def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str] = ()) -> PeftSettings:
+    """Ranks of all Linear, and Conv2d if asked for, that run and are not frozen."""
+    kinds = (nn.Linear, nn.Conv2d) if settings.convolutions else (nn.Linear,)
+    targets = [name for name, module in backbone.named_modules() if isinstance(module, kinds)]
+    channels = bool(parse_channels(settings.channels))
+    targets = [name for name in targets if not name.startswith(_left_out(channels))]
+    for prefix in settings.ranks:
+        if not any(_begins(name, prefix) for name in targets):
+            raise InputError(
+                f"--ranks {prefix}=... fits no layer that {settings.method} changes; "
+                f"layers are {', '.join(targets[:4])}..."
+            )
+    ranks = {}
+    for name in targets:
+        own = sorted((prefix for prefix in settings.ranks if _begins(name, prefix)), key=len)
+        rank = settings.ranks[own[-1]] if own else settings.rank
+        if rank and layer_of(name) not in frozen:
+            ranks[name] = rank
+    if not ranks:
+        raise InputError("--ranks and --freeze leave no layer to adapt; adapt at least one")
+    if SURFACES in targets and SURFACES not in ranks:
+        raise InputError(f"--ranks leaves {SURFACES} alone, which reads --channels {settings.channels}; give it a rank")
+    return PeftSettings(settings.method, ranks, settings.scale, settings.dropout)
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(f"{prefix}.")
+
+
+def _left_out(channels: bool) -> tuple[str, ...]:
+    """Beginnings of the names of modules that do not run, or read channels that are not asked for."""
+    return UNUSED if channels else (*UNUSED, SURFACES)
+
+
+def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = (), *, channels: bool = False) -> list[str]:
+    """Parameters and BatchNorm statistics that a method of differences changes, of modules that run.
+
+    With ``channels``, what reads those behind the coordinates too.
+    """
+    norms = [name for name, module in backbone.named_modules() if isinstance(module, NORMS)]
+    of_norms = {name for name, _ in backbone.named_parameters() if name.rpartition(".")[0] in norms}
+    statistics = [name for name, _ in backbone.named_buffers() if name.endswith((".running_mean", ".running_var"))]
+    parameters = [name for name, _ in backbone.named_parameters() if not name.startswith(_left_out(channels))]
+    names = {
+        "bias": [name for name in parameters if name.endswith(".bias")],
+        "norm": [name for name in parameters if name in of_norms] + statistics,
+        "statistics": statistics,
+        "heads": [name for name in parameters if not name.startswith(ENCODERS)],
+        "full": parameters,
+        "l2sp": parameters,
+    }[method]
+    if method == "statistics" and not names:
+        raise InputError("method statistics needs a backbone with BatchNorm; this one has none (GroupNorm keeps none)")
+    left = [name for name in names if layer_of(name) not in frozen]
+    if not left:
+        raise InputError(f"--freeze leaves nothing that {method} changes; freeze fewer layers")
+    surfaces = f"{SURFACES}.weight"
+    return [*left, surfaces] if channels and surfaces not in left else left
+
+
+def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence[str] | None = None) -> Adapter:
+    """Put a fresh adapter, which changes nothing yet, on a frozen backbone and make its weights trainable.
+
+    ``frozen``: the layers that are left alone; as the settings say unless given, which ``auto`` needs.
+    """
+    check_free(backbone)
+    torch.manual_seed(seed)
+    if frozen is None:
+        if settings.freeze == "auto":
+            raise InputError("--freeze auto needs measurements; see haa_peft.training.sensitivity")
+        frozen = frozen_layers(backbone, settings.freeze)
+    if settings.method in PEFT_METHODS:
+        return PeftAdapter(backbone, peft_settings(backbone, settings, frozen))
+    channels = bool(parse_channels(settings.channels))
+    names = tensor_names(backbone, settings.method, frozen, channels=channels)
+    return DeltaAdapter(backbone, settings.method, names)
+
+
+def check_free(backbone: XRIR) -> None:
+    """Raise ``InputError`` if the backbone carries an adapter already."""
+    if backbone.base_fingerprint is not None:
+        raise InputError("the backbone carries an adapter already; detach it, or load another backbone")
+
+
+def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> Adapter:
+    """Put a stored adapter on a backbone.
+
+    Raises
+    ------
+    InputError
+        When the configuration or the tensors do not fit this backbone exactly: missing, unexpected, of another
+        shape, or not finite.
+    """
+    check_free(backbone)
+    check_finite(tensors)
+    adapter: Adapter
+    if config.get("peft_type") == PEFT_TYPE:
+        adapter = DeltaAdapter(backbone, *read_delta_config(backbone, config))
+    else:
+        adapter = PeftAdapter(backbone, PeftSettings.read(config))
+    try:
+        adapter.load(tensors)
+    except InputError:
+        adapter.detach()
+        raise
+    return adapter
+
+
+def merged(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> XRIR:
+    """A frozen copy of the backbone whose own weights are the adapted ones."""
+    whole = copy.deepcopy(backbone)
+    attach_stored(whole, config, tensors).merge()
+    return whole

@@ -1,0 +1,1 @@
+"""Geometry that nobody measured: from photographs, from echoes, by a network."""

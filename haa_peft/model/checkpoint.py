@@ -1,0 +1,148 @@
+"""Loading backbones: the bundled one, published checkpoints, and what pretraining writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from haa_peft.errors import InputError
+from haa_peft.files import write_atomically
+from haa_peft.model.config import XRIRConfig
+from haa_peft.model.xrir import XRIR
+
+BUNDLED = ("small",)
+CONFIG_KEY = "xrir_config"
+
+
+def load_backbone(source: str | Path = "small") -> XRIR:
+    """Load a frozen backbone in evaluation mode.
+
+    Parameters
+    ----------
+    source : ``"small"`` (bundled), a published xRIR checkpoint (``.pth`` or ``.pt``, with or without ``module.``
+        prefix or ``{"model": ...}``), or a ``.safetensors`` file; one that pretraining wrote carries its
+        configuration in its header, any other is taken as the published network.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, damaged, or not exactly this network's tensors.
+    """
+    if str(source) in BUNDLED:
+        with resources.as_file(resources.files("haa_peft.model") / "weights" / f"{source}.safetensors") as path:
+            return _build(path, str(source))
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"backbone {str(source)!r}: no such file, nor a bundled one ({', '.join(BUNDLED)})")
+    return _build(path, path.name)
+
+
+def provenance(source: str | Path = "small") -> dict:
+    """What the JSON beside a backbone's weights says of how they were made; empty where there is none."""
+    name = f"{source}.json" if str(source) in BUNDLED else Path(source).with_suffix(".json").name
+    folder = resources.files("haa_peft.model") / "weights" if str(source) in BUNDLED else Path(source).parent
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def save_backbone(backbone: XRIR, path: Path) -> None:
+    """Write weights as safetensors, with their configuration in the header, as :func:`load_backbone` reads them.
+
+    Raises ``InputError`` where an adapter that reads extra channels was merged in: such a file has no place for them.
+    """
+    if backbone.source_network.surface_embedding.weight.any():
+        raise InputError(f"{path}: an adapter that reads --channels is merged in, which no checkpoint can hold")
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}
+    config = json.dumps(dataclasses.asdict(backbone.config))
+    write_atomically(path, save(tensors, metadata={CONFIG_KEY: config}))
+
+
+def seeds_seen(made: dict) -> set[int]:
+    """Seeds of the simulated corpora that a backbone and those that it was started from have learned from."""
+    seeds: set[int] = set()
+    story: object = made
+    while isinstance(story, dict):
+        corpus = story.get("corpus")
+        if isinstance(corpus, dict) and isinstance(corpus.get("seed"), int):
+            seeds.add(corpus["seed"])
+        story = story.get("start")
+    return seeds
+
+
+def _build(path: Path, origin: str) -> XRIR:
+    state, config = _read(path)
+    backbone = XRIR(config)
+    expected = backbone.state_dict()
+    missing, unexpected = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
+    if missing or unexpected:
+        raise InputError(
+            f"{path}: not this xRIR network: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"{path}: tensor {name} is {tuple(tensor.shape)} but must be {tuple(expected[name].shape)}"
+            )
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+    backbone.load_state_dict(state, strict=True)
+    backbone.requires_grad_(False)
+    backbone.origin = origin
+    return backbone.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], XRIRConfig]:
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            values = json.loads(header.get(CONFIG_KEY, "{}"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
+        return state, XRIRConfig.from_dict(values, str(path))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes of the unpickler
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: cannot be read as a checkpoint of tensors alone ({reason:.120})") from None
+    if isinstance(loaded, dict) and isinstance(loaded.get("model"), dict):
+        loaded = loaded["model"]
+    if not isinstance(loaded, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
+    ):
+        raise InputError(f'{path}: holds no state dict of tensors, plain or as {{"model": ...}}')
+    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}, XRIRConfig()
+
+
+def fingerprint(backbone: XRIR) -> str:
+    """SHA-256 of the backbone's configuration and tensors (names, types, shapes, values), without any adapter.
+
+    What the extra channels add counts where an adapter that reads them was merged in; it is nothing in a backbone.
+    While an adapter is attached, the base underneath is what counts: attaching keeps :attr:`XRIR.base_fingerprint`.
+    """
+    if backbone.base_fingerprint is not None:
+        return backbone.base_fingerprint
+    usual = dataclasses.asdict(XRIRConfig())
+    special = {key: value for key, value in dataclasses.asdict(backbone.config).items() if value != usual[key]}
+    digest = hashlib.sha256(json.dumps(special, sort_keys=True).encode())  # so that later options change nothing
+    tensors = backbone.state_dict()
+    surfaces = backbone.source_network.surface_embedding.weight
+    if surfaces.any():
+        tensors["source_network.surface_embedding.weight"] = surfaces
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Training a backbone on simulated rooms, and its errors in rooms that it has not seen."""

@@ -1,0 +1,155 @@
+"""A backbone in rooms that it has not seen: every room's positions from K others drawn at random, as published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from haa_peft.errors import InputError
+from haa_peft.evaluation.baselines import blend_references, energy_interpolation
+from haa_peft.evaluation.evaluate import Measured, errors, means
+from haa_peft.model.predict import align_references, waveforms
+from haa_peft.model.prepared import Targets, predict_prepared, prepare_room
+from haa_peft.model.xrir import XRIR
+from haa_peft.pretraining.acoustic_rooms import AcousticRooms
+from haa_peft.simulation.corpus import Corpus, CorpusRoom
+from haa_peft.tables import COLUMNS, figure, markdown
+
+TARGETS = 4
+"""Positions predicted in each room."""
+
+
+def predict_unseen(
+    backbone: XRIR,
+    room: CorpusRoom,
+    panorama: Tensor,
+    targets: np.ndarray,
+    references: np.ndarray,
+    ks: Sequence[int],
+    phase: str,
+    seed: int,
+) -> dict[tuple[int, str], np.ndarray]:
+    """RIRs (N, 9600) of nearest neighbour, linear and energy interpolation and the backbone, for each K.
+
+    Parameters
+    ----------
+    panorama : (3, h, w) m, as rendered or pooled.
+    targets, references : (N,) and (N, largest K) indices of positions; the first K references are used.
+    """
+    positions, rirs = room.positions - room.receiver, room.rirs.astype(np.float32)
+    device = backbone.device
+    on_device = (tensor.to(device) for tensor in (panorama, torch.from_numpy(rirs), torch.from_numpy(positions)))
+    prepared = prepare_room(backbone, *on_device)
+    found = {}
+    for k in ks:
+        distance = np.linalg.norm(positions[references[:, :k]] - positions[targets][:, None], axis=-1)
+        chosen = np.take_along_axis(references[:, :k], distance.argsort(axis=1), axis=1)
+        found[k, "nearest"] = blend_references(rirs, positions, chosen[:, :1], positions[targets])
+        found[k, "linear"] = blend_references(rirs, positions, chosen, positions[targets])
+        found[k, "energy"] = energy_interpolation(rirs, positions, chosen, positions[targets], seed, phase)
+        asked = [(prepared, Targets(prepared.positions[targets], torch.from_numpy(chosen).to(device)))]
+        found[k, "backbone"] = waveforms(predict_prepared(backbone, asked), *align_references(asked), seed, phase)
+    return found
+
+
+def evaluate_unseen(
+    backbone: XRIR,
+    rooms: Iterable[tuple[int, CorpusRoom]],
+    panorama_of: Callable[[int, CorpusRoom], Tensor],
+    *,
+    ks: Sequence[int] = (1, 4, 8),
+    phase: str = "references",
+    seed: int = 0,
+    iso: bool = True,
+) -> list[dict[str, Any]]:
+    """Mean errors over four positions of each of some rooms, a row for each K and predictor.
+
+    Parameters
+    ----------
+    rooms : (number, room) pairs; number and ``seed`` decide which positions are targets and which references.
+    panorama_of : gives a room's panorama.
+    iso : whether to compute the ISO 3382-1 errors too, which takes longer.
+
+    Returns
+    -------
+    Rows as in a report of :func:`~haa_peft.evaluation.evaluate.evaluate`, with ``k``, ``positions`` and, under
+    ``of_nearest``, the errors divided by those of the nearest neighbour among the same references.
+    """
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for number, room in rooms:
+        targets, references = draw_unseen((seed, number), len(room.positions), max(ks))
+        true = Measured.of(room.rirs[targets].astype(np.float32), iso=iso)
+        panorama = panorama_of(number, room)
+        for key, rirs in predict_unseen(backbone, room, panorama, targets, references, ks, phase, seed).items():
+            found.setdefault(key, []).append(errors(Measured.of(rirs, iso=iso), true))
+    rows: list[dict[str, Any]] = []
+    for (k, name), parts in found.items():
+        together = join(parts)
+        row: dict[str, Any] = {"k": k, "predictor": name, "positions": len(together["edt_s"]), **means(together)}
+        nearest = row if name == "nearest" else next(r for r in rows if (r["k"], r["predictor"]) == (k, "nearest"))
+        row["of_nearest"] = {key: row[key] / nearest[key] for _, key, *_ in COLUMNS}
+        rows.append(row)
+    return rows
+
+
+def draw_unseen(seed: tuple[int, ...], sources: int, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Targets (N,), and for each the others in random order as references, (N, ``most``)."""
+    if sources <= most:
+        raise InputError(f"--k is {most} but a room has only {sources} positions; give at most {sources - 1}")
+    rng = np.random.default_rng(seed)
+    targets = rng.permutation(sources)[:TARGETS]
+    others = [rng.permutation(np.setdiff1d(np.arange(sources), [target]))[:most] for target in targets]
+    return targets, np.stack(others)
+
+
+def join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Errors of several rooms, one after the other."""
+    first = parts[0]
+    return {
+        key: join([part[key] for part in parts])
+        if isinstance(first[key], dict)
+        else np.concatenate([p[key] for p in parts])
+        for key in first
+    }
+
+
+def open_unseen(folder: Path, trained_on: Collection[int]) -> tuple[Corpus | AcousticRooms, dict[str, Any]]:
+    """Rooms that a backbone has not seen, and what they are: a simulated corpus, or AcousticRooms' unseen rooms.
+
+    ``trained_on`` are :func:`~haa_peft.model.checkpoint.seeds_seen`; a corpus of the same seed holds the same rooms,
+    which is an ``InputError``.
+    """
+    if (folder / "single_channel_ir").is_dir():
+        return AcousticRooms(folder, "test"), {"corpus": "AcousticRooms", "split": "test", "unit": "receivers"}
+    corpus = Corpus(folder)
+    about = corpus.about()
+    if not about["odd"] and about["seed"] in trained_on:
+        raise InputError(
+            f"{folder} holds rooms of seed {about['seed']}, which the backbone was pretrained on; "
+            "simulate others with another --seed"
+        )
+    return corpus, {
+        "corpus": "odd" if about["odd"] else "simulated",
+        "unit": "rooms",
+        **about,
+        "sha256": corpus.fingerprint(),
+    }
+
+
+def unseen_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Mean absolute errors, and in brackets those divided by nearest neighbour's, as a Markdown table."""
+    cells = [["K", "predictor", *(title for title, *_ in COLUMNS), "ISO EDT %", "ISO C50 dB"]]
+    for row in rows:
+        broadband = row["iso"]["broadband"]
+        iso = [figure(broadband["edt_percent"]), figure(broadband["c50_db"], 1, 2)]
+        shown = [
+            f"{figure(row[key], factor, digits)} ({figure(row['of_nearest'][key], 1, 2)})"
+            for _, key, factor, digits in COLUMNS
+        ]
+        cells.append([str(row["k"]), row["predictor"], *shown, *iso])
+    return markdown(cells)

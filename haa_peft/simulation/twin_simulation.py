@@ -1,0 +1,141 @@
+"""How a twin sounds: the acoustics of :mod:`haa_peft.simulation.twins`, with pyroomacoustics."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from haa_peft.acoustics.alignment import SPEED_OF_SOUND
+from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.simulation.acoustics import Beam
+from haa_peft.simulation.draw import OCTAVE_BANDS, eyring_absorption
+
+LENGTH = 13_230
+"""Samples of a stored RIR at 22 050 Hz (0.6 s)."""
+IMAGE_ORDER, RAYS, RECEIVER_RADIUS = 4, 2_000, 0.4
+SCATTERING = 0.15
+OBSTACLE_ABSORPTION, OBSTACLE_THICKNESS = 0.1, 0.02
+NOISE_RMS = 10 ** (-90 / 20)
+"""Re the direct sound 1 m in front of the loudspeaker; 22 050 Hz wide, the same at every position."""
+RESPONSE_HZ = (0, 40, 80, 110, 180, 350, 700, 1200, 2000, 3200, 5000, 8000, SAMPLE_RATE / 2)
+RESPONSE_DB = (-50, -30, -8, -1, 2, 0, -1.5, 1, -1, 1.5, 0, -2, -5)
+REAR_LEVEL = (0.85, 0.7, 0.5, 0.32, 0.2, 0.12, 0.08)
+SHARPNESS = (1, 1, 1, 1.2, 1.6, 2.2, 3)
+"""Of the loudspeaker's beam, per octave band."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What the walls are made of: decay time in s, and absorption relative to its mean.
+
+    ``correction`` is how much more than Eyring's absorption the simulation needs to decay in ``t60``; ``walls``
+    are in the order of HAA's facts: south, north, floor, ceiling, west, east.
+    """
+
+    t60: float
+    correction: float
+    bands: tuple[float, ...]
+    walls: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """One configuration: six walls and then obstacles (a panel last), the loudspeaker's place (m) and direction."""
+
+    finish: Finish
+    surfaces: Surfaces
+    loudspeaker: np.ndarray
+    facing: np.ndarray
+
+
+def _corners(points: np.ndarray) -> np.ndarray:
+    """The four corners (4, 3) of a parallelogram (3 points, 3), in order around it."""
+    return np.array([points[0], points[1], points[1] + points[2] - points[0], points[2]])
+
+
+def _loudspeaker(twin: Twin) -> Beam:
+    return Beam(twin.facing, np.array(SHARPNESS), np.array(REAR_LEVEL))
+
+
+def _walls(twin: Twin) -> list:
+    """Walls and obstacles for pyroomacoustics, whose normals must all point out of the air."""
+    import pyroomacoustics as pra
+
+    low, high = twin.surfaces.bounds()
+    quads = [_corners(points) for points in twin.surfaces.points]
+    normals = [np.cross(quad[1] - quad[0], quad[3] - quad[0]) for quad in quads]
+    weights = np.array(twin.finish.walls)
+    weights = weights / np.average(weights, weights=np.linalg.norm(normals[:6], axis=1))
+    x, y, z = high - low
+    mean = eyring_absorption(x * y * z, 2 * (x * y + x * z + y * z), twin.finish.t60) * twin.finish.correction
+    absorption = np.clip(mean * weights[:, None] * np.array(twin.finish.bands), 0.01, 0.98)
+    # face, its absorption, and a vector out of the air
+    faces = [(quad, absorption[i], quad.mean(axis=0) - (low + high) / 2) for i, quad in enumerate(quads[:6])]
+    for quad, normal in zip(quads[6:], normals[6:], strict=True):
+        half = normal / np.linalg.norm(normal) * OBSTACLE_THICKNESS / 2
+        above, below = quad + half, quad - half
+        rim = [np.array([above[k - 1], above[k], below[k], below[k - 1]]) for k in range(4)]
+        flat = np.full(len(OCTAVE_BANDS), OBSTACLE_ABSORPTION)
+        faces += [(face, flat, quad.mean(axis=0) - face.mean(axis=0)) for face in (above, below, *rim)]
+    scattering = np.full(len(OCTAVE_BANDS), SCATTERING)
+    walls = []
+    for face, coefficients, outwards in faces:
+        is_right = np.cross(face[1] - face[0], face[3] - face[0]) @ outwards > 0
+        walls.append(pra.wall_factory((face if is_right else face[::-1]).T, coefficients, scattering))
+    return walls
+
+
+def simulate_twin(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np.ndarray:
+    """RIRs (N, 13230) float32 from the loudspeaker to all positions, direct sound at d / 343 s."""
+    import pyroomacoustics as pra
+    from scipy.signal import fftconvolve, firwin2, minimum_phase
+
+    pra.constants.set("num_threads", 1)
+    pra.random.seed(seed)
+    room = pra.Room(_walls(twin), fs=SAMPLE_RATE, max_order=IMAGE_ORDER, ray_tracing=True, air_absorption=True)
+    room.set_ray_tracing(n_rays=RAYS, receiver_radius=RECEIVER_RADIUS, time_thres=LENGTH / SAMPLE_RATE)
+    source = pra.soundsource.SoundSource(twin.loudspeaker)
+    source.directivity = _loudspeaker(twin)
+    room.add(source)
+    room.add_microphone_array(positions.T)
+    room.compute_rir()
+    # pyroomacoustics delays every RIR by half its fractional-delay filter
+    lead = pra.constants.get("frac_delay_length") // 2
+    rirs = np.zeros((len(positions), LENGTH))
+    for row, (rir,) in zip(rirs, room.rir, strict=True):
+        kept = rir[lead : lead + LENGTH]
+        row[: len(kept)] = kept
+    # its octave bands are of zero phase: what rings before the direct sound fades in over 35 samples
+    arrival = np.linalg.norm(positions - twin.loudspeaker, axis=1) / SPEED_OF_SOUND * SAMPLE_RATE
+    rirs *= ((np.arange(LENGTH) - arrival[:, None] + 40) / 35).clip(0, 1)
+    direct_is_seen = room.visibility[0][:, source.orders == 0].any(axis=1)
+    for i in np.flatnonzero(~direct_is_seen):
+        rirs[i] += _round_the_edges(twin, positions[i])
+    # minimum_phase halves the decibels of its prototype
+    response = minimum_phase(firwin2(2047, RESPONSE_HZ, 10 ** (np.array(RESPONSE_DB) / 10), fs=SAMPLE_RATE))
+    rirs = fftconvolve(rirs, response[None], axes=1)[:, :LENGTH]
+    noise = np.random.default_rng((seed, zlib.crc32(name.encode()))).standard_normal(rirs.shape)
+    return (rirs + NOISE_RMS * noise).astype(np.float32)
+
+
+def _round_the_edges(twin: Twin, position: np.ndarray) -> np.ndarray:
+    """Direct sound (13230,) at a position behind the panel: the shortest way round each of its four edges.
+
+    An edge lets through 1 / (3 + 20 N) of the energy, N = 2 detour / wavelength (ISO 9613-2, equation 14).
+    """
+    corners = _corners(twin.surfaces.points[-1])
+    frequencies = np.fft.rfftfreq(2 * LENGTH, 1 / SAMPLE_RATE)
+    spectrum = np.zeros(len(frequencies), dtype=complex)
+    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
+        ways = start + np.linspace(0, 1, 101)[:, None] * (end - start) - twin.loudspeaker
+        onward = position - twin.loudspeaker - ways
+        lengths = np.linalg.norm(ways, axis=1) + np.linalg.norm(onward, axis=1)
+        length, way = lengths.min(), ways[lengths.argmin()]
+        bands = _loudspeaker(twin).amplitude(way[None] / np.linalg.norm(way))[:, 0]
+        number = 2 * (length - np.linalg.norm(position - twin.loudspeaker)) * frequencies / SPEED_OF_SOUND
+        gain = np.interp(frequencies, OCTAVE_BANDS, bands) / np.sqrt(3 + 20 * number) / length
+        spectrum += gain * np.exp(-2j * np.pi * frequencies * length / SPEED_OF_SOUND)
+    return np.fft.irfft(spectrum)[:LENGTH]
