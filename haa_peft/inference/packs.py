@@ -17,8 +17,7 @@ from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.model.checkpoint import fingerprint
-from haa_peft.model.predict import References
-from haa_peft.model.prepared import PreparedRoom
+from haa_peft.model.tensors import EncodedRoom, RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST
 from haa_peft.store.folder import read_pack
@@ -93,10 +92,10 @@ def weights_of(pack: RoomPack, backbone: XRIR) -> RoomWeights:
         raise InputError(f"{pack.name}: {error}") from None
 
 
-def references_of(pack: RoomPack) -> References:
-    """What a pack's predictions start from; renders the panorama."""
+def tensors_of(pack: RoomPack, device: torch.device) -> RoomTensors:
+    """A pack's room as the network takes it; renders the panorama."""
     panorama = render_panorama(pack.geometry, pack.receiver, pack.channels)
-    return References(panorama, pack.rirs, pack.positions - pack.receiver)
+    return RoomTensors.of_arrays(panorama, pack.rirs, pack.positions - pack.receiver, device)
 
 
 def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None) -> RoomPack:
@@ -106,10 +105,9 @@ def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None)
     """
     check_backbone(pack, fingerprint(backbone), backbone.origin)
     whole = pack if parent is None else resolve(pack, parent, backbone)
-    served = RoomNetwork(backbone, None)
-    with served.using([(weights_of(whole, served.base), 1)]):
-        prepared = references_of(pack).prepare(served.network)._asdict()
-    kept = {name: prepared[name].cpu() for name in PREPARED_FIELDS}
+    served = RoomNetwork(backbone)
+    encoded = served.encode(weights_of(whole, served.base), tensors_of(pack, served.base.device))._asdict()
+    kept = {name: encoded[name].cpu() for name in PREPARED_FIELDS}
     return dataclasses.replace(pack, prepared=kept, prepared_from=pack.digest())
 
 
@@ -128,7 +126,7 @@ def verify_pack(backbone: XRIR, pack: RoomPack, store: Path) -> None:
             )
 
 
-def check_prepared(pack: RoomPack, prepared: PreparedRoom, backbone: XRIR) -> None:
+def check_prepared(pack: RoomPack, prepared: EncodedRoom, backbone: XRIR) -> None:
     """Raise ``InputError`` unless what a pack keeps of its prepared room fits the backbone and is finite."""
     config, count = backbone.config, len(pack.rirs)
     rows, columns = config.token_grid

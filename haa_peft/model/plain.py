@@ -42,16 +42,12 @@ def plain_forward(
             heard = heard.unfold(-1, *[network.config.audio_pooling] * 2).mean(dim=-1)
         audio.append(_resnet(network.audio_enc.cnn, heard))
     positions = torch.cat([target[:, None], references], dim=1)
-    described = torch.stack([network.describe(*room) for room in zip(pooled, positions, strict=True)])
-    return network.combine(
-        at_receiver,
-        at_target,
-        torch.stack(at_references, dim=1),
-        torch.stack(audio, dim=1),
-        network.summands(torch.stack(aligned, dim=1)),
-        described[:, 0],
-        described[:, 1:],
+    features = torch.stack([network.position_features(*room) for room in zip(pooled, positions, strict=True)])
+    query = network.query(features[:, 0], at_receiver, at_target)
+    keys = network.keys(
+        features[:, 1:], at_receiver[:, None], torch.stack(at_references, dim=1), torch.stack(audio, dim=1)
     )
+    return network.blend(query, keys, network.values(torch.stack(aligned, dim=1)), target, references)
 
 
 def _view(network: XRIR, position: Tensor, panorama: Tensor) -> Tensor:
