@@ -196,8 +196,7 @@ class XRIR(nn.Module):
     def encode(self, rooms: Sequence[RoomTensors], known: Sequence[Known] = ()) -> list[EncodedRoom]:
         """See rooms from all their positions and hear their references: once a room.
 
-        All rooms go through the encoders together, and a position that is seen in one geometry is encoded once, which
-        configurations may share. Without gradients it is done some at a time.
+        All rooms go through the encoders together; without gradients, some of their inputs at a time.
 
         Parameters
         ----------
@@ -240,53 +239,28 @@ class XRIR(nn.Module):
         with using([(i, count * places.shape[1]) for i, count in rows]):
             values, audio = self._hear_pairs(asked, places, positions)
         with using(rows), torch.autocast(self.device.type, enabled=False):
-            features = torch.cat([self._features(*one) for one in asked])
-            query = self.query(features, receiver, seen)
+            features = [self._features(room, t.positions, t.features) for room, t in asked]
+            query = self.query(torch.cat(features), receiver, seen)
             if audio is None:
                 keys = torch.cat([room.keys[targets.references] for room, targets in asked])
             else:
                 views = torch.cat([room.views[targets.references] for room, targets in asked])
-                of_references = torch.cat([self._features_of_references(*one) for one in asked])
-                keys = self.keys(of_references, receiver[:, None], views, audio)
+                features = [self._features(room, room.positions, room.features)[t.references] for room, t in asked]
+                keys = self.keys(torch.cat(features), receiver[:, None], views, audio)
             return self.blend(query, keys, values, positions, places)
 
-    def _features(self, room: EncodedRoom, targets: Targets) -> Tensor:
-        if targets.features is not None:
-            return targets.features
-        return self.position_features(room.panorama, targets.positions)
-
-    def _features_of_references(self, room: EncodedRoom, targets: Targets) -> Tensor:
-        every = room.features
-        if every is None:
-            every = self.position_features(room.panorama, room.positions)
-        return every[targets.references]
+    def _features(self, room: EncodedRoom, positions: Tensor, known: Tensor | None) -> Tensor:
+        return self.position_features(room.panorama, positions) if known is None else known
 
     def _see(self, rooms: Sequence[RoomTensors], known: Sequence[Known]) -> list[Tensor]:
         """What is seen from receiver and positions of every room, (1 + P, C)."""
         if all(part.views is not None for part in known):
             return [in_parts(partial(self.encode_views, first=part.stages), part.views) for part in known]  # type: ignore[arg-type]
-        seen_from = [torch.cat([torch.zeros_like(room.positions[:1]), room.positions]) for room in rooms]
-        groups: list[list[int]] = []
-        for i, room in enumerate(rooms):
-            same = [group for group in groups if torch.equal(rooms[group[0]].seen, room.seen)]
-            if same and not room.seen.requires_grad:
-                same[0].append(i)
-            else:
-                groups.append([i])
-        asked, places = [], []
-        for group in groups:
-            where, rows = distinct(torch.cat([seen_from[i] for i in group]))
-            asked.append((self.pool(rooms[group[0]].seen), where))
-            places.append(rows)
+        asked = [(self.pool(room.seen), functional.pad(room.positions, (0, 0, 1, 0))) for room in rooms]
         if torch.is_grad_enabled():
             images = join_views([self.views(*one) for one in asked])
-            encoded = self.encode_views(images).split([len(where) for _, where in asked])
-        else:
-            encoded = [in_parts(lambda part, p=p: self.encode_views(self.views(p, part)), where) for p, where in asked]  # type: ignore[misc]
-        found: dict[int, Tensor] = {}
-        for group, vectors, rows in zip(groups, encoded, places, strict=True):
-            found |= zip(group, vectors[rows].split([len(seen_from[i]) for i in group]), strict=True)
-        return [found[i] for i in range(len(rooms))]
+            return list(self.encode_views(images).split([len(where) for _, where in asked]))
+        return [in_parts(lambda part, p=p: self.encode_views(self.views(p, part)), where) for p, where in asked]  # type: ignore[misc]
 
     def _hear(self, rooms: Sequence[RoomTensors], known: Sequence[Known]) -> Sequence[Tensor | None]:
         """Features (R, F) of every room's references as measured; None where they are encoded as aligned."""
@@ -320,14 +294,6 @@ def join_views(views: Sequence[Tensor]) -> Tensor:
     """Views of several rooms, (P, 3 or more, h, w) each, as one batch; channels that a room does not have are zero."""
     most = max(view.shape[1] for view in views)
     return torch.cat([functional.pad(view, (0, 0, 0, 0, 0, most - view.shape[1])) for view in views])
-
-
-def distinct(positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Each of some positions (P, 3) once, and for every one of the P which of them it is."""
-    _, rows = torch.unique(positions.detach(), dim=0, return_inverse=True)
-    of_each = torch.empty(int(rows.max()) + 1, dtype=rows.dtype, device=rows.device)
-    of_each[rows] = torch.arange(len(rows), device=rows.device)
-    return positions[of_each], rows
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

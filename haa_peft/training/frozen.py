@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import N_BINS, N_FRAMES, log_magnitude
@@ -77,7 +78,7 @@ class FrozenParts:
     def _all_views(self) -> Tensor:
         """Output of the frozen stages for the receiver and all positions."""
         if self._views is None:
-            seen_from = torch.cat([torch.zeros_like(self.room.positions[:1]), self.room.positions])
+            seen_from = pad(self.room.positions, (0, 0, 1, 0))  # the receiver is the origin
             backbone = self._backbone
             with torch.no_grad(), torch.autocast(seen_from.device.type, enabled=False):
                 images = (backbone.views(self.room.seen, part) for part in seen_from.split(AT_ONCE))

@@ -123,7 +123,7 @@ def predict_rooms(network, asked):
 
 @pytest.fixture
 def mixed_rooms():
-    """Queries in three configurations, two of which share their geometry, with other numbers of references."""
+    """Queries in three configurations, with other numbers of references."""
     panorama = panorama_of(CASE["depth"])[0]
     rirs, positions = CASE["reference_rirs"][0], CASE["reference_positions"][0]
     table = torch.cat([positions, CASE["target_position"]])
@@ -159,8 +159,8 @@ def test_distinct_inputs_are_encoded_once(mixed_rooms, monkeypatch):
 
         monkeypatch.setattr(network, encoder, counted)
     predict_rooms(network, mixed_rooms)
-    # receiver and eight positions in the shared geometry, receiver and four in the other; one spectrogram a pair
-    assert seen == {"encode_views": 9 + 5, "encode_audio": 9 + 2 + 2}
+    # receivers and the eight, three and four positions in use; one spectrogram a pair
+    assert seen == {"encode_views": 9 + 4 + 5, "encode_audio": 9 + 2 + 2}
     everyone = torch.arange(8)
     others = torch.stack([everyone[everyone != i] for i in everyone])
     seen["encode_views"] = 0

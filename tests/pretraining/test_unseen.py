@@ -10,6 +10,7 @@ from haa_peft.cli import main
 from haa_peft.evaluation.baselines import linear_interpolation
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import nearest_references, predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining.unseen import draw_unseen, evaluate_unseen, predict_unseen
 from haa_peft.simulation.corpus import Corpus
