@@ -60,7 +60,10 @@ def energy_interpolation(
 ) -> np.ndarray:
     """Averages of aligned references' energies, as the bundled backbone makes them untrained, (N, 9600).
 
-    The parameters are those of :func:`linear_interpolation` and of :func:`~haa_peft.model.predict.waveforms`.
+    Parameters
+    ----------
+    rirs, places, chosen, positions : as for :func:`linear_interpolation`.
+    seed, phase : as for :func:`~haa_peft.model.predict.waveforms`.
     """
     heard, at = torch.from_numpy(rirs[chosen]), torch.from_numpy(np.asarray(positions)).float()
     where = torch.from_numpy(places[chosen]).float()

@@ -114,7 +114,7 @@ def means(per_position: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_head(room: Room, split: str, k: int, seed: int) -> dict[str, Any]:
-    """What a report is of, without its rows."""
+    """What a report is of, without its rows; arguments as of :func:`evaluate`."""
     return {
         "room": room.room,
         "configuration": room.configuration,

@@ -89,7 +89,13 @@ class PerRoom(nn.Module):
 
 
 def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """``y + x @ down.T @ up.T``, in place."""
+    """``y + x @ down.T @ up.T``, in place.
+
+    Parameters
+    ----------
+    y, x : (..., outputs) and (..., inputs).
+    down, up : (r, inputs) and (outputs, r).
+    """
     rows = y.view(-1, y.shape[-1])
     rows.addmm_((x.flatten(0, -2) @ down.T).to(y.dtype), up.T.to(y.dtype))
     return y

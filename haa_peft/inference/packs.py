@@ -42,6 +42,12 @@ def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
 def load_pack(store: Path, name: AdapterName, backbone: XRIR, depth: int = 0) -> RoomPack:
     """Read a pack that was made for this backbone, with what it lies on top of merged in.
 
+    Parameters
+    ----------
+    store, name : where, and which.
+    backbone : with no adapter attached.
+    depth : how many adapters lie on top of this one.
+
     Raises
     ------
     InputError
@@ -53,7 +59,18 @@ def load_pack(store: Path, name: AdapterName, backbone: XRIR, depth: int = 0) ->
 
 
 def load_parent(store: Path, pack: RoomPack, backbone: XRIR, depth: int = 0) -> RoomPack:
-    """The pack that another one lies on top of, as it was then."""
+    """The pack that another one lies on top of, as it was then.
+
+    Parameters
+    ----------
+    store, backbone, depth : as for :func:`load_pack`.
+    pack : the one on top.
+
+    Raises
+    ------
+    InputError
+        When it is missing, has been trained anew, or more than ``DEEPEST`` lie on each other.
+    """
     name, digest = pack.parent or ("", "")
     if depth >= DEEPEST:
         raise InputError(f"{pack.name}: lies on more than {DEEPEST} adapters; train one from the backbone")
@@ -167,7 +184,7 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
 
 
 def check_references(pack: RoomPack, k: int | None) -> int:
-    """K as given or as in training, which must not be more than the pack's references."""
+    """K as given or as in training; raises ``InputError`` if it is more than the pack's references."""
     k = int(pack.card["training"].get("k", 8)) if k is None else k
     if not 1 <= k <= len(pack.rirs):
         raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")

@@ -28,7 +28,15 @@ from haa_peft.model.xrir import LENGTH_SCALE, XRIR
 def plain_forward(
     network: XRIR, panorama: Tensor, reference_rirs: Tensor, target: Tensor, references: Tensor
 ) -> Tensor:
-    """The same as ``network(panorama, reference_rirs, target, references)``, (B, 63, 310)."""
+    """Log-spectrograms (B, 63, 310), to rounding those of ``network(panorama, reference_rirs, target, references)``.
+
+    Parameters
+    ----------
+    network : the published network or any other configuration, adapted or not.
+    panorama : (B, 3 or more, 256, 512) m.
+    reference_rirs, references : (B, K, 9600), measured at (B, K, 3) m from the receiver.
+    target : (B, 3) m from the receiver.
+    """
     pooled = functional.avg_pool2d(panorama, network.config.panorama_pooling)
     at_target = _view(network, target, pooled)
     at_receiver = _view(network, torch.zeros_like(target), pooled)

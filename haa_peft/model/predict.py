@@ -14,9 +14,9 @@ from haa_peft.acoustics.waveform import FEWER_ITERATIONS, griffin_lim, query_see
 from haa_peft.model.tensors import EncodedRoom, RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 
-AT_ONCE = {"cpu": 16}
+POSITIONS_AT_ONCE = {"cpu": 16}
 """Positions predicted together, with up to eight references each: bounds memory, and on a CPU fits its caches."""
-AT_ONCE_ELSEWHERE = 128
+POSITIONS_ELSEWHERE = 128
 
 
 def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> n
 
 def positions_at_once(device: torch.device, k: int) -> int:
     """How many positions of K references to predict together on a device."""
-    return max(1, AT_ONCE.get(device.type, AT_ONCE_ELSEWHERE) * 8 // max(8, k))
+    return max(1, POSITIONS_AT_ONCE.get(device.type, POSITIONS_ELSEWHERE) * 8 // max(8, k))
 
 
 def choose_targets(room: EncodedRoom, positions: np.ndarray, k: int) -> Targets:
@@ -49,11 +49,16 @@ def align_references(rooms: Sequence[tuple[EncodedRoom, Targets]]) -> tuple[Tens
 def waveforms(
     log_spectrograms: Tensor, aligned: Tensor, references: Tensor, positions: Tensor, seed: int, phase: str
 ) -> np.ndarray:
-    """RIRs (N, 9600) float32 of log-spectrograms (N, 63, 310) predicted from references (see :func:`align_references`).
+    """RIRs (N, 9600) float32 of predicted log-spectrograms, by Griffin-Lim.
 
-    ``phase`` says how. ``references``: Griffin-Lim starts from their phase, and what lies at the spectrogram's floor is
-    silent. ``random``: as published, from a random phase, which ``seed`` and the position decide, so that a position's
-    RIR does not depend on what else is asked.
+    Parameters
+    ----------
+    log_spectrograms : (N, 63, 310).
+    aligned, references, positions : (N, K, 9600), (N, K, 3) m and (N, 3) m, as :func:`align_references` gives them.
+    seed : of a random phase; it and the position decide, so that a position's RIR does not depend on what else is
+        asked.
+    phase : ``references`` starts from their phase, and what lies at the spectrogram's floor is silent; ``random`` is as
+        published.
     """
     magnitudes = magnitude_from_log(log_spectrograms).clamp_min_(0)
     if phase == "random":

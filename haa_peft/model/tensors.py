@@ -31,15 +31,27 @@ class RoomTensors(NamedTuple):
     def of_arrays(
         cls, panorama: np.ndarray, rirs: np.ndarray, positions: np.ndarray, device: torch.device | None = None
     ) -> RoomTensors:
-        """The same from arrays, positions (P, 3) in any precision, on a device."""
+        """The same from arrays.
+
+        Parameters
+        ----------
+        panorama, rirs, positions : as the attributes; positions in any precision.
+        device : where the tensors shall lie.
+        """
         arrays = (torch.from_numpy(panorama), torch.from_numpy(rirs), torch.from_numpy(positions).float())
         return cls(*(array.to(device) for array in arrays))
 
     @classmethod
-    def of_room(cls, room: Room, device: torch.device | None = None) -> RoomTensors:
-        """The training measurements of a room, seen from its receiver."""
+    def of_room(cls, room: Room, device: torch.device | None = None, *, validation: bool = False) -> RoomTensors:
+        """The training measurements of a room; with ``validation``, as training takes it.
+
+        Validation positions then lie behind the training positions, and the room is seen from its viewpoint.
+        """
         train = room.splits["train"]
-        return cls.of_arrays(room.panorama, room.rirs[train], room.positions[train] - room.receiver, device)
+        used = np.concatenate([train, room.splits["valid"]]) if validation else train
+        found = cls.of_arrays(room.panorama, room.rirs[train], room.positions[used] - room.receiver, device)
+        is_moved = validation and room.viewpoint is not None
+        return found._replace(view=torch.from_numpy(room.view).to(device)) if is_moved else found
 
     @property
     def seen(self) -> Tensor:
@@ -106,9 +118,12 @@ class EncodedRoom(NamedTuple):
     def targets(
         self, rows: Tensor, references: Tensor, values: Tensor | None = None, audio: Tensor | None = None
     ) -> Targets:
-        """Positions of the room itself as targets: rows (B,) of ``positions``, references (B, K) rows below R.
+        """Positions of the room itself as targets.
 
-        ``values`` and ``audio`` as in :class:`Targets`.
+        Parameters
+        ----------
+        rows, references : (B,) rows of ``positions``, and (B, K) rows below R.
+        values, audio : as in :class:`Targets`.
         """
         features = None if self.features is None else self.features[rows]
         return Targets(self.positions[rows], references, self.views[rows], features, values, audio)

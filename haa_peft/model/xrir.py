@@ -257,7 +257,7 @@ class XRIR(nn.Module):
         if all(part.views is not None for part in known):
             return [in_parts(partial(self.encode_views, first=part.stages), part.views) for part in known]  # type: ignore[arg-type]
         asked = [(self.pool(room.seen), functional.pad(room.positions, (0, 0, 1, 0))) for room in rooms]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or sum(len(where) for _, where in asked) <= AT_ONCE:
             images = join_views([self.views(*one) for one in asked])
             return list(self.encode_views(images).split([len(where) for _, where in asked]))
         return [in_parts(lambda part, p=p: self.encode_views(self.views(p, part)), where) for p, where in asked]  # type: ignore[misc]

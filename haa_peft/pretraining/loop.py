@@ -101,7 +101,14 @@ def pair_energies(rirs: Tensor, positions: Tensor) -> Tensor:
 
 
 def draw_queries(rng: np.random.Generator, sources: int, targets: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (T,) and for each K other sources as references, (T, K); fewer where there are not as many sources."""
+    """Targets (T,) and for each K other sources as references, (T, K).
+
+    Parameters
+    ----------
+    rng : changed by drawing.
+    sources : how many there are.
+    targets, k : how many to draw; fewer where there are not as many sources.
+    """
     targets, k = min(targets, sources), min(k, sources - 1)
     order = rng.permutation(sources)
     target_rows = order[:targets]
@@ -169,10 +176,16 @@ def draw_batch(
     training: bool,
     draws: int = 1,
 ) -> list[Drawn]:
-    """Rooms with queries, ``draws`` of references for each target.
+    """Rooms with what is asked of them.
 
-    In training rooms are augmented, and K is drawn from 1 to ``max_k``, mostly large. What is drawn depends on ``seed``
-    and the room's number alone.
+    Parameters
+    ----------
+    corpus, panoramas : the rooms, and their panoramas.
+    rooms : numbers of those to draw from.
+    seed : decides, with a room's number, what is drawn.
+    targets, max_k : of a room, and references of a target at most.
+    training : turn the rooms, and draw K from 1 to ``max_k``, mostly large.
+    draws : of references for each target.
     """
     batch = []
     for index in rooms:

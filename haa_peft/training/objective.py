@@ -27,7 +27,7 @@ CHOICE = 1
 
 
 def check_k(k: int, shots: int, name: str) -> None:
-    """Training predicts each measurement from K others, so it needs K + 1."""
+    """Raise ``InputError`` unless there are K + 1 measurements: training predicts each from K others."""
     if k < 1:
         raise InputError(f"--k is {k} but must be at least 1")
     if shots < k + 1:
@@ -40,7 +40,13 @@ def check_k(k: int, shots: int, name: str) -> None:
 
 
 def draw_references(shots: int, k: int, seed: int, step: int, room: int = 0) -> np.ndarray:
-    """For each of the measurements, K of the others, (shots, K); the same for the same seed, step and room."""
+    """For each of the measurements, K of the others, (shots, K).
+
+    Parameters
+    ----------
+    shots, k : measurements of the room, and how many of them to draw for each.
+    seed, step, room : decide what is drawn.
+    """
     order = np.random.default_rng((seed, step, room) if room else (seed, step)).random((shots, shots))
     np.fill_diagonal(order, np.inf)
     return order.argsort(axis=1)[:, :k]
@@ -62,16 +68,10 @@ class RoomObjective(nn.Module):
     def __init__(self, backbone: XRIR, room: Room, *, reuse: bool = True, audible_decay: float = 0.0) -> None:
         super().__init__()
         self.backbone, self.audible_decay = backbone, audible_decay
-        used = np.concatenate([room.splits["train"], room.splits["valid"]])
         self.shots = len(room.splits["train"])
-        rirs = torch.from_numpy(room.rirs[used])
-        for name, tensor in (
-            ("panorama", torch.from_numpy(room.panorama)),
-            ("view", None if room.viewpoint is None else torch.from_numpy(room.view)),
-            ("positions", torch.from_numpy(room.positions[used] - room.receiver).float()),
-            ("rirs", rirs[: self.shots]),
-            ("magnitudes", magnitude(rirs)),
-        ):
+        used = np.concatenate([room.splits["train"], room.splits["valid"]])
+        tensors = RoomTensors.of_room(room, validation=True)._asdict()
+        for name, tensor in {**tensors, "magnitudes": magnitude(torch.from_numpy(room.rirs[used]))}.items():
             self.register_buffer(name, tensor, persistent=False)
         self._reuse = reuse
         self._frozen: FrozenParts | None = None
@@ -167,6 +167,12 @@ class RoomsObjective(nn.Module):
         """A process' share of a step: every measurement of every room is a target once, among all processes.
 
         All randomness comes from seed and step: the same for any number of processes, and after a resume.
+
+        Parameters
+        ----------
+        k : references of a target, or all others where a room has fewer.
+        seed, step : of the run.
+        rank, processes : which of how many processes asks.
         """
         device = self.each()[0].positions.device
         rooms = np.repeat(np.arange(len(self.counts)), self.counts)[rank::processes]
