@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 def _evaluate(args: argparse.Namespace) -> None:
     from haa_peft.evaluation.compare import Candidate, check_unseen, compare
     from haa_peft.evaluation.verdict import verdict
-    from haa_peft.inference.packs import attach_pack, load_pack
+    from haa_peft.inference.packs import load_pack
     from haa_peft.model.checkpoint import load_backbone
     from haa_peft.rooms.load import load_room
     from haa_peft.store.card import began_with
@@ -158,7 +158,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         acceptance = Acceptance.of_card(training)
         unchanged = acceptance is not None and not acceptance.accepted
         facts = {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]}
-        candidates[str(name)] = Candidate(lambda: attach_pack(backbone, pack), {**facts, "unchanged": unchanged})
+        candidates[str(name)] = Candidate(pack.config, pack.tensors, {**facts, "unchanged": unchanged})
     report = compare(room, backbone, candidates, args.k, args.seed, args.split, args.phase)
     print(report_table(report))
     if pack is not None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from haa_peft.adapters.combine import blend
-from haa_peft.adapters.methods import MethodSettings, attach_stored, merged
+from haa_peft.adapters.methods import MethodSettings, merged
 from haa_peft.augmentation.settings import Augmentation, check_augmentation
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
@@ -101,7 +101,7 @@ def finetune(args: argparse.Namespace) -> None:
     others = [other.with_channels(room.channels) for other in others]
     accelerator = start_accelerator(args.seed, **trackers)
     backbone = backbone.to(accelerator.device)
-    backbone.checkpointing = args.checkpointing
+    backbone.gradient_checkpointing = args.checkpointing
     if args.tensorboard:
         accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:
@@ -186,7 +186,7 @@ def _finish(
     below = None if parent is None else (str(parent.name), read_pack(store, parent.name).adapter_digest())
     card = make_card(adaptation, room, original.origin, None, made_for=fingerprint(original), parent=below)
     if len(room.splits["test"]):
-        report = compare(room, backbone, {str(name): candidate(backbone, adaptation)}, k, args.seed)
+        report = compare(room, backbone, {str(name): candidate(adaptation)}, k, args.seed)
         report["verdict"] = verdict(report, str(name), began_with(card) if adaptation.unchanged else None)
         print("\n" + report_table(report))
         dropped = ("per_position", "iso", "iso_defined")
@@ -240,10 +240,11 @@ def store_blend(
     _finish(args, "blend", args.k, name, room, backbone, backbone, None, blended)
 
 
-def candidate(backbone: XRIR, adaptation: Adaptation) -> Candidate:
+def candidate(adaptation: Adaptation) -> Candidate:
     """A trained adapter, ready to be compared."""
     return Candidate(
-        lambda: attach_stored(backbone, adaptation.config, adaptation.tensors),
+        adaptation.config,
+        adaptation.tensors,
         {
             "trainable_parameters": adaptation.trainable_parameters,
             "bytes": adaptation.adapter_bytes,

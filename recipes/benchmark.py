@@ -43,7 +43,8 @@ with command():  # where another package does not load, it is one line
     from haa_peft.inference.packs import prepare_pack
     from haa_peft.model.checkpoint import fingerprint
     from haa_peft.model.plain import plain_forward, use_plain_products
-    from haa_peft.model.predict import References, nearest_references
+    from haa_peft.model.predict import nearest_references
+    from haa_peft.model.tensors import RoomTensors
     from haa_peft.model.xrir import XRIR
     from haa_peft.rooms.room import Room
     from haa_peft.store.folder import write_pack
@@ -98,7 +99,7 @@ class Step:
     def __init__(self, backbone: XRIR, room: Room, method: str, k: int = K, *, plain: bool = False, **options: bool):
         self.backbone = copy.deepcopy(backbone)
         self.plain, self.bfloat16 = plain, options.get("bfloat16", False)
-        self.backbone.checkpointing = options.get("checkpointing", False)
+        self.backbone.gradient_checkpointing = options.get("checkpointing", False)
         if plain:
             use_plain_products(self.backbone)
         self.adapter = attach(self.backbone, MethodSettings(method), 0)
@@ -149,11 +150,11 @@ def published_griffin_lim() -> Callable[..., torch.Tensor]:
 def plain_prediction(backbone: XRIR, room: Room, position: np.ndarray) -> np.ndarray:
     """One RIR as published: the whole network for one target, then torchaudio's Griffin-Lim."""
     griffinlim = published_griffin_lim()
-    references, device = References.of_room(room), backbone.device
-    chosen = nearest_references(position[None], references.positions, K)[0]
-    inputs = (references.panorama, references.rirs[chosen], position, references.positions[chosen])
+    known, device = RoomTensors.of_room(room), backbone.device
+    chosen = nearest_references(position[None], known.positions.numpy(), K)[0]
+    inputs = (known.panorama, known.rirs[chosen], torch.from_numpy(position).float(), known.positions[chosen])
     with torch.no_grad():
-        log_spectrogram = plain_forward(backbone, *(torch.from_numpy(v).float().to(device)[None] for v in inputs))
+        log_spectrogram = plain_forward(backbone, *(value.to(device)[None] for value in inputs))
         window = torch.hann_window(62, device=device)
         magnitudes = magnitude_from_log(log_spectrogram).clamp_min(0)
         return griffinlim(magnitudes, window, 124, 31, 62, 1.0, 32, 0.99, 9600, rand_init=True)[0].cpu().numpy()

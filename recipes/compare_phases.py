@@ -24,15 +24,15 @@ with command():  # where another package does not load, it is one line
     from haa_peft.files import check_report, write_report
     from haa_peft.model.checkpoint import fingerprint
     from haa_peft.model.phases import PHASES
-    from haa_peft.model.predict import References, align_references, choose_targets, waveforms
-    from haa_peft.model.prepared import PreparedRoom, Targets, predict_prepared, prepare_room
+    from haa_peft.model.predict import align_references, choose_targets, waveforms
+    from haa_peft.model.tensors import EncodedRoom, RoomTensors, Targets
     from haa_peft.model.xrir import XRIR
     from haa_peft.pretraining.unseen import draw_unseen
     from haa_peft.simulation.corpus import Corpus
     from haa_peft.tables import COLUMNS, figure, markdown
 
 K = 8
-Asked = tuple[str, PreparedRoom, Targets, np.ndarray]
+Asked = tuple[str, EncodedRoom, Targets, np.ndarray]
 """Group, room, targets and the true RIRs (N, 9600) there."""
 
 
@@ -52,9 +52,9 @@ def measured_rooms(backbone: XRIR, names: list[str]) -> Iterator[Asked]:
         room = load_room(name)
         check_split(room, "valid")
         rows = room.splits["valid"]
-        prepared = References.of_room(room).prepare(backbone)
-        targets = choose_targets(prepared, room.positions[rows] - room.receiver, min(K, len(prepared.rirs)))
-        yield room.room, prepared, targets, room.rirs[rows]
+        (encoded,) = backbone.encode([RoomTensors.of_room(room)])
+        targets = choose_targets(encoded, room.positions[rows] - room.receiver, min(K, len(encoded.rirs)))
+        yield room.room, encoded, targets, room.rirs[rows]
 
 
 def simulated_rooms(backbone: XRIR, corpus: Corpus, seed: int) -> Iterator[Asked]:
@@ -62,10 +62,12 @@ def simulated_rooms(backbone: XRIR, corpus: Corpus, seed: int) -> Iterator[Asked
         room = corpus[index]
         rows, references = draw_unseen((seed, index), len(room.positions), K)
         rirs, positions = room.rirs.astype(np.float32), torch.from_numpy(room.positions - room.receiver)
-        prepared = prepare_room(backbone, torch.from_numpy(room.panorama()), torch.from_numpy(rirs), positions)
-        yield "simulated", prepared, Targets(positions[rows], torch.from_numpy(references)), rirs[rows]
+        panorama, heard = torch.from_numpy(room.panorama()), torch.from_numpy(rirs)
+        (encoded,) = backbone.encode([RoomTensors(panorama, heard, positions)])
+        yield "simulated", encoded, Targets(positions[rows], torch.from_numpy(references)), rirs[rows]
 
 
+@torch.no_grad()
 def main() -> None:
     args = parse_arguments()
     if not args.rooms and args.corpus is None:
@@ -84,7 +86,7 @@ def main() -> None:
         true.setdefault(group, []).append(rirs)
         magnitudes = {
             "true": log_magnitude(torch.from_numpy(rirs)),
-            "predicted": predict_prepared(backbone, [(room, targets)]),
+            "predicted": backbone.predict([(room, targets)]),
         }
         for kind, logs in magnitudes.items():
             for phase in PHASES:

@@ -19,7 +19,8 @@ from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.inference.packs import attach_pack, load_pack
 from haa_peft.inference.predictor import AdapterName
 from haa_peft.model.checkpoint import fingerprint
-from haa_peft.model.predict import References, predict_rirs
+from haa_peft.model.predict import predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.store.folder import read_pack
 from tests.test_finetune import finetune, pack
 
@@ -110,8 +111,8 @@ def test_trained_stored_switched_and_merged(method, options, room, tiny_backbone
     before = fingerprint(backbone)
     adapter = attach_pack(backbone, stored)
     places = room.positions[:3] + 0.05
-    expected = predict_rirs(backbone, References.of_room(room), places - room.receiver, 4, 0)
-    blind = predict_rirs(backbone, References.of_room(dataclasses.replace(room, channels=())), places - room.receiver,
+    expected = predict_rirs(backbone, RoomTensors.of_room(room), places - room.receiver, 4, 0)
+    blind = predict_rirs(backbone, RoomTensors.of_room(dataclasses.replace(room, channels=())), places - room.receiver,
                          4, 0)  # fmt: skip
     adapter.detach()
     assert fingerprint(backbone) == before

@@ -9,21 +9,30 @@ from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import MAGNITUDE_FLOOR_SQUARED, energy_above_floor, magnitude
 from haa_peft.model.heads import KNOTS, START_RATE, START_SPREADING, energy_gains
 from haa_peft.model.phases import PHASES
-from haa_peft.model.predict import References, nearest_references, waveforms
+from haa_peft.model.predict import nearest_references, waveforms
+from haa_peft.rooms.room import Room
 
 
-def nearest_neighbour(references: References, positions: np.ndarray) -> np.ndarray:
-    """The nearest of all references, aligned: positions (N, 3) m from the receiver -> (N, 9600)."""
-    return linear_interpolation(references, positions, 1)
+def baselines(room: Room, k: int, split: str = "test", seed: int = 0, phase: str = PHASES[0]) -> dict[str, np.ndarray]:
+    """RIRs (N, 9600) at a split's positions of nearest neighbour, of linear and of energy interpolation.
+
+    Parameters
+    ----------
+    k : nearest training measurements that are interpolated.
+    seed, phase : of the waveforms of energy interpolation (:func:`~haa_peft.model.predict.waveforms`).
+    """
+    train = room.splits["train"]
+    rirs, places = room.rirs[train], room.positions[train] - room.receiver
+    positions = room.positions[room.splits[split]] - room.receiver
+    chosen = nearest_references(positions, places, k)
+    return {
+        "nearest": linear_interpolation(rirs, places, chosen[:, :1], positions),
+        "linear": linear_interpolation(rirs, places, chosen, positions),
+        "energy": energy_interpolation(rirs, places, chosen, positions, seed, phase),
+    }
 
 
-def linear_interpolation(references: References, positions: np.ndarray, k: int) -> np.ndarray:
-    """Average of the K nearest aligned references, weighted by inverse distance, (N, 9600)."""
-    chosen = nearest_references(positions, references.positions, k)
-    return blend_references(references.rirs, references.positions, chosen, positions)
-
-
-def blend_references(rirs: np.ndarray, places: np.ndarray, chosen: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def linear_interpolation(rirs: np.ndarray, places: np.ndarray, chosen: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Averages of aligned references, weighted by inverse distance, (N, 9600).
 
     Parameters
@@ -51,7 +60,10 @@ def energy_interpolation(
 ) -> np.ndarray:
     """Averages of aligned references' energies, as the bundled backbone makes them untrained, (N, 9600).
 
-    The parameters are those of :func:`blend_references` and of :func:`~haa_peft.model.predict.waveforms`.
+    Parameters
+    ----------
+    rirs, places, chosen, positions : as for :func:`linear_interpolation`.
+    seed, phase : as for :func:`~haa_peft.model.predict.waveforms`.
     """
     heard, at = torch.from_numpy(rirs[chosen]), torch.from_numpy(np.asarray(positions)).float()
     where = torch.from_numpy(places[chosen]).float()

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
-from haa_peft.adapters.methods import Adapter
+from haa_peft.adapters.weights import BASE, RoomWeights
 from haa_peft.errors import InputError
-from haa_peft.evaluation.evaluate import baselines, evaluate
+from haa_peft.evaluation.baselines import baselines
+from haa_peft.evaluation.evaluate import check_split, evaluate
+from haa_peft.inference.network import RoomNetwork
 from haa_peft.model.phases import PHASES
-from haa_peft.model.predict import References, nearest_references, predict_rirs
+from haa_peft.model.predict import nearest_references
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.pack import RoomPack
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An adapter to compare: ``attach`` puts it on the backbone, ``facts`` go into its row."""
+class Candidate(NamedTuple):
+    """An adapter to compare, as it is stored; ``facts`` go into its row."""
 
-    attach: Callable[[], Adapter]
+    config: dict
+    tensors: dict[str, Tensor]
     facts: dict[str, Any]
 
 
@@ -36,22 +39,39 @@ def compare(
     split: str = "test",
     phase: str = PHASES[0],
 ) -> dict[str, Any]:
-    """Report of nearest neighbour, linear and energy interpolation, the backbone and its adapters on one split."""
-    references = References.of_room(room)
-    targets = room.positions[room.splits[split]] - room.receiver
+    """Report of nearest neighbour, linear and energy interpolation, the backbone and its adapters on one split.
+
+    Predictions come from the :class:`~haa_peft.inference.network.RoomNetwork` that serves users.
+
+    Parameters
+    ----------
+    backbone : with no adapter attached.
+    candidates : adapters by name.
+    k : nearest training measurements that a prediction starts from.
+    seed, phase : of the waveforms (:func:`~haa_peft.model.predict.waveforms`).
+
+    Raises
+    ------
+    InputError
+        When the split is empty, or an adapter does not fit the backbone.
+    """
+    check_split(room, split)
+    network = RoomNetwork(backbone, phase=phase)
+
+    def predict(weights: RoomWeights, references: Room, k: int) -> np.ndarray:
+        encoded = network.encode(weights, RoomTensors.of_room(references, network.base.device))
+        targets = room.positions[room.splits[split]] - room.receiver
+        return np.concatenate(list(network.stream(weights, encoded, targets, k, seed)))
+
     own = room.without_borrowed()
     of_own = min(k, len(own.splits["train"]))
     predictions = baselines(own, of_own, split, seed, phase)
     if room.borrowed:
-        alone = References.of_room(own)
-        predictions["backbone, nothing borrowed"] = predict_rirs(backbone, alone, targets, of_own, seed, phase)
-    predictions["backbone"] = predict_rirs(backbone, references, targets, k, seed, phase)
+        predictions["backbone, nothing borrowed"] = predict(BASE, own, of_own)
+    predictions["backbone"] = predict(BASE, room, k)
     for name, candidate in candidates.items():
-        adapter = candidate.attach()
-        try:
-            predictions[name] = predict_rirs(backbone, references, targets, k, seed, phase)
-        finally:
-            adapter.detach()
+        weights = RoomWeights.of_adapter(network.base, candidate.config, candidate.tensors)
+        predictions[name] = predict(weights, room, k)
     facts = {name: candidate.facts for name, candidate in candidates.items()}
     return {**evaluate(room, predictions, k=k, seed=seed, split=split, facts=facts), "phase": phase}
 

@@ -13,25 +13,10 @@ from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.acoustics.paper import envelope_error, paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
-from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation, nearest_neighbour
-from haa_peft.model.phases import PHASES
-from haa_peft.model.predict import References, nearest_references
 from haa_peft.rooms.room import Room
 
 ISO_RELATIVE = ("edt_s", "t20_s", "t30_s")
 """ISO metrics whose errors are given in percent of the measured value, as their just-noticeable differences are."""
-
-
-def baselines(room: Room, k: int, split: str = "test", seed: int = 0, phase: str = PHASES[0]) -> dict[str, np.ndarray]:
-    """RIRs (N, 9600) at a split's positions of nearest neighbour, of linear and of energy interpolation."""
-    references = References.of_room(room)
-    targets = room.positions[room.splits[split]] - room.receiver
-    chosen = nearest_references(targets, references.positions, k)
-    return {
-        "nearest": nearest_neighbour(references, targets),
-        "linear": linear_interpolation(references, targets, k),
-        "energy": energy_interpolation(references.rirs, references.positions, chosen, targets, seed, phase),
-    }
 
 
 @dataclass(frozen=True)
@@ -129,7 +114,7 @@ def means(per_position: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_head(room: Room, split: str, k: int, seed: int) -> dict[str, Any]:
-    """What a report is of, without its rows."""
+    """What a report is of, without its rows; arguments as of :func:`evaluate`."""
     return {
         "room": room.room,
         "configuration": room.configuration,

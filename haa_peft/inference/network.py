@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from haa_peft.adapters.weights import BASE, RoomWeights, own_layers
+from haa_peft.errors import InputError
 from haa_peft.model.linear import product
+from haa_peft.model.phases import PHASES
+from haa_peft.model.predict import align_references, choose_targets, positions_at_once, waveforms
+from haa_peft.model.tensors import EncodedRoom, RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 
 OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
 """Layers whose channels are the second dimension."""
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+
+Served = tuple[RoomWeights, EncodedRoom, Targets]
+"""What a batch is made of: a room's weights, the room as encoded with them, and what is asked there."""
 
 
 class Rows:
@@ -80,20 +89,51 @@ class PerRoom(nn.Module):
 
 
 def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
-    """``y + x @ down.T @ up.T``, in place."""
+    """``y + x @ down.T @ up.T``, in place.
+
+    Parameters
+    ----------
+    y, x : (..., outputs) and (..., inputs).
+    down, up : (r, inputs) and (outputs, r).
+    """
     rows = y.view(-1, y.shape[-1])
     rows.addmm_((x.flatten(0, -2) @ down.T).to(y.dtype), up.T.to(y.dtype))
     return y
 
 
 class RoomNetwork:
-    """A backbone's copy that serves any number of rooms.
+    """A backbone's copy that serves any number of rooms: the way every prediction of an adapter goes.
 
     ``base`` holds the backbone's own weights; what ``network`` computes depends on :meth:`using`. With ``compiled`` the
-    transformer's blocks go through ``torch.compile``: batches are then of one room, whose weights must be complete.
+    transformer's blocks go through ``torch.compile``: rooms are then computed one after the other, and their weights
+    must be complete.
+
+    Parameters
+    ----------
+    backbone : with no adapter attached; it is copied.
+    device : such as ``"cuda"``; the backbone's unless given.
+    precision : of the encoders, ``float32`` or ``bfloat16``.
+    phase : where a waveform's phase comes from, of ``PHASES``.
+
+    Raises
+    ------
+    InputError
+        For another precision or phase.
     """
 
-    def __init__(self, backbone: XRIR, device: str | None = None, *, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: XRIR,
+        device: str | torch.device | None = None,
+        *,
+        compiled: bool = False,
+        precision: str = "float32",
+        phase: str = PHASES[0],
+    ) -> None:
+        for name, value, allowed in (("precision", precision, tuple(PRECISIONS)), ("phase", phase, PHASES)):
+            if value not in allowed:
+                raise InputError(f"{name} is {value!r} but must be one of {', '.join(allowed)}")
+        self._precision, self._phase = PRECISIONS[precision], phase
         self.base = copy.deepcopy(backbone).to(device or backbone.device).eval().requires_grad_(False)
         for module in self.base.modules():
             if isinstance(module, nn.Conv2d) and self.base.audio_enc.cnn.channels_last(self.base.device):
@@ -125,3 +165,53 @@ class RoomNetwork:
             return
         with self._rows.of(parts):
             yield
+
+    @torch.no_grad()
+    def encode(self, weights: RoomWeights, room: RoomTensors) -> EncodedRoom:
+        """A room on this network's device as it is seen with its weights."""
+        with self.using([(weights, 1)]):
+            return self.network.encode([room])[0]
+
+    @torch.no_grad()
+    def predict(self, batch: Sequence[Served]) -> Tensor:
+        """Log-spectrograms (N, 63, 310) of all rooms' targets, one room after the other; all have the same K."""
+
+        def using(parts: Sequence[tuple[int, int]]) -> AbstractContextManager:
+            return self.using([(batch[i][0], rows) for i, rows in parts])
+
+        autocast = torch.autocast(self.base.device.type, self._precision, enabled=self._precision is not None)
+        with autocast:
+            if self.compiled:
+                return torch.cat([self._predict_compiled(*one) for one in batch])
+            return self.network.predict([(room, targets) for _, room, targets in batch], using)
+
+    def _predict_compiled(self, weights: RoomWeights, room: EncodedRoom, targets: Targets) -> Tensor:
+        count = len(targets.positions)
+        if count == 1:  # torch would compile a batch of one again
+            targets = Targets(targets.positions.expand(2, -1), targets.references.expand(2, -1))
+        with self.using([(weights, 1)]):
+            return self.network.predict([(room, targets)])[:count]
+
+    def rirs(self, batch: Sequence[Served], seed: int) -> np.ndarray:
+        """RIRs (N, 9600) float32 of all rooms' targets; ``seed`` is that of a random phase."""
+        aligned = align_references([(room, targets) for _, room, targets in batch])
+        return waveforms(self.predict(batch), *aligned, seed, self._phase)
+
+    def stream(
+        self, weights: RoomWeights, room: EncodedRoom, positions: np.ndarray, k: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        """RIRs in one room, some positions after the other.
+
+        Parameters
+        ----------
+        weights, room : as given to and by :meth:`encode`.
+        positions : (N, 3) m from the receiver, each predicted from its K nearest references.
+        seed : of a random phase.
+
+        Yields
+        ------
+        (n, 9600) float32.
+        """
+        at_once = positions_at_once(self.base.device, k)
+        for start in range(0, len(positions), at_once):
+            yield self.rirs([(weights, room, choose_targets(room, positions[start : start + at_once], k))], seed)

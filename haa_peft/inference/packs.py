@@ -17,8 +17,7 @@ from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.model.checkpoint import fingerprint
-from haa_peft.model.predict import References
-from haa_peft.model.prepared import PreparedRoom
+from haa_peft.model.tensors import EncodedRoom, RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST
 from haa_peft.store.folder import read_pack
@@ -43,6 +42,12 @@ def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
 def load_pack(store: Path, name: AdapterName, backbone: XRIR, depth: int = 0) -> RoomPack:
     """Read a pack that was made for this backbone, with what it lies on top of merged in.
 
+    Parameters
+    ----------
+    store, name : where, and which.
+    backbone : with no adapter attached.
+    depth : how many adapters lie on top of this one.
+
     Raises
     ------
     InputError
@@ -54,7 +59,18 @@ def load_pack(store: Path, name: AdapterName, backbone: XRIR, depth: int = 0) ->
 
 
 def load_parent(store: Path, pack: RoomPack, backbone: XRIR, depth: int = 0) -> RoomPack:
-    """The pack that another one lies on top of, as it was then."""
+    """The pack that another one lies on top of, as it was then.
+
+    Parameters
+    ----------
+    store, backbone, depth : as for :func:`load_pack`.
+    pack : the one on top.
+
+    Raises
+    ------
+    InputError
+        When it is missing, has been trained anew, or more than ``DEEPEST`` lie on each other.
+    """
     name, digest = pack.parent or ("", "")
     if depth >= DEEPEST:
         raise InputError(f"{pack.name}: lies on more than {DEEPEST} adapters; train one from the backbone")
@@ -93,10 +109,10 @@ def weights_of(pack: RoomPack, backbone: XRIR) -> RoomWeights:
         raise InputError(f"{pack.name}: {error}") from None
 
 
-def references_of(pack: RoomPack) -> References:
-    """What a pack's predictions start from; renders the panorama."""
+def tensors_of(pack: RoomPack, device: torch.device) -> RoomTensors:
+    """A pack's room as the network takes it; renders the panorama."""
     panorama = render_panorama(pack.geometry, pack.receiver, pack.channels)
-    return References(panorama, pack.rirs, pack.positions - pack.receiver)
+    return RoomTensors.of_arrays(panorama, pack.rirs, pack.positions - pack.receiver, device)
 
 
 def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None) -> RoomPack:
@@ -106,10 +122,9 @@ def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None)
     """
     check_backbone(pack, fingerprint(backbone), backbone.origin)
     whole = pack if parent is None else resolve(pack, parent, backbone)
-    served = RoomNetwork(backbone, None)
-    with served.using([(weights_of(whole, served.base), 1)]):
-        prepared = references_of(pack).prepare(served.network)._asdict()
-    kept = {name: prepared[name].cpu() for name in PREPARED_FIELDS}
+    served = RoomNetwork(backbone)
+    encoded = served.encode(weights_of(whole, served.base), tensors_of(pack, served.base.device))._asdict()
+    kept = {name: encoded[name].cpu() for name in PREPARED_FIELDS}
     return dataclasses.replace(pack, prepared=kept, prepared_from=pack.digest())
 
 
@@ -128,7 +143,7 @@ def verify_pack(backbone: XRIR, pack: RoomPack, store: Path) -> None:
             )
 
 
-def check_prepared(pack: RoomPack, prepared: PreparedRoom, backbone: XRIR) -> None:
+def check_prepared(pack: RoomPack, prepared: EncodedRoom, backbone: XRIR) -> None:
     """Raise ``InputError`` unless what a pack keeps of its prepared room fits the backbone and is finite."""
     config, count = backbone.config, len(pack.rirs)
     rows, columns = config.token_grid
@@ -169,7 +184,7 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
 
 
 def check_references(pack: RoomPack, k: int | None) -> int:
-    """K as given or as in training, which must not be more than the pack's references."""
+    """K as given or as in training; raises ``InputError`` if it is more than the pack's references."""
     k = int(pack.card["training"].get("k", 8)) if k is None else k
     if not 1 <= k <= len(pack.rirs):
         raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")

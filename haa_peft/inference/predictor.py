@@ -6,14 +6,12 @@ import dataclasses
 import shutil
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.adapters.methods import check_free
@@ -26,29 +24,29 @@ from haa_peft.inference.packs import (
     check_prepared,
     check_references,
     load_parent,
-    references_of,
     resolve,
+    tensors_of,
     weights_of,
 )
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.phases import PHASES
-from haa_peft.model.predict import align_references, choose_targets, positions_at_once, waveforms
-from haa_peft.model.prepared import PreparedRoom, Targets, predict_prepared
+from haa_peft.model.predict import choose_targets, positions_at_once
+from haa_peft.model.tensors import EncodedRoom
 from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import CARD, RoomPack
 
-PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
+class LoadedRoom(NamedTuple):
+    """A room in memory: its pack but for the tensors, and what :class:`RoomNetwork` serves it with.
 
-@dataclass(frozen=True)
-class LoadedRoom:
-    """A room in memory: its pack but for the tensors, its weights, its references, and which state of the entry."""
+    ``state`` tells which state of the store's entry it was read from.
+    """
 
     pack: RoomPack
     weights: RoomWeights
-    prepared: PreparedRoom
+    encoded: EncodedRoom
     state: tuple[int, int, int] | None
 
 
@@ -82,16 +80,11 @@ class RoomPredictor:
     ) -> None:
         if max_loaded < 1:
             raise InputError(f"max_loaded is {max_loaded} but must be at least 1")
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {precision!r} but must be one of {', '.join(PRECISIONS)}")
-        if phase not in PHASES:
-            raise InputError(f"phase is {phase!r} but must be one of {', '.join(PHASES)}")
         check_free(backbone)
-        self._phase = phase
         self._store, self._max_loaded = store, max_loaded
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
-        self._merged, self._precision = merged, PRECISIONS[precision]
-        self._networks = RoomNetwork(backbone, device, compiled=compiled)
+        self._merged = merged
+        self._networks = RoomNetwork(backbone, device, compiled=compiled, precision=precision, phase=phase)
         if compiled and self._networks.base.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "cl"))):
             raise InputError("compiled=True needs a C++ compiler on a CPU; install one or leave it out")
         self._rooms: OrderedDict[str, LoadedRoom] = OrderedDict()
@@ -212,15 +205,14 @@ class RoomPredictor:
             weights = weights.complete(base)
         elif self._merged:
             weights = weights.with_merged(base)
-        prepared = self._prepare(pack, weights)
-        return LoadedRoom(dataclasses.replace(pack, tensors={}, prepared=None), weights, prepared, state)
+        encoded = self._encode(pack, weights)
+        return LoadedRoom(dataclasses.replace(pack, tensors={}, prepared=None), weights, encoded, state)
 
-    def _prepare(self, pack: RoomPack, weights: RoomWeights) -> PreparedRoom:
+    def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
         base = self._networks.base
         if pack.prepared is None:
-            with self._networks.using([(weights, 1)]):
-                return references_of(pack).prepare(self._networks.network)
-        prepared = PreparedRoom(
+            return self._networks.encode(weights, tensors_of(pack, base.device))
+        prepared = EncodedRoom(
             rirs=torch.from_numpy(pack.rirs).to(base.device),
             positions=torch.from_numpy(pack.positions - pack.receiver).float().to(base.device),
             **{key: tensor.to(base.device) for key, tensor in pack.prepared.items()},
@@ -259,7 +251,7 @@ class RoomPredictor:
         room = self._in_use
         positions = check_positions(room.pack, positions_xyz)
         k = check_references(room.pack, k)
-        return self._stream(room, positions, k, seed)
+        return self._networks.stream(room.weights, room.encoded, positions - room.pack.receiver, k, seed)
 
     def predict_many(
         self, requests: Sequence[tuple[str, ArrayLike]], *, k: int | None = None, seed: int = 0
@@ -312,37 +304,10 @@ class RoomPredictor:
         flush()
         return answers
 
-    def _stream(self, room: LoadedRoom, positions: np.ndarray, k: int, seed: int) -> Iterator[np.ndarray]:
-        at_once = positions_at_once(self._networks.base.device, k)
-        for start in range(0, len(positions), at_once):
-            yield self._predict_batch([(room, positions[start : start + at_once], k)], seed)
-
     def _predict_batch(self, batch: Sequence[tuple[LoadedRoom, np.ndarray, int]], seed: int) -> np.ndarray:
         """RIRs (N, 9600) of all rooms' positions (n, 3) m in room coordinates, one after the other."""
-        relative = [positions - room.pack.receiver for room, positions, _ in batch]
-        rooms: list[tuple[PreparedRoom, Targets]] = [
-            (room.prepared, choose_targets(room.prepared, where, k))
-            for (room, _, k), where in zip(batch, relative, strict=True)
+        served = [
+            (room.weights, room.encoded, choose_targets(room.encoded, positions - room.pack.receiver, k))
+            for room, positions, k in batch
         ]
-
-        def using(parts: Sequence[tuple[int, int]]) -> AbstractContextManager:
-            return self._networks.using([(batch[i][0].weights, rows) for i, rows in parts])
-
-        device = self._networks.base.device.type
-        lower = nullcontext() if self._precision is None else torch.autocast(device, self._precision)
-        with lower:
-            if self._networks.compiled:
-                predicted = torch.cat([self._predict_compiled(*one) for one in zip(batch, rooms, strict=True)])
-            else:
-                predicted = predict_prepared(self._networks.network, rooms, using)
-        return waveforms(predicted, *align_references(rooms), seed, self._phase)
-
-    def _predict_compiled(
-        self, given: tuple[LoadedRoom, np.ndarray, int], asked: tuple[PreparedRoom, Targets]
-    ) -> Tensor:
-        prepared, targets = asked
-        count = len(targets.positions)
-        if count == 1:  # torch would compile a batch of one again
-            targets = Targets(*(tensor.expand(2, -1) for tensor in targets))
-        with self._networks.using([(given[0].weights, 1)]):
-            return predict_prepared(self._networks.network, [(prepared, targets)])[:count]
+        return self._networks.rirs(served, seed)

@@ -82,7 +82,14 @@ class EnergyBlend(nn.Module):
         nn.init.zeros_(self.departure.bias)
 
     def forward(self, query: Tensor, keys: Tensor, energy: Tensor, target: Tensor, references: Tensor) -> Tensor:
-        """Log-spectrograms (B, 63, 310) from energies of the references, aligned to the target, (B, K, 63, 310)."""
+        """Log-spectrograms (B, 63, 310), or (B, 1, 310) from energies that are summed over frequency.
+
+        Parameters
+        ----------
+        query, keys : (B, C) and (B, K, C) vectors of target and references.
+        energy : (B, K, 63, 310) or (B, K, 1, 310) of the references, aligned to the target.
+        target, references : (B, 3) and (B, K, 3) metres from the receiver.
+        """
         gains = self.gains(query, keys, energy.sum(dim=2), target, references)
         return (gains[:, :, None] * energy).sum(dim=1).add(MAGNITUDE_FLOOR_SQUARED).log() / 2
 

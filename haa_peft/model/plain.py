@@ -28,7 +28,15 @@ from haa_peft.model.xrir import LENGTH_SCALE, XRIR
 def plain_forward(
     network: XRIR, panorama: Tensor, reference_rirs: Tensor, target: Tensor, references: Tensor
 ) -> Tensor:
-    """The same as ``network(panorama, reference_rirs, target, references)``, (B, 63, 310)."""
+    """Log-spectrograms (B, 63, 310), to rounding those of ``network(panorama, reference_rirs, target, references)``.
+
+    Parameters
+    ----------
+    network : the published network or any other configuration, adapted or not.
+    panorama : (B, 3 or more, 256, 512) m.
+    reference_rirs, references : (B, K, 9600), measured at (B, K, 3) m from the receiver.
+    target : (B, 3) m from the receiver.
+    """
     pooled = functional.avg_pool2d(panorama, network.config.panorama_pooling)
     at_target = _view(network, target, pooled)
     at_receiver = _view(network, torch.zeros_like(target), pooled)
@@ -42,16 +50,12 @@ def plain_forward(
             heard = heard.unfold(-1, *[network.config.audio_pooling] * 2).mean(dim=-1)
         audio.append(_resnet(network.audio_enc.cnn, heard))
     positions = torch.cat([target[:, None], references], dim=1)
-    described = torch.stack([network.describe(*room) for room in zip(pooled, positions, strict=True)])
-    return network.combine(
-        at_receiver,
-        at_target,
-        torch.stack(at_references, dim=1),
-        torch.stack(audio, dim=1),
-        network.summands(torch.stack(aligned, dim=1)),
-        described[:, 0],
-        described[:, 1:],
+    features = torch.stack([network.position_features(*room) for room in zip(pooled, positions, strict=True)])
+    query = network.query(features[:, 0], at_receiver, at_target)
+    keys = network.keys(
+        features[:, 1:], at_receiver[:, None], torch.stack(at_references, dim=1), torch.stack(audio, dim=1)
     )
+    return network.blend(query, keys, network.values(torch.stack(aligned, dim=1)), target, references)
 
 
 def _view(network: XRIR, position: Tensor, panorama: Tensor) -> Tensor:

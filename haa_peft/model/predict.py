@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,41 +11,12 @@ from torch import Tensor
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, energy_above_floor, magnitude_from_log
 from haa_peft.acoustics.waveform import FEWER_ITERATIONS, griffin_lim, query_seeds, random_phases, reference_phases
-from haa_peft.model.prepared import PreparedRoom, Targets, predict_prepared, prepare_room
+from haa_peft.model.tensors import EncodedRoom, RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
-from haa_peft.rooms.room import Room
 
-AT_ONCE = {"cpu": 16}
+POSITIONS_AT_ONCE = {"cpu": 16}
 """Positions predicted together, with up to eight references each: bounds memory, and on a CPU fits its caches."""
-AT_ONCE_ELSEWHERE = 128
-
-
-@dataclass(frozen=True)
-class References:
-    """What a prediction starts from.
-
-    ``panorama`` (3 or more, 256, 512) m; ``rirs`` (R, 9600) at 22 050 Hz; ``positions`` (R, 3) m from the receiver.
-    """
-
-    panorama: np.ndarray
-    rirs: np.ndarray
-    positions: np.ndarray
-
-    @classmethod
-    def of_room(cls, room: Room) -> References:
-        """The training measurements of a room."""
-        train = room.splits["train"]
-        return cls(room.panorama, room.rirs[train], room.positions[train] - room.receiver)
-
-    def prepare(self, backbone: XRIR) -> PreparedRoom:
-        """Encode them by a backbone with the adapter that it carries."""
-        device = backbone.device
-        return prepare_room(
-            backbone,
-            torch.from_numpy(self.panorama).to(device),
-            torch.from_numpy(self.rirs).to(device),
-            torch.from_numpy(self.positions).float().to(device),
-        )
+POSITIONS_ELSEWHERE = 128
 
 
 def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> np.ndarray:
@@ -57,17 +27,17 @@ def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> n
 
 def positions_at_once(device: torch.device, k: int) -> int:
     """How many positions of K references to predict together on a device."""
-    return max(1, AT_ONCE.get(device.type, AT_ONCE_ELSEWHERE) * 8 // max(8, k))
+    return max(1, POSITIONS_AT_ONCE.get(device.type, POSITIONS_ELSEWHERE) * 8 // max(8, k))
 
 
-def choose_targets(room: PreparedRoom, positions: np.ndarray, k: int) -> Targets:
+def choose_targets(room: EncodedRoom, positions: np.ndarray, k: int) -> Targets:
     """Positions (N, 3) m from the receiver, each with its K nearest references."""
     chosen = nearest_references(positions, room.positions.double().cpu().numpy(), k)
     device = room.positions.device
     return Targets(torch.from_numpy(positions).float().to(device), torch.from_numpy(chosen).to(device))
 
 
-def align_references(rooms: Sequence[tuple[PreparedRoom, Targets]]) -> tuple[Tensor, Tensor, Tensor]:
+def align_references(rooms: Sequence[tuple[EncodedRoom, Targets]]) -> tuple[Tensor, Tensor, Tensor]:
     """References (N, K, 9600) aligned to all rooms' targets, with the places (N, K, 3) and (N, 3) m of both."""
     places = torch.cat([room.positions[targets.references] for room, targets in rooms])
     positions = torch.cat([targets.positions for _, targets in rooms])
@@ -79,11 +49,16 @@ def align_references(rooms: Sequence[tuple[PreparedRoom, Targets]]) -> tuple[Ten
 def waveforms(
     log_spectrograms: Tensor, aligned: Tensor, references: Tensor, positions: Tensor, seed: int, phase: str
 ) -> np.ndarray:
-    """RIRs (N, 9600) float32 of log-spectrograms (N, 63, 310) predicted from references (see :func:`align_references`).
+    """RIRs (N, 9600) float32 of predicted log-spectrograms, by Griffin-Lim.
 
-    ``phase`` says how. ``references``: Griffin-Lim starts from their phase, and what lies at the spectrogram's floor is
-    silent. ``random``: as published, from a random phase, which ``seed`` and the position decide, so that a position's
-    RIR does not depend on what else is asked.
+    Parameters
+    ----------
+    log_spectrograms : (N, 63, 310).
+    aligned, references, positions : (N, K, 9600), (N, K, 3) m and (N, 3) m, as :func:`align_references` gives them.
+    seed : of a random phase; it and the position decide, so that a position's RIR does not depend on what else is
+        asked.
+    phase : ``references`` starts from their phase, and what lies at the spectrogram's floor is silent; ``random`` is as
+        published.
     """
     magnitudes = magnitude_from_log(log_spectrograms).clamp_min_(0)
     if phase == "random":
@@ -94,20 +69,22 @@ def waveforms(
     return griffin_lim(heard, phases, FEWER_ITERATIONS).cpu().numpy()
 
 
-def stream_rirs(
-    backbone: XRIR, room: PreparedRoom, positions: np.ndarray, k: int, seed: int, phase: str
-) -> Iterator[np.ndarray]:
-    """RIRs at positions (N, 3) m from the receiver in parts of a few, (n, 9600) float32 each."""
+@torch.no_grad()
+def predict_rirs(
+    backbone: XRIR, room: RoomTensors, positions: np.ndarray, k: int, seed: int, phase: str = "references"
+) -> np.ndarray:
+    """RIRs (N, 9600) float32 by a backbone with the adapter that it carries.
+
+    Parameters
+    ----------
+    room : on the backbone's device; all its positions are references.
+    positions : (N, 3) m from the receiver, each predicted from its K nearest references.
+    seed, phase : as in :func:`waveforms`.
+    """
+    (encoded,) = backbone.encode([room])
+    found = [np.zeros((0, RIR_LENGTH), dtype=np.float32)]
     at_once = positions_at_once(backbone.device, k)
     for start in range(0, len(positions), at_once):
-        asked = [(room, choose_targets(room, positions[start : start + at_once], k))]
-        yield waveforms(predict_prepared(backbone, asked), *align_references(asked), seed, phase)
-
-
-def predict_rirs(
-    backbone: XRIR, references: References, positions: np.ndarray, k: int, seed: int, phase: str = "references"
-) -> np.ndarray:
-    """RIRs at positions (N, 3) m from the receiver, each from its K nearest references: (N, 9600) float32."""
-    if not len(positions):
-        return np.zeros((0, RIR_LENGTH), dtype=np.float32)
-    return np.concatenate(list(stream_rirs(backbone, references.prepare(backbone), positions, k, seed, phase)))
+        asked = [(encoded, choose_targets(encoded, positions[start : start + at_once], k))]
+        found.append(waveforms(backbone.predict(asked), *align_references(asked), seed, phase))
+    return np.concatenate(found)

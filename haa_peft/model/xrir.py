@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,13 @@ from haa_peft.geometry.reflections import LEVELS, reflection_levels
 from haa_peft.model.config import XRIRConfig
 from haa_peft.model.heads import EnergyBlend, Projection, SinusoidalCode
 from haa_peft.model.resnet import ResNet18
+from haa_peft.model.tensors import EncodedRoom, Known, RoomTensors, Targets
 from haa_peft.model.vit import GeometryEncoder, Stage
 
 LENGTH_SCALE = 5.0
 """Metres; coordinates enter the network divided by it."""
+AT_ONCE = 32
+"""Inputs encoded together where no gradients are asked for."""
 
 
 class AudioEncoder(nn.Module):
@@ -31,28 +35,13 @@ class AudioEncoder(nn.Module):
         self.cnn = ResNet18(config)
 
 
-class RoomQueries(NamedTuple):
-    """Targets of one configuration, each with its references.
-
-    ``panorama`` (3 or more, 256, 512) m, or pooled already; ``rirs`` (R, 9600) measured RIRs of the first R
-    ``positions`` (P, 3) m from the receiver; ``targets`` (B,) indices of positions; ``references`` (B, K) indices
-    below R. ``view`` is what the geometry encoder sees if not the panorama: the same surfaces from another viewpoint.
-    """
-
-    panorama: Tensor
-    rirs: Tensor
-    positions: Tensor
-    targets: Tensor
-    references: Tensor
-    view: Tensor | None = None
-
-
 class XRIR(nn.Module):
     """Predicts the log-spectrogram of the RIR at a position.
 
     ``XRIR(XRIRConfig())`` is the published network and has its state dict. It is fully batched and differentiable
     and runs where its weights are. Encoders follow autocast; alignment, spectrograms and the heads stay in single
-    precision. ``origin`` says where the weights came from; with ``checkpointing``, activations inside the encoders are
+    precision. ``origin`` says where the weights came from; with
+    ``gradient_checkpointing``, activations inside the encoders are
     computed again for the backward pass instead of kept.
     """
 
@@ -60,7 +49,7 @@ class XRIR(nn.Module):
         super().__init__()
         self.origin = "untrained"
         self.base_fingerprint: str | None = None  # kept while an adapter is attached
-        self.checkpointing = False
+        self.gradient_checkpointing = False
         config = config or XRIRConfig()
         self.config = config
         channels = config.channels
@@ -126,11 +115,11 @@ class XRIR(nn.Module):
         return x.to(self.dist_embedder.freqs.dtype).unflatten(0, log_spectrograms.shape[:-2])
 
     def _run(self, stage: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        if self.checkpointing and torch.is_grad_enabled():
+        if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(stage, x, use_reentrant=False)
         return stage(x)
 
-    def describe(self, panorama: Tensor, positions: Tensor) -> Tensor:
+    def position_features(self, panorama: Tensor, positions: Tensor) -> Tensor:
         """Positions (P, 3) m in one room, with ``reflections`` their 16 reflection levels behind: (P, 3 or 19).
 
         See :func:`~haa_peft.geometry.reflections.reflection_levels`.
@@ -139,57 +128,56 @@ class XRIR(nn.Module):
             return positions
         return torch.cat([positions, reflection_levels(self.pool(panorama)[:3], positions)], dim=-1)
 
-    def encode_description(self, description: Tensor) -> Tensor:
-        """What :meth:`describe` gives, (..., 3 or more) -> (..., C)."""
-        code = self.src_coord_proj(self.dist_embedder(description[..., :3] / LENGTH_SCALE))
-        return code if self.reflection_proj is None else code + self.reflection_proj(description[..., 3:])
+    def encode_position(self, features: Tensor) -> Tensor:
+        """What :meth:`position_features` gives, (..., 3 or 19) -> (..., C)."""
+        code = self.src_coord_proj(self.dist_embedder(features[..., :3] / LENGTH_SCALE))
+        return code if self.reflection_proj is None else code + self.reflection_proj(features[..., 3:])
 
-    def query(self, target: Tensor, at_receiver: Tensor, at_target: Tensor) -> Tensor:
-        """A target's vector (B, C) from its description and what is seen from receiver and target, (B, C)."""
-        return self.lin_proj_1(torch.cat([self.encode_description(target), at_receiver, at_target], dim=-1))
+    def query(self, features: Tensor, at_receiver: Tensor, at_target: Tensor) -> Tensor:
+        """Targets' vectors (B, C) from their features (B, 3 or 19) and what receiver and target see, (B, C) each."""
+        return self.lin_proj_1(torch.cat([self.encode_position(features), at_receiver, at_target], dim=-1))
 
-    def keys(self, references: Tensor, at_receiver: Tensor, at_references: Tensor, audio: Tensor) -> Tensor:
-        """References' vectors (..., C) from descriptions, views (..., C) and audio features (..., 8 resnet_width)."""
+    def keys(self, features: Tensor, at_receiver: Tensor, at_references: Tensor, audio: Tensor) -> Tensor:
+        """References' vectors (..., C).
+
+        Parameters
+        ----------
+        features : (..., 3 or 19) :meth:`position_features`.
+        at_receiver, at_references : (..., C) what is seen from there.
+        audio : (..., 8 * resnet_width) what the audio encoder hears.
+        """
         receiver = at_receiver.expand_as(at_references)
-        return self.lin_proj_2(torch.cat([self.encode_description(references), receiver, at_references, audio], dim=-1))
+        return self.lin_proj_2(torch.cat([self.encode_position(features), receiver, at_references, audio], dim=-1))
 
-    def summands(self, aligned: Tensor) -> Tensor:
+    def values(self, aligned: Tensor) -> Tensor:
         """What :meth:`blend` sums of aligned log-spectrograms (..., 63, 310): themselves, or their energies."""
         if self.config.weighting != "energy":
             return aligned
         return energy_above_floor(magnitude_from_log(aligned).square())
 
-    def blend(self, query: Tensor, keys: Tensor, summands: Tensor, target: Tensor, references: Tensor) -> Tensor:
-        """Log-spectrograms (B, 63, 310), weighted sums of the references' :meth:`summands` (B, K, 63, 310)."""
+    def blend(self, query: Tensor, keys: Tensor, values: Tensor, target: Tensor, references: Tensor) -> Tensor:
+        """Log-spectrograms (B, 63, 310), weighted sums of the references'.
+
+        Parameters
+        ----------
+        query, keys : (B, C) and (B, K, C) vectors of targets and references.
+        values : (B, K, 63, 310) :meth:`values`. Energies may come summed over frequency, (B, K, 1, 310), as the result
+            then is.
+        target, references : (B, 3) and (B, K, 3) m from the receiver.
+        """
         if self.config.weighting == "energy":
-            return self.energy_blend(query, keys, summands, target, references)
+            return self.energy_blend(query, keys, values, target, references)
         channels = query.shape[-1]
         time = 2 * torch.arange(N_FRAMES, device=self.device) / N_FRAMES - 1
         time_code = self.time_proj(self.time_embedder(time[:, None]).expand(len(query), -1, -1))
         scores = torch.softmax((keys @ query[..., None])[..., 0] / channels, dim=-1)
         weights = (scores[..., None] * keys) @ time_code.mT / channels
-        return (weights[:, :, None] * summands).sum(dim=1)
-
-    def combine(
-        self,
-        at_receiver: Tensor,
-        at_target: Tensor,
-        at_references: Tensor,
-        audio: Tensor,
-        summands: Tensor,
-        target: Tensor,
-        references: Tensor,
-    ) -> Tensor:
-        """Log-spectrograms (B, 63, 310) from all encoded inputs; ``target`` and ``references`` are :meth:`describe`."""
-        with torch.autocast(self.device.type, enabled=False):
-            query = self.query(target, at_receiver, at_target)
-            keys = self.keys(references, at_receiver[:, None], at_references, audio)
-            return self.blend(query, keys, summands, target[..., :3], references[..., :3])
+        return (weights[:, :, None] * values).sum(dim=1)
 
     def forward(
         self, panorama: Tensor, reference_rirs: Tensor, target_position: Tensor, reference_positions: Tensor
     ) -> Tensor:
-        """Log-spectrogram at the target, (B, 63, 310).
+        """Log-spectrogram at the target, (B, 63, 310): :meth:`encode` and :meth:`predict` for rooms of one target.
 
         Parameters
         ----------
@@ -199,113 +187,115 @@ class XRIR(nn.Module):
         target_position : (B, 3) metres from the receiver.
         reference_positions : (B, K, 3) metres from the receiver.
         """
-        origin = torch.zeros_like(target_position)[:, None]
-        seen_from = torch.cat([origin, target_position[:, None], reference_positions], dim=1)
-        images = torch.stack([self.views(*room) for room in zip(panorama, seen_from, strict=True)])
-        described = torch.stack([self.describe(*room) for room in zip(panorama, seen_from[:, 1:], strict=True)])
-        geometry = self.encode_views(images.flatten(0, 1)).unflatten(0, seen_from.shape[:2])
-        aligned = log_magnitude(align(reference_rirs, reference_positions, target_position))
-        audio = self.encode_audio(aligned if self.config.align_before_encoding else log_magnitude(reference_rirs))
-        return self.combine(
-            geometry[:, 0],
-            geometry[:, 1],
-            geometry[:, 2:],
-            audio,
-            self.summands(aligned),
-            described[:, 0],
-            described[:, 1:],
-        )
+        count = reference_rirs.shape[1]
+        positions = torch.cat([reference_positions, target_position[:, None]], dim=1)
+        rows = torch.arange(count + 1, device=positions.device)
+        rooms = self.encode([RoomTensors(*room) for room in zip(panorama, reference_rirs, positions, strict=True)])
+        return self.predict([(room, room.targets(rows[-1:], rows[None, :-1])) for room in rooms])
 
-    def forward_rooms(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
-        """Log-spectrograms (B, 63, 310) for each room's targets.
+    def encode(self, rooms: Sequence[RoomTensors], known: Sequence[Known] = ()) -> list[EncodedRoom]:
+        """See rooms from all their positions and hear their references: once a room.
 
-        Every distinct input is encoded once: a position seen in one geometry, which configurations of a room may
-        share; an aligned pair; or a reference, where references are encoded as measured.
+        All rooms go through the encoders together; without gradients, some of their inputs at a time.
+
+        Parameters
+        ----------
+        rooms : see :class:`~haa_peft.model.tensors.RoomTensors`.
+        known : for each room what need not be encoded; nothing unless given.
         """
-        vectors = self._encode_distinct_views(rooms)
-        aligned = [
-            log_magnitude(
-                align(room.rirs[room.references], room.positions[room.references], room.positions[room.targets])
-            )
-            for room in rooms
-        ]
-        if self.config.align_before_encoding:
-            flat = self.encode_audio(torch.cat([part.flatten(0, 1) for part in aligned]))
-            counts = [part.shape[0] * part.shape[1] for part in aligned]
-            audio = [
-                part.unflatten(0, whole.shape[:2]) for part, whole in zip(flat.split(counts), aligned, strict=True)
-            ]
-        else:
-            audio = self._encode_references(rooms)
-        described = self._descriptions(rooms)
-        summands = [self.summands(part) for part in aligned]
-        return [self.combine(*vectors[i], audio[i], summands[i], *described[i]) for i in range(len(rooms))]
-
-    def frame_energies(self, rooms: Sequence[RoomQueries], aligned: Sequence[Tensor]) -> list[Tensor]:
-        """Energy (B, 310) in every frame of what :meth:`forward_rooms` predicts, at a fraction of its cost.
-
-        For ``weighting="energy"`` with references encoded as measured: there a reference's spectrum only matters by its
-        sum. ``aligned`` are those sums, (P, R, 310) for each room: of every reference aligned to every position.
-        """
+        known = known or [Known()] * len(rooms)
+        vectors, audio = self._see(rooms, known), self._hear(rooms, known)
         found = []
-        vectors, audio = self._encode_distinct_views(rooms), self._encode_references(rooms)
-        for room, pairs, seen, heard, described in zip(
-            rooms, aligned, vectors, audio, self._descriptions(rooms), strict=True
-        ):
-            energy = pairs[room.targets[:, None], room.references]
+        for room, given, seen, heard in zip(rooms, known, vectors, audio, strict=True):
+            count, pooled = len(room.rirs), self.pool(room.panorama)
+            keys, features = seen.new_zeros(count, 0), given.features
             with torch.autocast(self.device.type, enabled=False):
-                at_receiver, at_target, at_references = seen
-                query = self.query(described[0], at_receiver, at_target)
-                keys = self.keys(described[1], at_receiver[:, None], at_references, heard)
-                positions = room.positions[room.targets], room.positions[room.references]
-                found.append((self.energy_blend.gains(query, keys, energy, *positions) * energy).sum(dim=1))
+                if features is None:
+                    features = self.position_features(pooled, room.positions)
+                if heard is not None:
+                    keys = self.keys(features[:count], seen[:1], seen[1 : 1 + count], heard)
+            found.append(EncodedRoom(pooled, room.rirs, room.positions, seen[0], seen[1:], keys, features))
         return found
 
-    def _descriptions(self, rooms: Sequence[RoomQueries]) -> list[tuple[Tensor, Tensor]]:
-        """Descriptions of targets (B, 3 or more) and references (B, K, 3 or more) of every room."""
-        every = [self.describe(room.panorama, room.positions) for room in rooms]
-        return [(part[room.targets], part[room.references]) for part, room in zip(every, rooms, strict=True)]
+    def predict(
+        self,
+        asked: Sequence[tuple[EncodedRoom, Targets]],
+        using: Callable[[Sequence[tuple[int, int]]], AbstractContextManager] = lambda _: nullcontext(),
+    ) -> Tensor:
+        """Log-spectrograms (B, 63, 310) of all rooms' targets, one room after the other, in one batch.
 
-    def _encode_references(self, rooms: Sequence[RoomQueries]) -> list[Tensor]:
-        """Features (B, K, F) of every room's references as measured, each encoded once."""
-        heard = [torch.unique(room.references, return_inverse=True) for room in rooms]
-        spectra = [log_magnitude(room.rirs[rows]) for room, (rows, _) in zip(rooms, heard, strict=True)]
-        parts = self.encode_audio(torch.cat(spectra)).split([len(rows) for rows, _ in heard])
-        return [part[rows] for part, (_, rows) in zip(parts, heard, strict=True)]
-
-    def _encode_distinct_views(self, rooms: Sequence[RoomQueries]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """What is seen from receiver (B, C), targets (B, C) and references (B, K, C) of every room."""
-        panoramas: list[Tensor] = []
-        members: list[list[int]] = []
-        for i, room in enumerate(rooms):
-            view = room.panorama if room.view is None else room.view
-            same = [j for j, p in enumerate(panoramas) if p is view or torch.equal(p, view)]
-            if same:
-                members[same[0]].append(i)
+        Parameters
+        ----------
+        asked : rooms as :meth:`encode` gives them, with their targets; all have the same K.
+        using : is told, as (room, rows) pairs in order, whose rows come next, for a backbone whose weights depend on
+            the room (:class:`~haa_peft.inference.network.RoomNetwork`).
+        """
+        rows = [(i, len(targets.positions)) for i, (_, targets) in enumerate(asked)]
+        positions = torch.cat([targets.positions for _, targets in asked])
+        places = torch.cat([room.positions[targets.references] for room, targets in asked])
+        receiver = torch.cat([room.receiver.expand(len(targets.positions), -1) for room, targets in asked])
+        with using(rows):
+            seen = self._see_targets(asked)
+        with using([(i, count * places.shape[1]) for i, count in rows]):
+            values, audio = self._hear_pairs(asked, places, positions)
+        with using(rows), torch.autocast(self.device.type, enabled=False):
+            features = [self._features(room, t.positions, t.features) for room, t in asked]
+            query = self.query(torch.cat(features), receiver, seen)
+            if audio is None:
+                keys = torch.cat([room.keys[targets.references] for room, targets in asked])
             else:
-                panoramas.append(view)
-                members.append([i])
-        views, positions = [], []
-        for panorama, group in zip(panoramas, members, strict=True):
-            asked = [rooms[i].positions[torch.cat([rooms[i].targets, rooms[i].references.flatten()])] for i in group]
-            distinct, rows = torch.unique(
-                torch.cat([torch.zeros_like(asked[0][:1]), *asked]), dim=0, return_inverse=True
-            )
-            views.append(self.views(panorama, distinct))
-            positions.append(rows)
-        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        encoded = self.encode_views(join_views(views)).split([len(part) for part in views])
-        for vectors, rows, group in zip(encoded, positions, members, strict=True):
-            counts = [1, *(rooms[i].targets.numel() + rooms[i].references.numel() for i in group)]
-            receiver, *parts = vectors[rows].split(counts)
-            for i, part in zip(group, parts, strict=True):
-                count = len(rooms[i].targets)
-                references = part[count:].unflatten(0, rooms[i].references.shape)
-                found[i] = (receiver.expand(count, -1), part[:count], references)
-        return [found[i] for i in range(len(rooms))]
+                views = torch.cat([room.views[targets.references] for room, targets in asked])
+                features = [self._features(room, room.positions, room.features)[t.references] for room, t in asked]
+                keys = self.keys(torch.cat(features), receiver[:, None], views, audio)
+            return self.blend(query, keys, values, positions, places)
+
+    def _features(self, room: EncodedRoom, positions: Tensor, known: Tensor | None) -> Tensor:
+        return self.position_features(room.panorama, positions) if known is None else known
+
+    def _see(self, rooms: Sequence[RoomTensors], known: Sequence[Known]) -> list[Tensor]:
+        """What is seen from receiver and positions of every room, (1 + P, C)."""
+        if all(part.views is not None for part in known):
+            return [in_parts(partial(self.encode_views, first=part.stages), part.views) for part in known]  # type: ignore[arg-type]
+        asked = [(self.pool(room.seen), functional.pad(room.positions, (0, 0, 1, 0))) for room in rooms]
+        if torch.is_grad_enabled() or sum(len(where) for _, where in asked) <= AT_ONCE:
+            images = join_views([self.views(*one) for one in asked])
+            return list(self.encode_views(images).split([len(where) for _, where in asked]))
+        return [in_parts(lambda part, p=p: self.encode_views(self.views(p, part)), where) for p, where in asked]  # type: ignore[misc]
+
+    def _hear(self, rooms: Sequence[RoomTensors], known: Sequence[Known]) -> Sequence[Tensor | None]:
+        """Features (R, F) of every room's references as measured; None where they are encoded as aligned."""
+        if self.config.align_before_encoding or all(part.audio is not None for part in known):
+            return [part.audio for part in known]
+        rirs = torch.cat([room.rirs for room in rooms])
+        heard = in_parts(lambda part: self.encode_audio(log_magnitude(part)), rirs)
+        return heard.split([len(room.rirs) for room in rooms])
+
+    def _see_targets(self, asked: Sequence[tuple[EncodedRoom, Targets]]) -> Tensor:
+        """What is seen from the targets, (B, C)."""
+        views = [targets.views for _, targets in asked if targets.views is not None]
+        if len(views) == len(asked):
+            return torch.cat(views)
+        return self.encode_views(join_views([self.views(room.panorama, t.positions) for room, t in asked]))
+
+    def _hear_pairs(
+        self, asked: Sequence[tuple[EncodedRoom, Targets]], places: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Values (B, K, 63, 310) of the aligned references, and their features (B, K, F) if they are encoded so."""
+        values = [targets.values for _, targets in asked if targets.values is not None]
+        audio = [targets.audio for _, targets in asked if targets.audio is not None]
+        if len(values) == len(asked):
+            return torch.cat(values), torch.cat(audio) if audio else None
+        rirs = torch.cat([room.rirs[targets.references] for room, targets in asked])
+        aligned = log_magnitude(align(rirs, places, positions))
+        return self.values(aligned), self.encode_audio(aligned) if self.config.align_before_encoding else None
 
 
 def join_views(views: Sequence[Tensor]) -> Tensor:
     """Views of several rooms, (P, 3 or more, h, w) each, as one batch; channels that a room does not have are zero."""
     most = max(view.shape[1] for view in views)
     return torch.cat([functional.pad(view, (0, 0, 0, 0, 0, most - view.shape[1])) for view in views])
+
+
+def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function(x)``, computed over ``AT_ONCE`` rows at a time unless gradients are asked for: bounds memory."""
+    return function(x) if torch.is_grad_enabled() else torch.cat([function(part) for part in x.split(AT_ONCE)])

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from haa_peft.errors import InputError
-from haa_peft.evaluation.baselines import blend_references, energy_interpolation
+from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation
 from haa_peft.evaluation.evaluate import Measured, errors, means
 from haa_peft.model.predict import align_references, waveforms
-from haa_peft.model.prepared import Targets, predict_prepared, prepare_room
+from haa_peft.model.tensors import RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining.acoustic_rooms import AcousticRooms
 from haa_peft.simulation.corpus import Corpus, CorpusRoom
@@ -24,6 +24,7 @@ TARGETS = 4
 """Positions predicted in each room."""
 
 
+@torch.no_grad()
 def predict_unseen(
     backbone: XRIR,
     room: CorpusRoom,
@@ -44,16 +45,16 @@ def predict_unseen(
     positions, rirs = room.positions - room.receiver, room.rirs.astype(np.float32)
     device = backbone.device
     on_device = (tensor.to(device) for tensor in (panorama, torch.from_numpy(rirs), torch.from_numpy(positions)))
-    prepared = prepare_room(backbone, *on_device)
+    (encoded,) = backbone.encode([RoomTensors(*on_device)])
     found = {}
     for k in ks:
         distance = np.linalg.norm(positions[references[:, :k]] - positions[targets][:, None], axis=-1)
         chosen = np.take_along_axis(references[:, :k], distance.argsort(axis=1), axis=1)
-        found[k, "nearest"] = blend_references(rirs, positions, chosen[:, :1], positions[targets])
-        found[k, "linear"] = blend_references(rirs, positions, chosen, positions[targets])
+        found[k, "nearest"] = linear_interpolation(rirs, positions, chosen[:, :1], positions[targets])
+        found[k, "linear"] = linear_interpolation(rirs, positions, chosen, positions[targets])
         found[k, "energy"] = energy_interpolation(rirs, positions, chosen, positions[targets], seed, phase)
-        asked = [(prepared, Targets(prepared.positions[targets], torch.from_numpy(chosen).to(device)))]
-        found[k, "backbone"] = waveforms(predict_prepared(backbone, asked), *align_references(asked), seed, phase)
+        asked = [(encoded, Targets(encoded.positions[targets], torch.from_numpy(chosen).to(device)))]
+        found[k, "backbone"] = waveforms(backbone.predict(asked), *align_references(asked), seed, phase)
     return found
 
 

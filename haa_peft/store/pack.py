@@ -66,7 +66,7 @@ class RoomPack:
     scale : the largest magnitude of the references as measured.
     card : what ``card.json`` says.
     prepared : the references and the panorama as the adapted backbone encodes them (the fields of
-        :class:`~haa_peft.model.prepared.PreparedRoom` that are not stored anyway), so that loading encodes nothing;
+        :class:`~haa_peft.model.tensors.EncodedRoom` that are not stored anyway), so that loading encodes nothing;
         packs without it are prepared when they are loaded.
     prepared_from : the :meth:`digest` of what it was prepared from; with any other it is not stored.
     channels : what the panorama shows of surfaces beside their coordinates.

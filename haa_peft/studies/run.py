@@ -20,9 +20,11 @@ from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.adapters.combine import Stored, blend, stack
 from haa_peft.adapters.methods import MethodSettings, attach, attach_stored, merged
-from haa_peft.evaluation.evaluate import Measured, baselines, errors
+from haa_peft.evaluation.baselines import baselines
+from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.model.checkpoint import fingerprint, load_backbone
-from haa_peft.model.predict import References, predict_rirs
+from haa_peft.model.predict import predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.studies.assumptions import Assumption
@@ -204,7 +206,7 @@ def _predict_bare(study: Study, name: str, seed: int, shots: int, device: str, a
 
 def _predict_attached(study: Study, room: Room, backbone: XRIR, seed: int) -> np.ndarray:
     targets = room.positions[room.splits[study.split]] - room.receiver
-    return predict_rirs(backbone, References.of_room(room), targets, _k(study, room), seed)
+    return predict_rirs(backbone, RoomTensors.of_room(room, backbone.device), targets, _k(study, room), seed)
 
 
 def _k(study: Study, room: Room) -> int:

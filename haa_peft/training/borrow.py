@@ -14,7 +14,8 @@ import numpy as np
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
-from haa_peft.model.predict import References, predict_rirs
+from haa_peft.model.predict import predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Loan, Room
 from haa_peft.training.folds import folds_of, measurements_validate
@@ -65,7 +66,7 @@ def borrow(room: Room, lender: Room, backbone: XRIR, k: int = 8) -> Room:
         raise InputError(f"{lender.name} has no measurement inside {room.name} that is not at one of its own positions")
     ratio = lender.scale / room.scale
     rirs = lender.rirs[lent] * ratio
-    references = References(lender.panorama, rirs, places)
+    references = RoomTensors.of_arrays(lender.panorama, rirs, places, backbone.device)
     predicted = predict_rirs(backbone, references, here[own], min(k, len(lent)), 0)
     change = np.mean(_levels(room.rirs[own], here[own]) - _levels(predicted, here[own]), axis=0)
     places, rirs = places[kept], rirs[kept]

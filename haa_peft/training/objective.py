@@ -13,9 +13,10 @@ from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.augmentation.settings import Augmentation, check_augmentation, vary
 from haa_peft.errors import InputError
 from haa_peft.model.predict import nearest_references
-from haa_peft.model.xrir import XRIR, RoomQueries
+from haa_peft.model.tensors import EncodedRoom, RoomTensors
+from haa_peft.model.xrir import AT_ONCE, XRIR
 from haa_peft.rooms.room import Room
-from haa_peft.training.frozen import AT_ONCE, FrozenParts
+from haa_peft.training.frozen import FrozenParts
 
 VARIANTS = 12
 """Of a room, made when they are first drawn; each is prepared as the room itself is, in a quarter of a second."""
@@ -26,7 +27,7 @@ CHOICE = 1
 
 
 def check_k(k: int, shots: int, name: str) -> None:
-    """Training predicts each measurement from K others, so it needs K + 1."""
+    """Raise ``InputError`` unless there are K + 1 measurements: training predicts each from K others."""
     if k < 1:
         raise InputError(f"--k is {k} but must be at least 1")
     if shots < k + 1:
@@ -39,7 +40,13 @@ def check_k(k: int, shots: int, name: str) -> None:
 
 
 def draw_references(shots: int, k: int, seed: int, step: int, room: int = 0) -> np.ndarray:
-    """For each of the measurements, K of the others, (shots, K); the same for the same seed, step and room."""
+    """For each of the measurements, K of the others, (shots, K).
+
+    Parameters
+    ----------
+    shots, k : measurements of the room, and how many of them to draw for each.
+    seed, step, room : decide what is drawn.
+    """
     order = np.random.default_rng((seed, step, room) if room else (seed, step)).random((shots, shots))
     np.fill_diagonal(order, np.inf)
     return order.argsort(axis=1)[:, :k]
@@ -61,25 +68,20 @@ class RoomObjective(nn.Module):
     def __init__(self, backbone: XRIR, room: Room, *, reuse: bool = True, audible_decay: float = 0.0) -> None:
         super().__init__()
         self.backbone, self.audible_decay = backbone, audible_decay
-        used = np.concatenate([room.splits["train"], room.splits["valid"]])
         self.shots = len(room.splits["train"])
-        rirs = torch.from_numpy(room.rirs[used])
-        for name, tensor in (
-            ("panorama", torch.from_numpy(room.panorama)),
-            ("view", None if room.viewpoint is None else torch.from_numpy(room.view)),
-            ("positions", torch.from_numpy(room.positions[used] - room.receiver).float()),
-            ("rirs", rirs[: self.shots]),
-            ("magnitudes", magnitude(rirs)),
-        ):
+        used = np.concatenate([room.splits["train"], room.splits["valid"]])
+        tensors = RoomTensors.of_room(room, validation=True)._asdict()
+        for name, tensor in {**tensors, "magnitudes": magnitude(torch.from_numpy(room.rirs[used]))}.items():
             self.register_buffer(name, tensor, persistent=False)
         self._reuse = reuse
         self._frozen: FrozenParts | None = None
 
     @property
     def frozen(self) -> FrozenParts:
-        """What does not change during the run; made when first used, on the device that the run is on."""
+        """The room and what does not change during the run; made when first used, on the device of the run."""
         if self._frozen is None:
-            self._frozen = FrozenParts(self.backbone, self.panorama, self.rirs, self.positions, self.view)
+            room = RoomTensors(self.panorama, self.rirs, self.positions, self.view)
+            self._frozen = FrozenParts(self.backbone, room, keep=self._reuse)
         return self._frozen
 
     def forget(self) -> None:
@@ -88,29 +90,17 @@ class RoomObjective(nn.Module):
 
     def forward(self, targets: Tensor, references: Tensor) -> Tensor:
         """Loss of each target, (B,): indices (B,) into training then validation, (B, K) into training."""
-        if not self._reuse:
-            room = RoomQueries(self.panorama, self.rirs, self.positions, targets, references, self.view)
-            return training_loss(self.backbone.forward_rooms([room])[0], self.magnitudes[targets], self.audible_decay)
-        used, places = torch.unique(torch.cat([targets[:, None], references], dim=1), return_inverse=True)
-        return self._losses(targets, references, self._look(torch.cat([used.new_tensor([-1]), used])), 1 + places)
+        room, rows, there, heard = self.frozen.room.narrowed(targets, references)
+        (encoded,) = self.backbone.encode([room], [self.frozen.known(rows, len(room.rirs))])
+        return self._losses(encoded, there, heard, targets, references)
 
-    def _look(self, rows: Tensor) -> Tensor:
-        """Vectors (N, C) of what is seen from positions, -1 the receiver."""
-        return self.backbone.encode_views(self.frozen.views(1 + rows), first=self.frozen.stages)
-
-    def _losses(self, targets: Tensor, references: Tensor, vectors: Tensor, places: Tensor) -> Tensor:
-        """Losses from ``vectors``: row 0 the receiver's, ``places`` (B, 1 + K) those of target and references."""
-        summands, audio = self.frozen.pairs(targets, references)
+    def _losses(
+        self, room: EncodedRoom, rows: Tensor, row_references: Tensor, targets: Tensor, references: Tensor
+    ) -> Tensor:
+        """Losses of targets that are known by their rows in an encoded room, and in this one."""
+        asked = room.targets(rows, row_references, *self.frozen.pairs(targets, references))
+        predicted = self.backbone.predict([(room, asked)])
         with torch.autocast(targets.device.type, enabled=False):
-            predicted = self.backbone.combine(
-                vectors[:1].expand(len(targets), -1),
-                vectors[places[:, 0]],
-                vectors[places[:, 1:]],
-                audio,
-                summands,
-                self.frozen.descriptions[targets],
-                self.frozen.descriptions[references],
-            )
             return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
 
     def validation_losses(self, k: int) -> Tensor:
@@ -124,13 +114,12 @@ class RoomObjective(nn.Module):
         nearest = nearest_references(positions[rows], positions[: self.shots], self.shots)
         references = np.stack([order[order != row][:k] for row, order in zip(rows, nearest, strict=True)])
         device = self.positions.device
-        everywhere = torch.arange(-1, len(positions), device=device)
-        vectors = torch.cat([self._look(part) for part in everywhere.split(AT_ONCE)])
+        everywhere = torch.arange(len(positions), device=device)
+        (encoded,) = self.backbone.encode([self.frozen.room], [self.frozen.known(everywhere, self.shots)])
         losses = []
         for part in np.array_split(np.arange(len(rows)), -(-len(rows) // AT_ONCE)):
-            targets = torch.from_numpy(rows[part]).to(device)
-            chosen = torch.from_numpy(references[part]).to(device)
-            losses.append(self._losses(targets, chosen, vectors, 1 + torch.cat([targets[:, None], chosen], dim=1)))
+            targets, chosen = (torch.from_numpy(values[part]).to(device) for values in (rows, references))
+            losses.append(self._losses(encoded, targets, chosen, targets, chosen))
         return torch.cat(losses)
 
 
@@ -178,6 +167,12 @@ class RoomsObjective(nn.Module):
         """A process' share of a step: every measurement of every room is a target once, among all processes.
 
         All randomness comes from seed and step: the same for any number of processes, and after a resume.
+
+        Parameters
+        ----------
+        k : references of a target, or all others where a room has fewer.
+        seed, step : of the run.
+        rank, processes : which of how many processes asks.
         """
         device = self.each()[0].positions.device
         rooms = np.repeat(np.arange(len(self.counts)), self.counts)[rank::processes]

@@ -7,7 +7,7 @@ from torch import nn
 
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import log_magnitude
-from haa_peft.training.frozen import AT_ONCE
+from haa_peft.model.xrir import AT_ONCE
 from haa_peft.training.objective import RoomObjective
 
 

@@ -8,10 +8,10 @@ from haa_peft import load_room
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import magnitude
 from haa_peft.errors import InputError
-from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation, nearest_neighbour
-from haa_peft.evaluation.evaluate import baselines, evaluate
+from haa_peft.evaluation.baselines import baselines, energy_interpolation, linear_interpolation
+from haa_peft.evaluation.evaluate import evaluate
 from haa_peft.files import nan_to_null
-from haa_peft.model.predict import References
+from haa_peft.model.predict import nearest_references
 from haa_peft.tables import report_table
 from tests.conftest import decaying_noise
 
@@ -42,10 +42,10 @@ def test_errors_are_of_the_metrics(room):
 
 
 def test_baselines_at_a_reference_are_that_reference(room):
-    references = References.of_room(room)
-    np.testing.assert_allclose(nearest_neighbour(references, references.positions), references.rirs, atol=1e-6)
-    close = linear_interpolation(references, references.positions, 4)
-    np.testing.assert_allclose(close, references.rirs, atol=1e-4)
+    for k in (1, 4):
+        found = baselines(room, k, "train")
+        np.testing.assert_allclose(found["nearest"], room.rirs[room.splits["train"]], atol=1e-6)
+        np.testing.assert_allclose(found["linear"], room.rirs[room.splits["train"]], atol=1e-4)
 
 
 def test_linear_interpolation_weighs_by_inverse_distance():
@@ -54,9 +54,8 @@ def test_linear_interpolation_weighs_by_inverse_distance():
     # all at 2 m from the receiver, so that alignment changes nothing
     angle = np.array([0.0, 0.2, 2.0])
     places = 2 * np.stack([np.cos(angle), np.sin(angle), 0 * angle], axis=1)
-    references = References(np.zeros((3, 256, 512), np.float32), rirs, places)
     target = 2 * np.array([[np.cos(0.05), np.sin(0.05), 0.0]])
-    (result,) = linear_interpolation(references, target, 2)
+    (result,) = linear_interpolation(rirs, places, nearest_references(target, places, 2), target)
     distance = np.linalg.norm(places - target, axis=1)
     assert result[100] / result[200] == pytest.approx(distance[1] / distance[0], rel=1e-5)
     assert result[100] + result[200] == pytest.approx(1, rel=1e-5)
@@ -85,7 +84,7 @@ def test_known_nearest_neighbour_figures(shared_data, name, edt, c50):
     """Section 5 of the research notes: nearest aligned training RIR, measured before this project."""
     room = load_room(shared_data / "haa-reconstruction" / name)
     test = room.splits["test"]
-    ours = paper_metrics(nearest_neighbour(References.of_room(room), room.positions[test] - room.receiver), 22_050)
+    ours = paper_metrics(baselines(room, 1)["nearest"], 22_050)
     true = paper_metrics(room.rirs[test], 22_050)
     assert np.abs(ours["edt_s"] - true["edt_s"]).mean() == pytest.approx(edt, rel=0.1)
     assert np.abs(ours["c50_db"] - true["c50_db"]).mean() == pytest.approx(c50, rel=0.1)

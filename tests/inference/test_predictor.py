@@ -9,13 +9,13 @@ from haa_peft.acoustics import paper_metrics
 from haa_peft.adapters.kinds import METHODS
 from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.errors import InputError
+from haa_peft.inference import network as network_module
 from haa_peft.inference import packs as packs_module
 from haa_peft.inference import predictor as predictor_module
 from haa_peft.inference.packs import attach_pack, prepare_pack
-from haa_peft.model import predict as predict_module
 from haa_peft.model.checkpoint import fingerprint
-from haa_peft.model.predict import References, choose_targets, predict_rirs
-from haa_peft.model.prepared import predict_prepared
+from haa_peft.model.predict import choose_targets, predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
@@ -54,10 +54,10 @@ def test_prediction_needs_no_dataset(room, store, tiny_backbone, room_folder):
     assert np.isfinite(rirs).all()
     # the same as from the room itself, by the adapter on the backbone
     adapter = attach_pack(tiny_backbone, read_pack(store, AdapterName("studio", "base")))
-    expected = predict_rirs(tiny_backbone, References.of_room(room), QUERIES - room.receiver, k=4, seed=0)
+    expected = predict_rirs(tiny_backbone, RoomTensors.of_room(room), QUERIES - room.receiver, k=4, seed=0)
     assert_close(rirs, expected)
     adapter.detach()
-    unadapted = predict_rirs(tiny_backbone, References.of_room(room), QUERIES - room.receiver, k=4, seed=0)
+    unadapted = predict_rirs(tiny_backbone, RoomTensors.of_room(room), QUERIES - room.receiver, k=4, seed=0)
     assert np.abs(rirs - unadapted).max() > 1e-2
 
 
@@ -102,7 +102,7 @@ def test_a_failed_switch_keeps_the_room(store, tiny_backbone):
     np.testing.assert_array_equal(predictor.predict(QUERIES), before)
 
 
-@pytest.mark.parametrize("step", ["read_pack", "references_of"])
+@pytest.mark.parametrize("step", ["read_pack", "tensors_of"])
 def test_any_other_failure_while_switching_keeps_the_room_too(step, store, tiny_backbone, monkeypatch):
     predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
     before = predictor.predict(QUERIES)
@@ -170,10 +170,10 @@ def test_every_method_in_one_batch(options, changes, room, tmp_path):
         write_pack(tmp_path, make_pack(room, backbone, name, shift=0.02 * (i % 3 + 1), method=method))
     predictor = RoomPredictor.load("studio/lora", store=tmp_path, backbone=backbone, **options)
     seen = []
-    real = predictor_module.waveforms
+    real = network_module.waveforms
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(predictor_module, "positions_at_once", lambda *_: 64)
-        patch.setattr(predictor_module, "waveforms", lambda logs, *given: (seen.append(logs), real(logs, *given))[1])
+        patch.setattr(network_module, "waveforms", lambda logs, *given: (seen.append(logs), real(logs, *given))[1])
         answers = predictor.predict_many([(str(name), QUERIES[i % 3 :]) for i, name in enumerate(names.values())])
     assert len(seen) == 1
     sizes = [3 - i % 3 for i in range(len(names))]
@@ -182,9 +182,10 @@ def test_every_method_in_one_batch(options, changes, room, tmp_path):
         alone = RoomPredictor.load(str(name), store=tmp_path, backbone=backbone, **options)
         assert_close(answers[i], alone.predict(QUERIES[i % 3 :]))
         adapter = attach_pack(backbone, read_pack(tmp_path, name))
-        prepared = References.of_room(room).prepare(backbone)
-        targets = choose_targets(prepared, QUERIES[i % 3 :] - room.receiver, 4)
-        expected = predict_prepared(backbone, [(prepared, targets)])
+        with torch.no_grad():
+            (encoded,) = backbone.encode([RoomTensors.of_room(room)])
+            targets = choose_targets(encoded, QUERIES[i % 3 :] - room.receiver, 4)
+            expected = backbone.predict([(encoded, targets)])
         adapter.detach()
         ours = seen[0].split(sizes)[i]
         torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
@@ -253,7 +254,7 @@ def test_a_pack_may_hold_its_prepared_room(room, store, tiny_backbone, monkeypat
     plain = RoomPredictor.load(str(name), store=store, backbone=tiny_backbone).predict(QUERIES)
     pack = prepare_pack(tiny_backbone, read_pack(store, name))
     write_pack(store, pack)
-    for module, function in ((packs_module, "render_panorama"), (predict_module, "prepare_room")):
+    for module, function in ((packs_module, "render_panorama"), (XRIR, "encode")):
         monkeypatch.setattr(module, function, None)  # nothing is rendered or encoded
     predictor = RoomPredictor.load(str(name), store=store, backbone=tiny_backbone)
     assert_close(predictor.predict(QUERIES), plain)

@@ -16,7 +16,8 @@ from haa_peft.model.config import XRIRConfig
 from haa_peft.model.heads import KNOTS, LARGEST_LEVEL, over_frames
 from haa_peft.model.linear import FEWEST, product
 from haa_peft.model.plain import plain_forward, use_plain_products
-from haa_peft.model.xrir import XRIR, RoomQueries
+from haa_peft.model.tensors import RoomTensors
+from haa_peft.model.xrir import XRIR
 from tests.conftest import PARITY, TINY
 
 NAMES = ("reference_rirs", "target_position", "reference_positions")
@@ -100,40 +101,44 @@ def assert_same_gradients(ours, plain, tolerance=1e-5):
         assert float((ours[name] - gradient).norm()) <= tolerance * float(gradient.norm()), name
 
 
-def plain_rooms(network, rooms):
+def plain_rooms(network, asked):
     return [
         plain_forward(
             network,
-            room.panorama.expand(len(room.targets), -1, -1, -1),
-            room.rirs[room.references],
-            room.positions[room.targets],
-            room.positions[room.references],
+            room.panorama.expand(len(targets), -1, -1, -1),
+            room.rirs[references],
+            room.positions[targets],
+            room.positions[references],
         )
-        for room in rooms
+        for room, targets, references in asked
     ]
+
+
+def predict_rooms(network, asked):
+    """As training does it: what a batch needs of every room is encoded together, and then predicted from."""
+    narrow = [room.narrowed(targets, references) for room, targets, references in asked]
+    encoded = network.encode([room for room, *_ in narrow])
+    return [network.predict([(room, room.targets(*rows))]) for room, (_, _, *rows) in zip(encoded, narrow, strict=True)]
 
 
 @pytest.fixture
 def mixed_rooms():
-    """Queries in three configurations, two of which share their geometry, with other numbers of references."""
+    """Queries in three configurations, with other numbers of references."""
     panorama = panorama_of(CASE["depth"])[0]
     rirs, positions = CASE["reference_rirs"][0], CASE["reference_positions"][0]
     table = torch.cat([positions, CASE["target_position"]])
     return [
-        RoomQueries(panorama, rirs, table, torch.tensor([0, 8, 7]), torch.tensor([[1, 2, 3], [0, 1, 7], [5, 4, 0]])),
-        RoomQueries(panorama.clone(), rirs.flip(0) * 0.5, table, torch.tensor([8]), torch.tensor([[1, 2]])),
-        RoomQueries(0.7 * panorama, rirs * 2, 0.7 * table, torch.tensor([3, 8]), torch.tensor([[1], [0]])),
+        (RoomTensors(panorama, rirs, table), torch.tensor([0, 8, 7]), torch.tensor([[1, 2, 3], [0, 1, 7], [5, 4, 0]])),
+        (RoomTensors(panorama.clone(), rirs.flip(0) * 0.5, table), torch.tensor([8]), torch.tensor([[1, 2]])),
+        (RoomTensors(0.7 * panorama, rirs * 2, 0.7 * table), torch.tensor([3, 8]), torch.tensor([[1], [0]])),
     ]
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
 def test_mixed_rooms_have_the_values_and_gradients_of_the_plain_computation(changes, mixed_rooms):
     network = random_network(**changes).double()
-    rooms = [
-        RoomQueries(*(t if t is None or not t.is_floating_point() else t.double() for t in room))
-        for room in mixed_rooms
-    ]
-    together, plain = network.forward_rooms(rooms), plain_rooms(network, rooms)
+    rooms = [(RoomTensors(*(t.double() for t in room[:3])), *rows) for room, *rows in mixed_rooms]
+    together, plain = predict_rooms(network, rooms), plain_rooms(network, rooms)
     for ours, theirs in zip(together, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     assert_same_gradients(
@@ -144,21 +149,22 @@ def test_mixed_rooms_have_the_values_and_gradients_of_the_plain_computation(chan
 
 def test_distinct_inputs_are_encoded_once(mixed_rooms, monkeypatch):
     network = random_network(align_before_encoding=True)
-    seen = {}
-    for encoder in ("encode_views", "encode_audio"):
+    seen = {"encode_views": 0, "encode_audio": 0}
+    for encoder in seen:
         real = getattr(network, encoder)
 
         def counted(x, encoder=encoder, real=real):
-            seen[encoder] = len(x)
+            seen[encoder] += x.shape[: -2 if encoder == "encode_audio" else 1].numel()
             return real(x)
 
         monkeypatch.setattr(network, encoder, counted)
-    network.forward_rooms(mixed_rooms)
-    # receiver and eight positions in the shared geometry, receiver and four in the other; one spectrogram a pair
-    assert seen == {"encode_views": 9 + 5, "encode_audio": 9 + 2 + 2}
+    predict_rooms(network, mixed_rooms)
+    # receivers and the eight, three and four positions in use; one spectrogram a pair
+    assert seen == {"encode_views": 9 + 4 + 5, "encode_audio": 9 + 2 + 2}
     everyone = torch.arange(8)
     others = torch.stack([everyone[everyone != i] for i in everyone])
-    network.forward_rooms([mixed_rooms[0]._replace(targets=everyone, references=others)])
+    seen["encode_views"] = 0
+    predict_rooms(network, [(mixed_rooms[0][0], everyone, others)])
     assert seen["encode_views"] == 9
 
 
@@ -169,8 +175,8 @@ def test_published_network_in_one_batch_has_the_plain_gradients(published_state)
     network.double()
     panorama = panorama_of(CASE["depth"])[0].double()
     rirs, positions = CASE["reference_rirs"][0].double(), CASE["reference_positions"][0].double()
-    room = RoomQueries(panorama, rirs, positions, torch.tensor([0, 1]), torch.tensor([[1, 2], [2, 0]]))
-    ours, plain = network.forward_rooms([room])[0], plain_rooms(network, [room])[0]
+    room = (RoomTensors(panorama, rirs, positions), torch.tensor([0, 1]), torch.tensor([[1, 2], [2, 0]]))
+    ours, plain = predict_rooms(network, [room])[0], plain_rooms(network, [room])[0]
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
     true = CASE["expected_target_spectrogram"].expand(2, -1, -1).double()
     assert_same_gradients(
@@ -203,13 +209,13 @@ def test_product_is_torchs_linear(rows):
 
 
 def test_energy_blend_starts_as_an_average_of_energies_weighted_by_distance(mixed_rooms):
-    room = mixed_rooms[0]
-    target, references = room.positions[room.targets], room.positions[room.references]
-    found = XRIR(TINY).eval().forward_rooms([room])[0].exp() ** 2
+    room, target_rows, reference_rows = mixed_rooms[0]
+    target, references = room.positions[target_rows], room.positions[reference_rows]
+    found = predict_rooms(XRIR(TINY).eval(), mixed_rooms[:1])[0].exp() ** 2
     weights = torch.softmax(-functional.softplus(torch.tensor(2.0)) * (references - target[:, None]).norm(dim=-1), 1)
     for row, (at, others) in enumerate(zip(target, references, strict=True)):
         ratio = others.norm(dim=-1) / at.norm()
-        energy = magnitude(align(room.rirs[room.references[row]], others, at)) ** 2
+        energy = magnitude(align(room.rirs[reference_rows[row]], others, at)) ** 2
         arrival = at.norm() / 343 * 22_050 / 31
         # alignment has scaled all by |r| / |p|; from 4 ms after the direct sound, 0.7 of that (in dB) is undone
         direct = (weights[row, :, None] * energy[..., int(arrival)]).sum(0)
@@ -224,7 +230,7 @@ def test_departures_are_bounded(mixed_rooms):
     untrained = copy.deepcopy(network)
     torch.nn.init.zeros_(untrained.energy_blend.departure.bias)
     torch.nn.init.zeros_(untrained.energy_blend.departure.weight)
-    for loud, plain in zip(network.forward_rooms(mixed_rooms), untrained.forward_rooms(mixed_rooms), strict=True):
+    for loud, plain in zip(predict_rooms(network, mixed_rooms), predict_rooms(untrained, mixed_rooms), strict=True):
         heard = plain > -3  # far above the floor, which has no level
         assert heard.any()
         torch.testing.assert_close(

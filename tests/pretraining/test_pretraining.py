@@ -13,8 +13,16 @@ import torch
 from haa_peft import load_backbone
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
-from haa_peft.pretraining.loop import Panoramas, PretrainingObjective, RoomTensors, draw_batch, draw_queries
+from haa_peft.pretraining.loop import (
+    Panoramas,
+    PretrainingObjective,
+    draw_batch,
+    draw_queries,
+    load_tensors,
+    turned,
+)
 from haa_peft.simulation import corpus as corpus_module
 from haa_peft.simulation.corpus import FORMAT, ROOMS_PER_SHARD, Corpus, shard_path, write_shard
 from haa_peft.simulation.draw import SOURCES_PER_ROOM
@@ -49,17 +57,17 @@ def test_augmentation_turns_geometry_and_positions_alike(corpus_folder):
     panoramas = Panoramas(corpus, 1)
     rays = torch.from_numpy(directions()).float().permute(2, 0, 1)
     for seed in range(4):
-        room, turned = RoomTensors(corpus, panoramas, 3), RoomTensors(corpus, panoramas, 3)
-        turned.augment(np.random.default_rng(seed))
+        room = load_tensors(corpus, panoramas, 3)
+        other = turned(room, np.random.default_rng(seed))
         # every pixel still shows what lies in its direction
-        directed = turned.panorama / turned.panorama.norm(dim=0)
+        directed = other.panorama / other.panorama.norm(dim=0)
         torch.testing.assert_close(directed, rays, atol=1e-4, rtol=0)
         # and every position has its old distances to the walls
         before, after = (
-            torch.cdist(r.positions, r.panorama.flatten(1).T).sort(dim=1).values for r in (room, turned)
+            torch.cdist(r.positions, r.panorama.flatten(1).T).sort(dim=1).values for r in (room, other)
         )  # fmt: skip
         torch.testing.assert_close(before, after, atol=1e-3, rtol=0)
-        assert not torch.allclose(room.positions, turned.positions, atol=1e-2)
+        assert not torch.allclose(room.positions, other.positions, atol=1e-2)
 
 
 def test_targets_are_not_their_own_references():
@@ -119,10 +127,9 @@ def test_energies_alone_give_the_loss_and_gradients_of_whole_spectra(corpus_fold
         torch.nn.init.normal_(parameter, std=0.2)
     corpus = Corpus(corpus_folder)
     batch = draw_batch(corpus, Panoramas(corpus, TINY.panorama_pooling), [3, 7], (0,), 6, 4, training=True, draws=2)
-    assert [len(targets) for _, targets, _ in batch] == [12, 12]
-    for room, *_ in batch:
-        for name in ("panorama", "positions", "unturned", "rirs"):
-            setattr(room, name, getattr(room, name).double())
+    assert [len(drawn.targets) for drawn in batch] == [12, 12]
+    doubled = [RoomTensors(*(tensor.double() for tensor in drawn.room[:3])) for drawn in batch]
+    batch = [d._replace(room=room, unturned=d.unturned.double()) for d, room in zip(batch, doubled, strict=True)]
     found = []
     for only_energies in (True, False):
         objective = PretrainingObjective(backbone)

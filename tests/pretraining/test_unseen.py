@@ -7,9 +7,10 @@ import torch
 from haa_peft import load_backbone
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.cli import main
-from haa_peft.evaluation.baselines import linear_interpolation, nearest_neighbour
+from haa_peft.evaluation.baselines import linear_interpolation
 from haa_peft.model.checkpoint import fingerprint
-from haa_peft.model.predict import References, predict_rirs
+from haa_peft.model.predict import nearest_references, predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining.unseen import draw_unseen, evaluate_unseen, predict_unseen
 from haa_peft.simulation.corpus import Corpus
@@ -29,11 +30,12 @@ def test_predictions_are_those_of_a_measured_room(simulated_corpus):
     found = predict_unseen(backbone, room, torch.from_numpy(panorama), targets, chosen, (8, 2), "references", 0)
     for k in (8, 2):
         used = chosen[0, :k]
-        references = References(panorama, room.rirs[used].astype(np.float32), places[used])
-        asked = places[targets].astype(np.float64)
+        rirs, asked = room.rirs[used].astype(np.float32), places[targets].astype(np.float64)
+        references = RoomTensors.of_arrays(panorama, rirs, places[used])
+        order = nearest_references(asked, places[used], k)
         expected = {
-            "nearest": nearest_neighbour(references, asked),
-            "linear": linear_interpolation(references, asked, k),
+            "nearest": linear_interpolation(rirs, places[used], order[:, :1], asked),
+            "linear": linear_interpolation(rirs, places[used], order, asked),
             "energy": predict_rirs(backbone, references, asked, k, 0),  # the backbone has not learned anything
             "backbone": predict_rirs(backbone, references, asked, k, 0),
         }
@@ -54,8 +56,9 @@ def test_errors_are_means_over_seeded_positions(simulated_corpus):
         places = room.positions - room.receiver
         for target, others in zip(targets, chosen, strict=True):
             nearest = others[np.linalg.norm(places[others] - places[target], axis=1).argmin()]
-            one = References(np.zeros(0), room.rirs[[nearest]].astype(np.float32), places[[nearest]])
-            pair = np.stack([nearest_neighbour(one, places[[target]])[0], room.rirs[target]])
+            pair = np.stack(
+                [linear_interpolation(room.rirs, places, np.array([[nearest]]), places[[target]])[0], room.rirs[target]]
+            )
             differences.append(abs(np.diff(paper_metrics(pair, 22_050)["c50_db"])[0]))
     row = rows[4]
     assert row["c50_db"] == pytest.approx(np.mean(differences), rel=1e-5)

@@ -15,7 +15,8 @@ from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.model.predict import References, predict_rirs
+from haa_peft.model.predict import predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.rooms.splits import redraw
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.execute import is_done, run_study
@@ -140,7 +141,7 @@ def test_a_study_of_them(study_file, other, tiny_backbone_file, tmp_path):
         room, kept = study.room("studio/panel", 0, 12, run), found[f"studio-panel/{run}"]
         test = room.splits["test"]
         targets = room.positions[test] - room.receiver
-        predicted = predict_rirs(load_backbone(tiny_backbone_file), References.of_room(room), targets, 4, 0)
+        predicted = predict_rirs(load_backbone(tiny_backbone_file), RoomTensors.of_room(room), targets, 4, 0)
         expected = errors(Measured.of(predicted, iso=False), Measured.of(room.rirs[test], iso=False))
         np.testing.assert_allclose(np.array(kept["errors"]["c50_db"], dtype=float), expected["c50_db"], rtol=1e-4)
     base, panel = ({run: found[f"studio-{c}/{run}"] for run in ("backbone", *study.runs)} for c in ("base", "panel"))

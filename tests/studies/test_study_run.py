@@ -14,7 +14,8 @@ from haa_peft import load_backbone, load_room
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.geometry.panorama import DepthMap
-from haa_peft.model.predict import References, predict_rirs
+from haa_peft.model.predict import predict_rirs
+from haa_peft.model.tensors import RoomTensors
 from haa_peft.studies import execute
 from haa_peft.studies.execute import run_study
 from haa_peft.studies.plan import Job, jobs_of, sources_of, waves
@@ -60,7 +61,7 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
     # the errors of the backbone, computed here
     room, kept = study.room("studio/panel", 3, 12), found["studio-panel/backbone-shots12-seed3.json"]
     targets = room.positions[room.splits["test"]] - room.receiver
-    predicted = predict_rirs(load_backbone(tiny_backbone_file), References.of_room(room), targets, 4, 3)
+    predicted = predict_rirs(load_backbone(tiny_backbone_file), RoomTensors.of_room(room), targets, 4, 3)
     true = room.rirs[room.splits["test"]]
     expected = errors(Measured.of(predicted, iso=False), Measured.of(true, iso=False))
     np.testing.assert_allclose(np.array(kept["errors"]["edt_s"], dtype=float), expected["edt_s"], rtol=1e-4)

@@ -151,7 +151,7 @@ def test_checkpointing_changes_no_gradient(method, room, tiny_backbone):
     adapter = attach(tiny_backbone, MethodSettings(method), 0)
     references = torch.from_numpy(draw_references(12, 4, 0, 0))
     gradients = []
-    for tiny_backbone.checkpointing in (False, True):
+    for tiny_backbone.gradient_checkpointing in (False, True):
         objective = RoomObjective(tiny_backbone, room).eval()
         objective(torch.arange(12), references).mean().backward()
         gradients.append([parameter.grad.clone() for parameter in adapter.parameters()])

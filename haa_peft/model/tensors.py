@@ -1,0 +1,150 @@
+"""A room as the network takes it, and as the network sees it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from haa_peft.rooms.room import Room
+
+
+class RoomTensors(NamedTuple):
+    """One configuration of a room as tensors, for training and for prediction.
+
+    Attributes
+    ----------
+    panorama : (3 or more, 256, 512) m, or pooled already (:meth:`~haa_peft.model.xrir.XRIR.pool`).
+    rirs : (R, 9600) measured RIRs at 22 050 Hz, the references.
+    positions : (P, 3) m from the receiver; the first R are those of ``rirs``.
+    view : what the geometry encoder sees if not the panorama: the same surfaces from another viewpoint.
+    """
+
+    panorama: Tensor
+    rirs: Tensor
+    positions: Tensor
+    view: Tensor | None = None
+
+    @classmethod
+    def of_arrays(
+        cls, panorama: np.ndarray, rirs: np.ndarray, positions: np.ndarray, device: torch.device | None = None
+    ) -> RoomTensors:
+        """The same from arrays.
+
+        Parameters
+        ----------
+        panorama, rirs, positions : as the attributes; positions in any precision.
+        device : where the tensors shall lie.
+        """
+        arrays = (torch.from_numpy(panorama), torch.from_numpy(rirs), torch.from_numpy(positions).float())
+        return cls(*(array.to(device) for array in arrays))
+
+    @classmethod
+    def of_room(cls, room: Room, device: torch.device | None = None, *, validation: bool = False) -> RoomTensors:
+        """The training measurements of a room; with ``validation``, as training takes it.
+
+        Validation positions then lie behind the training positions, and the room is seen from its viewpoint.
+        """
+        train = room.splits["train"]
+        used = np.concatenate([train, room.splits["valid"]]) if validation else train
+        found = cls.of_arrays(room.panorama, room.rirs[train], room.positions[used] - room.receiver, device)
+        is_moved = validation and room.viewpoint is not None
+        return found._replace(view=torch.from_numpy(room.view).to(device)) if is_moved else found
+
+    @property
+    def seen(self) -> Tensor:
+        """What the geometry encoder sees, (3 or more, h, w) m."""
+        return self.panorama if self.view is None else self.view
+
+    def narrowed(self, targets: Tensor, references: Tensor) -> tuple[RoomTensors, Tensor, Tensor, Tensor]:
+        """The room with the positions alone that a batch needs, so that nothing else is encoded.
+
+        Parameters
+        ----------
+        targets, references : (B,) rows of ``positions``, and (B, K) rows below R.
+
+        Returns
+        -------
+        The smaller room, its rows among the positions of this one, and the targets and references as rows of it.
+        """
+        heard = torch.unique(references)
+        others = torch.unique(targets[~torch.isin(targets, heard)])
+        rows = torch.cat([heard, others])
+        places = torch.empty(len(self.positions), dtype=rows.dtype, device=rows.device)
+        places[rows] = torch.arange(len(rows), device=rows.device)
+        room = self._replace(rirs=self.rirs[heard], positions=self.positions[rows])
+        return room, rows, places[targets], places[references]
+
+
+class Known(NamedTuple):
+    """What is not to be encoded again, because nothing changes it.
+
+    Attributes
+    ----------
+    stages : of the geometry chain that ``views`` have been through.
+    views : (1 + P, ...) what these stages give for the receiver and the positions.
+    audio : (R, F) features of the references as measured.
+    features : (P, 3 or 19) :meth:`~haa_peft.model.xrir.XRIR.position_features`.
+    """
+
+    stages: int = 0
+    views: Tensor | None = None
+    audio: Tensor | None = None
+    features: Tensor | None = None
+
+
+class EncodedRoom(NamedTuple):
+    """A room as a backbone, adapted or not, sees it: what :meth:`~haa_peft.model.xrir.XRIR.encode` gives.
+
+    Attributes
+    ----------
+    panorama : (3 or more, h, w) m at the network's resolution.
+    rirs, positions : (R, 9600) and (P, 3) m, as measured.
+    receiver, views : (C,) and (P, C) what is seen from the receiver and from the positions.
+    keys : (R, C) the references' vectors, or (R, 0) where references are encoded as aligned to each target.
+    features : (P, 3 or 19) of the positions; None where they are computed when needed.
+    """
+
+    panorama: Tensor
+    rirs: Tensor
+    positions: Tensor
+    receiver: Tensor
+    views: Tensor
+    keys: Tensor
+    features: Tensor | None = None
+
+    def targets(
+        self, rows: Tensor, references: Tensor, values: Tensor | None = None, audio: Tensor | None = None
+    ) -> Targets:
+        """Positions of the room itself as targets.
+
+        Parameters
+        ----------
+        rows, references : (B,) rows of ``positions``, and (B, K) rows below R.
+        values, audio : as in :class:`Targets`.
+        """
+        features = None if self.features is None else self.features[rows]
+        return Targets(self.positions[rows], references, self.views[rows], features, values, audio)
+
+
+class Targets(NamedTuple):
+    """Positions to predict at, and what is known there before.
+
+    Attributes
+    ----------
+    positions : (B, 3) m from the receiver.
+    references : (B, K) rows of the encoded room's references.
+    views, features : (B, C) and (B, 3 or 19) as in :class:`EncodedRoom`; computed unless given.
+    values : (B, K, 63, 310) of the references aligned to the targets (:meth:`~haa_peft.model.xrir.XRIR.values`), or
+        their sums over frequency (B, K, 1, 310); computed unless given.
+    audio : (B, K, F) features of the aligned references, where they are encoded so; computed unless given.
+    """
+
+    positions: Tensor
+    references: Tensor
+    views: Tensor | None = None
+    features: Tensor | None = None
+    values: Tensor | None = None
+    audio: Tensor | None = None
