@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from haa_peft.model.predict import References, nearest_references, predict_rirs
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.pack import RoomPack
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
     Configurations of a room may share positions; only measurements of the same configuration count as seen.
     """
     if pack.card["room"]["name"] != room.name:
-        print(f"note: {pack.name} was trained on {pack.card['room']['name']}, not on {room.name}")
+        LOG.info(f"note: {pack.name} was trained on {pack.card['room']['name']}, not on {room.name}")
         return
     borrowed = pack.card["room"].get("borrowed")
     if borrowed:
-        print(
+        LOG.info(
             f"note: {pack.name} has {borrowed} borrowed measurements too, which are not used here but by "
             "RoomPredictor and `haa-peft render`"
         )
@@ -82,7 +85,7 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
             f"{pack.name} was trained on {len(seen)} of the {split} positions of {room.name} (such as {seen[0]}); "
             "evaluate it with the splits that it was trained with"
         )
-    print(
+    LOG.info(
         f"note: {pack.name} was trained on other measurements, splits or geometry of {room.name}; "
         f"some of these {split} positions may have chosen its weights"
     )
