@@ -156,32 +156,18 @@ def adapt_room(
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
     _check_beginnings(room, method, training, begin, below, first_stage)
-    if begin is not None:
-        room = room.with_channels(begin.channels)
-        if method.channels == "none":
-            method = dataclasses.replace(method, channels=",".join(room.channels) or "none")
-    if below is not None:
-        room = room.with_channels(below.channels)
+    room, method = _with_channels(room, method, begin, below)
     room = _borrow(room, borrow, store, backbone, k or training.k, training)
     training = _with_k(training, room, k)
-
     accelerator = accelerator or start_accelerator(training.seed)
     backbone = backbone.to(accelerator.device)
-    _tell(room, method, training, backbone, accelerator)
     base = backbone if below is None else merged(backbone, below.config, below.tensors)
+    _tell(room, method, training, backbone, accelerator)
     with ExitStack() as scope:
         folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
-        how = (method, training, accelerator)
-        first = None
-        if first_stage:
-            others = [other.with_channels(room.channels) for other in first_stage]
-            first = adapt(base, others, *how, folder / "first-stage", resume=resume and _begun(folder / "first-stage"))
-            begin = Start("first stage: " + ", ".join(other.name for other in others), first.config, first.tensors)
-            resume = resume and _begun(folder)
-        adaptation = adapt(base, room, *how, folder, start=begin, resume=resume)
-    below_name = None if below is None else below.name
+        first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
     split = test_split if accelerator.is_main_process else None
-    report = compare_adapted(room, base, adaptation, str(name), split, below_name)
+    report = compare_adapted(room, base, adaptation, str(name), split, below)
     return AdaptedRoom(name, room, backbone, adaptation, report, below, first)
 
 
@@ -226,6 +212,17 @@ def _check_beginnings(
                 f"{flag} has seen all measurements of {room.name}, so leaving them out tells nothing; "
                 "give validation positions, or begin elsewhere"
             )
+
+
+def _with_channels(
+    room: Room, method: MethodSettings, begin: Start | None, below: Start | None
+) -> tuple[Room, MethodSettings]:
+    """The room shows what any of its adapters reads; what training goes on from reads what it did."""
+    if begin is not None:
+        room = room.with_channels(begin.channels)
+        if method.channels == "none":
+            method = dataclasses.replace(method, channels=",".join(room.channels) or "none")
+    return room if below is None else room.with_channels(below.channels), method
 
 
 def _borrow(
@@ -274,17 +271,36 @@ def _tell(
         LOG.info(f"{own} measurements choose the weights, each left out once: {own} runs before the last one")
 
 
-def _begun(folder: Path) -> bool:
-    """Whether a run kept something there that it can go on from."""
-    return (folder / "checkpoint.pt").exists() or (folder / "fold-0.json").exists()
+def _train(
+    base: XRIR,
+    room: Room,
+    first_stage: Sequence[Room],
+    method: MethodSettings,
+    training: TrainingSettings,
+    accelerator: Accelerator,
+    folder: Path,
+    begin: Start | None,
+    resume: bool,
+) -> tuple[Adaptation | None, Adaptation]:
+    """Adapt to the rooms of a first stage together, if there are any, and then to the room."""
+    if not first_stage:
+        return None, adapt(base, room, method, training, accelerator, folder, start=begin, resume=resume)
+    stage = folder / "first-stage"
+    begun, resumed = (
+        resume and ((place / "checkpoint.pt").exists() or (place / "fold-0.json").exists()) for place in (stage, folder)
+    )
+    others = [other.with_channels(room.channels) for other in first_stage]
+    first = adapt(base, others, method, training, accelerator, stage, resume=begun)
+    begin = Start("first stage: " + ", ".join(other.name for other in others), first.config, first.tensors)
+    return first, adapt(base, room, method, training, accelerator, folder, start=begin, resume=resumed)
 
 
 def compare_adapted(
-    room: Room, base: XRIR, adaptation: Adaptation, name: str, split: str | None, below: str | None = None
+    room: Room, base: XRIR, adaptation: Adaptation, name: str, split: str | None, below: Start | None = None
 ) -> dict[str, Any]:
     """Report of baselines, backbone and an adapter of ``base``, with a verdict; without rows if nothing is tested.
 
-    ``below`` names the adapter that is merged into ``base``.
+    ``below`` is the adapter that is merged into ``base``.
     """
     k, seed = adaptation.training.k, adaptation.training.seed
     if split is None or not len(room.splits[split]):
@@ -297,5 +313,5 @@ def compare_adapted(
     }
     candidate = Candidate(lambda: attach_stored(base, adaptation.config, adaptation.tensors), facts)
     report = compare(room, base, {name: candidate}, k, seed, split)
-    began = adaptation.started_from or below or "the backbone"
+    began = adaptation.started_from or (below.name if below else "the backbone")
     return {**report, "verdict": verdict(report, name, began if adaptation.unchanged else None)}

@@ -225,6 +225,8 @@ def _begin(counter: Any, gpus: int, threads: int, study: Study) -> None:
         number = counter.value
         counter.value += 1
     faulthandler.enable()
+    if gpus:
+        torch.cuda.set_device(number % gpus)  # which accelerate then takes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     os.environ["TQDM_DISABLE"] = "1"
