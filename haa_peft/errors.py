@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -27,10 +28,14 @@ def command(if_interrupted: str = "") -> Iterator[None]:
     """Run a command inside the block: bad input ends it with one line and status 2, an interruption with 130.
 
     Another package that does not load is bad input too (:mod:`haa_peft.environment`). Of several processes the first
-    one speaks. ``if_interrupted`` says how to go on.
+    one speaks; it prints what the package logs. ``if_interrupted`` says how to go on.
     """
     from haa_peft.environment import EnvironmentProblem, loading
 
+    log, notes = logging.getLogger("haa_peft"), _Notes(logging.INFO)
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(notes)
     try:
         with loading():
             yield
@@ -43,3 +48,14 @@ def command(if_interrupted: str = "") -> Iterator[None]:
     except KeyboardInterrupt:
         print("\ninterrupted" + (f": {if_interrupted}" if if_interrupted else ""), file=sys.stderr)
         sys.exit(130)
+    finally:
+        log.removeHandler(notes)
+        log.setLevel(level)
+
+
+class _Notes(logging.Handler):
+    """Prints what the package has to say, of several processes the first one's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            print(record.getMessage())

@@ -12,6 +12,7 @@ from haa_peft.store.names import STORE_VARIABLE
 from haa_peft.training.settings import DECAY, LEARNING_RATES, VALIDATIONS, WEIGHT_DECAYS, TrainingSettings
 
 DEFAULT_ROOM = "classroom-twin/base"
+IF_INTERRUPTED = "once training has begun, the same command with --resume goes on"
 
 
 def parse_arguments(method: str | None, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -115,7 +116,7 @@ def _rank(text: str) -> tuple[str, int]:
 def run(method: str | None, description: str, arguments: Sequence[str] | None = None) -> None:
     """Entry point of the fine-tuning recipes: one line on bad input, a hint on interruption."""
     args = parse_arguments(method, description, arguments)
-    with command("once training has begun, the same command with --resume goes on"):
+    with command(IF_INTERRUPTED):
         from haa_peft.finetune import finetune
 
         finetune(args)

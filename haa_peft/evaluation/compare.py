@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.pack import RoomPack
+
+LOG = logging.getLogger(__name__)
 
 
 class Candidate(NamedTuple):
@@ -82,11 +85,11 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
     Configurations of a room may share positions; only measurements of the same configuration count as seen.
     """
     if pack.card["room"]["name"] != room.name:
-        print(f"note: {pack.name} was trained on {pack.card['room']['name']}, not on {room.name}")
+        LOG.info(f"note: {pack.name} was trained on {pack.card['room']['name']}, not on {room.name}")
         return
     borrowed = pack.card["room"].get("borrowed")
     if borrowed:
-        print(
+        LOG.info(
             f"note: {pack.name} has {borrowed} borrowed measurements too, which are not used here but by "
             "RoomPredictor and `haa-peft render`"
         )
@@ -102,7 +105,7 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
             f"{pack.name} was trained on {len(seen)} of the {split} positions of {room.name} (such as {seen[0]}); "
             "evaluate it with the splits that it was trained with"
         )
-    print(
+    LOG.info(
         f"note: {pack.name} was trained on other measurements, splits or geometry of {room.name}; "
         f"some of these {split} positions may have chosen its weights"
     )

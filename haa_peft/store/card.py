@@ -11,7 +11,7 @@ from haa_peft.tables import shown_name
 from haa_peft.training.acceptance import Acceptance
 
 if TYPE_CHECKING:
-    from haa_peft.training.adapt import Adaptation
+    from haa_peft.training.loop import Adaptation
 
 SCHEMA = 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import faulthandler
 import json
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +34,7 @@ Task = tuple[Job, Mapping[Job, bytes]]
 """A job, and the files of the adapters that it needs: a tensor sent to a process would keep a file open each."""
 Outcomes = Iterator[tuple[Job, "Finished | InputError"]]
 ATTEMPTS = 3
+LOG = logging.getLogger(__name__)
 
 
 class Finished(NamedTuple):
@@ -68,7 +71,7 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
     run = _local if executor == "local" else _ray
     total = sum(len(group) for group in groups)
     failed: dict[Job, str] = {}
-    with tqdm(total=total, initial=len(done), desc=study.name, unit="run") as bar:
+    with tqdm(total=total, initial=len(done), desc=study.name, unit="run") as bar, _quiet():
         for group in groups:
             ready = [job for job in group if job not in done and not failed.keys() & set(sources_of(study, job))]
             failed |= {job: "needs a run that failed" for job in group if job not in done and job not in ready}
@@ -83,6 +86,18 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
     if failed:
         job, reason = next(iter(failed.items()))
         raise InputError(f"{len(failed)} of {total} runs failed; the first, {job}: {reason}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside the block single runs say nothing of themselves, since a bar says where the study is."""
+    log = logging.getLogger("haa_peft.main_job")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def result_paths(study: Study, job: Job, out: Path) -> list[Path]:
@@ -165,7 +180,7 @@ def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes
             yield from _in_pool(study, left, workers, gpus, threads)
             return
         except BrokenProcessPool as error:
-            print(f"\na worker died (attempt {attempt + 1} of {ATTEMPTS}{error}); {len(left)} runs are left")
+            LOG.warning(f"\na worker died (attempt {attempt + 1} of {ATTEMPTS}{error}); {len(left)} runs are left")
     raise InputError(f"workers died {ATTEMPTS} times; --workers 1 runs the study in one process and shows why")
 
 
@@ -210,6 +225,8 @@ def _begin(counter: Any, gpus: int, threads: int, study: Study) -> None:
         number = counter.value
         counter.value += 1
     faulthandler.enable()
+    if gpus:
+        torch.cuda.set_device(number % gpus)  # which accelerate then takes
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     os.environ["TQDM_DISABLE"] = "1"

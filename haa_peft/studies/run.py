@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
@@ -18,10 +17,11 @@ from accelerate import Accelerator
 from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
-from haa_peft.adapters.combine import Stored, blend, stack
-from haa_peft.adapters.methods import MethodSettings, attach, attach_stored, merged
+from haa_peft.adapters.combine import Stored, blend
+from haa_peft.adapters.methods import MethodSettings, attach, attach_stored
 from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.main_job import adapt_room
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
@@ -30,8 +30,8 @@ from haa_peft.rooms.room import Room
 from haa_peft.studies.assumptions import Assumption
 from haa_peft.studies.keys import fingerprint_of_room, job_settings, training_of
 from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of
-from haa_peft.training.adapt import Adaptation, Start, adapt
 from haa_peft.training.borrow import borrow_if_better
+from haa_peft.training.loop import Adaptation, Start
 
 CURVES = 3
 """Positions whose decay curves are kept: nearest to, midmost and farthest from the receiver."""
@@ -110,29 +110,22 @@ def _make_adapter(
         adapter = blend(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
         settings["use"] = {**dataclasses.asdict(spec.use), "blend": spec.blend}
         return {**_facts(spec, settings), **_size(adapter)}, adapter
-    count = len(room.splits["train"])
-    training = dataclasses.replace(training_of(study, job), k=max(1, min(study.k, count - 1)))
-    start = None if spec.start is None else Start(str(spec.start), *needed[0])
-    method = (
-        spec.method if start is None else dataclasses.replace(spec.method, channels=",".join(room.channels) or "none")
-    )
-    below = needed[-1] if spec.on_top_of is not None else None
-    base = backbone if below is None else merged(backbone, *below)
-    accelerator = Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no")
-    if count == 1:  # nothing can be predicted from others: what it would have started from
-        adapter = (start.config, start.tensors) if start is not None else below or nothing_learned(backbone)
+    if len(room.splits["train"]) == 1:  # nothing can be predicted from others: what it would have started from
+        adapter = needed[0] if needed else nothing_learned(backbone)
         return {**_facts(spec, settings), "best_step": 0, "steps": 0, **_size(adapter)}, adapter
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = 0.0
-        if spec.first_stage:
-            # with the seed's own splits, lest test positions train
-            rooms = [
-                study.room(name, job.seed, job.shots, job.run).with_channels(room.channels) for name in spec.first_stage
-            ]
-            first = adapt(base, rooms, method, training, accelerator, Path(folder) / "first")
-            start, seconds = Start("first stage", first.config, first.tensors), first.seconds
-        found = adapt(base, room, method, training, accelerator, Path(folder) / "run", start=start)
-    adapter = (found.config, found.tensors)
+    adapted = adapt_room(
+        room,
+        spec.method,
+        dataclasses.replace(training_of(study, job), k=study.k),
+        backbone=backbone,
+        accelerator=Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no"),
+        start=None if spec.start is None else Start(str(spec.start), *needed[0]),
+        on_top_of=None if spec.on_top_of is None else Start(str(spec.on_top_of), *needed[-1]),
+        # with the seed's own splits, lest test positions train
+        first_stage=[study.room(name, job.seed, job.shots, job.run) for name in spec.first_stage],
+        test_split=None,
+    )
+    found, first = adapted.adaptation, adapted.first
     settings |= {
         "training": found.training.describe(),
         "frozen": found.frozen,
@@ -140,8 +133,8 @@ def _make_adapter(
         "on_top_of": spec.on_top_of and dataclasses.asdict(spec.on_top_of),
         "first_stage": list(spec.first_stage),
     }
-    facts = {**_facts(spec, settings), **_outcome(found), "seconds": round(found.seconds + seconds, 1)}
-    return facts, adapter if below is None else stack(backbone, below, adapter)
+    seconds = round(found.seconds + (0.0 if first is None else first.seconds), 1)
+    return {**_facts(spec, settings), **_outcome(found), "seconds": seconds}, adapted.adapter
 
 
 def _settings(study: Study, spec: RunSpec, job: Job, room: Room) -> dict[str, Any]:

@@ -176,7 +176,7 @@ def test_a_study_of_them(study_file, other, tiny_backbone_file, tmp_path):
 
 def test_a_zero_shot_run_is_cheap_and_has_no_settings_of_training(study_file, monkeypatch):
     study = load_study(study_file("\n  zero: {adapt: false, geometry: none}\n  lora: {rank: 2}"))
-    monkeypatch.setattr("haa_peft.studies.run.adapt", None)
+    monkeypatch.setattr("haa_peft.studies.run.adapt_room", None)
     job = Job("zero", "studio/base", 12, 0)
     (test,), _ = run_job(study, job, {})
     assert job_settings(study, job) == test["job"]

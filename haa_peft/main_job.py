@@ -1,0 +1,317 @@
+"""The main job: choose a start, borrow, train, compare, pack. Recipes, command and studies call :func:`adapt_room`."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from haa_peft.adapters.combine import Stored, stack
+from haa_peft.adapters.methods import MethodSettings, merged
+from haa_peft.errors import InputError
+from haa_peft.evaluation.compare import Candidate, check_unseen, compare
+from haa_peft.evaluation.evaluate import report_head
+from haa_peft.evaluation.verdict import verdict
+from haa_peft.geometry.channels import parse_channels
+from haa_peft.inference.packs import load_pack, prepare_pack
+from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.xrir import XRIR
+from haa_peft.rooms.room import Room
+from haa_peft.store.card import make_card
+from haa_peft.store.folder import read_pack, write_pack
+from haa_peft.store.names import AdapterName, store_folder
+from haa_peft.store.pack import RoomPack
+from haa_peft.training.adapt import adapt
+from haa_peft.training.borrow import borrow_if_better
+from haa_peft.training.folds import measurements_validate
+from haa_peft.training.launch import start_accelerator
+from haa_peft.training.loop import Adaptation, Start
+from haa_peft.training.objective import check_k
+from haa_peft.training.settings import TrainingSettings
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class AdaptedRoom:
+    """What :func:`adapt_room` gives.
+
+    Attributes
+    ----------
+    name : of the adapter.
+    room : what it was trained on, with what it borrowed.
+    backbone : the adapter's, or what it and the adapter below are of.
+    adaptation : the adapter, and how training went; ``first`` is the same of a first stage.
+    below : the adapter that it lies on top of.
+    report : errors of baselines, backbone and adapter, with the ``verdict``
+        (:func:`~haa_peft.evaluation.compare.compare`); no rows without a test.
+    """
+
+    name: AdapterName
+    room: Room
+    backbone: XRIR
+    adaptation: Adaptation
+    report: dict[str, Any]
+    below: Start | None = None
+    first: Adaptation | None = None
+
+    @property
+    def parent(self) -> tuple[str, str] | None:
+        """Name and digest of the stored adapter below."""
+        return (self.below.name, self.below.pack_digest) if self.below is not None and self.below.pack_digest else None
+
+    @property
+    def adapter(self) -> Stored:
+        """Configuration and tensors of the backbone's adapter, what it lies on top of merged in."""
+        own = self.adaptation.config, self.adaptation.tensors
+        return own if self.below is None else stack(self.backbone, (self.below.config, self.below.tensors), own)
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """What the pack says of itself."""
+        card = make_card(
+            self.adaptation,
+            self.room,
+            self.backbone.origin,
+            None,
+            made_for=fingerprint(self.backbone),
+            parent=self.parent,
+        )
+        if self.report["rows"]:
+            dropped = ("per_position", "iso", "iso_defined")
+            rows = [{k: v for k, v in row.items() if k not in dropped} for row in self.report["rows"]]
+            card["evaluation"] = {k: v for k, v in self.report.items() if k != "position_indices"} | {"rows": rows}
+        return card
+
+    @cached_property
+    def pack(self) -> RoomPack:
+        """Ready to be written: adapter, references, geometry and card, with the room encoded."""
+        own = self.adaptation.config, self.adaptation.tensors
+        pack = RoomPack.of_room(self.name, self.room, *(own if self.parent else self.adapter), self.card)
+        if self.parent is None or self.below is None:
+            return prepare_pack(self.backbone, pack)
+        below = dataclasses.replace(pack, config=self.below.config, tensors=self.below.tensors)
+        return prepare_pack(self.backbone, pack, below)
+
+    def write(self, store: Path | str | None = None) -> Path:
+        """Write the pack to a store (``$HAA_PEFT_STORE`` or ``./adapters`` unless given); its folder."""
+        return write_pack(store_folder(store), self.pack)
+
+
+def adapt_room(
+    room: Room,
+    method: MethodSettings,
+    training: TrainingSettings,
+    *,
+    backbone: XRIR,
+    accelerator: Accelerator | None = None,
+    run_folder: Path | None = None,
+    start: str | Start | None = None,
+    on_top_of: str | Start | None = None,
+    borrow: str | Room | None = None,
+    first_stage: Sequence[Room] = (),
+    test_split: str | None = "test",
+    resume: bool = False,
+    name: str | AdapterName | None = None,
+    store: Path | str | None = None,
+    k: int | None = None,
+) -> AdaptedRoom:
+    """Adapt a backbone to a room, compare it with what needs no training, and pack it.
+
+    Parameters
+    ----------
+    room, method, training, backbone : what is adapted to what, and how. The backbone is moved to the accelerator's
+        device and otherwise given back as it was.
+    accelerator : of accelerate; a new one, seeded with ``training.seed``, unless given.
+    run_folder : of log and checkpoint, which ``resume`` goes on from; none is kept unless given.
+    start : adapter that training goes on from: its name in ``store``, or itself.
+    on_top_of : adapter that stays as it is below the new one, likewise.
+    borrow : another configuration, whose measurements are converted and added if that is better: the name of its
+        stored adapter, or the room.
+    first_stage : rooms that are adapted to together before the room itself.
+    test_split : positions that it is compared at; None for no comparison.
+    name : of the adapter; ``room/configuration``, with ``@method`` unless that is LoRA, if not given.
+    store : folder of stored adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
+    k : references a target, which the room must have; ``training.k``, or all others if fewer, unless given.
+
+    Raises
+    ------
+    InputError
+        When measurements are too few, a stored adapter is missing, of another backbone or has seen what is to be
+        tested, or the start is none of this method.
+    """
+    name = _name(name, room, method)
+    if start is not None and first_stage:
+        raise InputError("--start and --first-stage are two beginnings; give one of them")
+    if on_top_of == str(name):
+        raise InputError(f"--on-top-of {name} is what would be replaced; give the new adapter another --name")
+    room = room.with_channels(parse_channels(method.channels))
+    begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
+    _check_beginnings(room, method, training, begin, below, first_stage)
+    room, method = _with_channels(room, method, begin, below)
+    room = _borrow(room, borrow, store, backbone, k or training.k, training)
+    training = _with_k(training, room, k)
+    accelerator = accelerator or start_accelerator(training.seed)
+    backbone = backbone.to(accelerator.device)
+    base = backbone if below is None else merged(backbone, below.config, below.tensors)
+    _tell(room, method, training, backbone, accelerator)
+    with ExitStack() as scope:
+        folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
+        first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
+    split = test_split if accelerator.is_main_process else None
+    report = compare_adapted(room, base, adaptation, str(name), split, below)
+    return AdaptedRoom(name, room, backbone, adaptation, report, below, first)
+
+
+def _name(given: str | AdapterName | None, room: Room, method: MethodSettings) -> AdapterName:
+    if given is None:
+        return AdapterName(room.room, room.configuration, None if method.method == "lora" else method.method)
+    return given if isinstance(given, AdapterName) else AdapterName.parse(given)
+
+
+def _stored(
+    given: str | Start | None, store: Path | str | None, room: Room, backbone: XRIR, split: str
+) -> Start | None:
+    """An adapter that training begins with; a stored one must not have been trained where the room is tested."""
+    if not isinstance(given, str):
+        return given
+    folder, name = store_folder(store), AdapterName.parse(given)
+    pack = load_pack(folder, name, backbone)
+    trained_on = pack.card["room"]["name"]
+    if trained_on == room.name:
+        check_unseen(pack, room, split)
+    digest = read_pack(folder, name).adapter_digest()
+    return Start(given, pack.config, pack.tensors, pack.channels, trained_on, digest)
+
+
+def _check_beginnings(
+    room: Room,
+    method: MethodSettings,
+    training: TrainingSettings,
+    begin: Start | None,
+    below: Start | None,
+    first_stage: Sequence[Room],
+) -> None:
+    """A measurement that is left out must not have been seen before, and BEFT lies on nothing."""
+    if below is not None and "beft" in (method.method, str(below.config.get("peft_type")).lower()):
+        raise InputError("beft adds biases and cannot lie on another adapter, nor below one; choose another method")
+    if not measurements_validate([room], training.validation):
+        return
+    seen = [("--start", begin.trained_on if begin else ""), ("--on-top-of", below.trained_on if below else "")]
+    for flag, trained_on in (*seen, *(("--first-stage", other.name) for other in first_stage)):
+        if trained_on == room.name:
+            raise InputError(
+                f"{flag} has seen all measurements of {room.name}, so leaving them out tells nothing; "
+                "give validation positions, or begin elsewhere"
+            )
+
+
+def _with_channels(
+    room: Room, method: MethodSettings, begin: Start | None, below: Start | None
+) -> tuple[Room, MethodSettings]:
+    """The room shows what any of its adapters reads; what training goes on from reads what it did."""
+    if begin is not None:
+        room = room.with_channels(begin.channels)
+        if method.channels == "none":
+            method = dataclasses.replace(method, channels=",".join(room.channels) or "none")
+    return room if below is None else room.with_channels(below.channels), method
+
+
+def _borrow(
+    room: Room,
+    lender: str | Room | None,
+    store: Path | str | None,
+    backbone: XRIR,
+    k: int,
+    training: TrainingSettings,
+) -> Room:
+    """The room with another configuration's measurements, converted, if they lower the backbone's loss."""
+    if lender is None:
+        return room
+    if isinstance(lender, str):
+        name = lender
+        lender = load_pack(store_folder(store), AdapterName.parse(name), backbone).as_room()
+    else:
+        name = lender.name
+    decay, validation = training.audible_decay, training.validation
+    room = borrow_if_better(room, lender, backbone, k, audible_decay=decay, validation=validation)
+    if room.borrowed:
+        LOG.info("%d more measurements are %s's, converted to %s", room.borrowed, name, room.name)
+    else:
+        LOG.info("note: measurements of %s, converted, make predictions no better; none is borrowed", name)
+    return room
+
+
+def _with_k(training: TrainingSettings, room: Room, k: int | None) -> TrainingSettings:
+    shots = len(room.splits["train"])
+    k = min(training.k, max(1, shots - 1)) if k is None else k
+    check_k(k, shots, room.name)
+    return dataclasses.replace(training, k=k)
+
+
+def _tell(
+    room: Room, method: MethodSettings, training: TrainingSettings, backbone: XRIR, accelerator: Accelerator
+) -> None:
+    """What is about to be trained on what."""
+    own, valid, test = len(room.own), len(room.splits["valid"]), len(room.splits["test"])
+    precision = "" if accelerator.mixed_precision == "no" else f", {accelerator.mixed_precision}"
+    LOG.info(
+        f"{room.name}: {own} measurements train, {valid} validate, {test} test; {method.method} on {backbone.origin}, "
+        f"{accelerator.num_processes} process(es){precision}"
+    )
+    if measurements_validate([room], training.validation):
+        LOG.info(f"{own} measurements choose the weights, each left out once: {own} runs before the last one")
+
+
+def _train(
+    base: XRIR,
+    room: Room,
+    first_stage: Sequence[Room],
+    method: MethodSettings,
+    training: TrainingSettings,
+    accelerator: Accelerator,
+    folder: Path,
+    begin: Start | None,
+    resume: bool,
+) -> tuple[Adaptation | None, Adaptation]:
+    """Adapt to the rooms of a first stage together, if there are any, and then to the room."""
+    if not first_stage:
+        return None, adapt(base, room, method, training, accelerator, folder, start=begin, resume=resume)
+    stage = folder / "first-stage"
+    begun, resumed = (
+        resume and ((place / "checkpoint.pt").exists() or (place / "fold-0.json").exists()) for place in (stage, folder)
+    )
+    others = [other.with_channels(room.channels) for other in first_stage]
+    first = adapt(base, others, method, training, accelerator, stage, resume=begun)
+    begin = Start("first stage: " + ", ".join(other.name for other in others), first.config, first.tensors)
+    return first, adapt(base, room, method, training, accelerator, folder, start=begin, resume=resumed)
+
+
+def compare_adapted(
+    room: Room, base: XRIR, adaptation: Adaptation, name: str, split: str | None, below: Start | None = None
+) -> dict[str, Any]:
+    """Report of baselines, backbone and an adapter of ``base``, with a verdict; without rows if nothing is tested.
+
+    ``below`` is the adapter that is merged into ``base``.
+    """
+    k, seed = adaptation.training.k, adaptation.training.seed
+    if split is None or not len(room.splits[split]):
+        return report_head(room, split or "test", k, seed)
+    facts = {
+        "trainable_parameters": adaptation.trainable_parameters,
+        "bytes": adaptation.adapter_bytes,
+        "seconds": round(adaptation.seconds, 1),
+        "unchanged": adaptation.unchanged,
+    }
+    candidate = Candidate(adaptation.config, adaptation.tensors, facts)
+    report = compare(room, base, {name: candidate}, k, seed, split)
+    began = adaptation.started_from or (below.name if below else "the backbone")
+    return {**report, "verdict": verdict(report, name, began if adaptation.unchanged else None)}
