@@ -101,7 +101,7 @@ def finetune(args: argparse.Namespace) -> None:
     others = [other.with_channels(room.channels) for other in others]
     accelerator = start_accelerator(args.seed, **trackers)
     backbone = backbone.to(accelerator.device)
-    backbone.checkpointing = args.checkpointing
+    backbone.checkpointing = args.gradient_checkpointing
     if args.tensorboard:
         accelerator.init_trackers("tensorboard")
     if accelerator.is_main_process:

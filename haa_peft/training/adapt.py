@@ -234,7 +234,7 @@ class _Run:
             scheduler = LambdaLR(optimizer, warmup_cosine(training.warmup, training.max_steps))
             module, optimizer = accelerator.prepare(objective, optimizer)
         checkpoint = self.folder / "checkpoint.pt"
-        average = Average(adapter, training.averaging)
+        average = Average(adapter, training.ema_decay)
         run = Progress(adapter, optimizer, scheduler, average)
 
         def validate() -> None:
@@ -243,7 +243,7 @@ class _Run:
                     run.keep()
                 else:
                     losses = _agreed(objective.validation_losses(training.k), accelerator)
-                    run.consider(losses, training.patience, training.least_gain)
+                    run.consider(losses, training.patience, training.min_delta)
             if accelerator.is_main_process:
                 save_checkpoint(checkpoint, {"settings": self.settings, **run.state()})
 
