@@ -29,8 +29,8 @@ def add_arguments(parser: Any, results: str = "results") -> None:
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"of results (default: {results}/STUDY; "
                         "with --rooms results/ROOMS-STUDY)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="runs at once (default: one for each GPU, or each core)")
-    parser.add_argument("--executor", metavar="{local,ray}", default="local", help="this machine, or a Ray cluster that "
-                        "is running (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--executor", metavar="{local,ray}", default="local", help="this machine, or a Ray cluster "
+                        "that is running (default: %(default)s)")  # fmt: skip
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is there")
 
 

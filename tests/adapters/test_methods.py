@@ -10,18 +10,16 @@ from torch.nn import functional
 
 from haa_peft import load_backbone
 from haa_peft.adapters.delta import PEFT_TYPE
+from haa_peft.adapters.kinds import METHODS, PEFT_METHODS
 from haa_peft.adapters.layers import frozen_layers, layer_names, layer_of
 from haa_peft.adapters.methods import (
-    BLIND,
-    METHODS,
-    PEFT_METHODS,
-    MethodSettings,
     attach,
     attach_stored,
     merged,
     peft_settings,
     tensor_names,
 )
+from haa_peft.adapters.settings import BLIND, MethodSettings
 from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
