@@ -1,6 +1,7 @@
 """What a backbone is made of: networks that differ from `small` in one thing, pretrained alike for a short time.
 
-    haa-peft pretrain simulate --count 900 --out corpus && python recipes/compare_backbones.py --corpus corpus --out results
+    haa-peft pretrain simulate --count 900 --out corpus
+    python recipes/compare_backbones.py --corpus corpus --out results
 
 Every variant is a run of `pretrain_backbone.py` with its own weights, curve and checkpoint in --out; those that are
 there already are not run again, and an interrupted one goes on. References aligned before they are encoded, as

@@ -127,7 +127,7 @@ def test_few_measurements(study_file, tmp_path):
 @pytest.mark.parametrize(
     ("runs", "more", "message"),
     [
-        ("\n  lora: {rank: 0}", {}, "run 'lora': --rank is 0"),
+        ("\n  lora: {rank: 0}", {}, "run 'lora': rank is 0"),
         ("\n  lora: {rnak: 2}", {}, "run 'lora': unknown entry 'rnak'"),
         ("\n  nearest: {}", {}, "run 'nearest': must be letters"),
         ("\n  lora: {lr: fast}", {}, "run 'lora': .*fast"),
@@ -145,7 +145,7 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: full", {}, "run 'lora' is 'full' but must be a mapping of options"),
         ("\n  lora: {}", {"sides": "3"}, "unknown entry 'sides'"),
         ("\n  lora: {}", {"split": "train"}, "split is 'train'"),
-        ("\n  lora: {}", {"seeds": "[-1]"}, "seeds holds -1 but must hold whole numbers"),
+        ("\n  lora: {}", {"seeds": "[-1]"}, "seeds holds -1 but must be at least 0"),
         ("\n  lora: {}", {"seeds": "3"}, "seeds is 3 but must be a list"),
         ("\n  lora: {}", {"shots": "[a]"}, "shots holds 'a'"),
         ("\n  lora: {}", {"shots": "[]"}, "shots is empty"),
