@@ -17,12 +17,24 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, example: str = "", **more: Any) -> None:
         super().__init__(*args, **more)
         self.example = example
+        self.old_names: dict[str, str] = {}
         for what in (int, float):
             self.register("type", what, _number(what))
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Flags by the names of ``old_names`` work, are not in the help and say the new ones."""
+        given = []
+        for text in sys.argv[1:] if args is None else args:
+            old, equals, value = text.partition("=")
+            new = self.old_names.get(old, old)
+            if new != old:
+                say_new_name(old, new)
+            given.append(new + equals + value)
+        return super().parse_known_args(given, namespace)
+
     def format_help(self) -> str:
         """The example, then what argparse writes."""
-        return f"example: {self.example}\n\n{super().format_help()}"
+        return (f"example: {self.example}\n\n" if self.example else "") + super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong in one line, and end with status 2."""
@@ -43,23 +55,6 @@ def add_setting(parser: Any, settings: type, name: str, **more: Any) -> argparse
     if what in KINDS and "type" not in given:
         given["type"] = KINDS[what][0] if what == "int" else {"float": float}.get(what, str)
     return parser.add_argument(flag, **given)
-
-
-def add_old_name(parser: Any, old: str, new: argparse.Action) -> None:
-    """A flag by its old name: it works, is not in the help and says the new one."""
-    parser.add_argument(old, action=_OldName, dest=new.dest, nargs=new.nargs, type=new.type, new=new)
-
-
-class _OldName(argparse.Action):
-    def __init__(self, option_strings: Any, dest: str, *, new: argparse.Action, nargs: Any, type: Any) -> None:
-        super().__init__(
-            option_strings, dest, nargs=nargs, type=type, default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
-        self.new = new
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        say_new_name(str(option_string), self.new.option_strings[0])
-        self.new(parser, namespace, values, option_string)
 
 
 def say_new_name(old: str, new: str) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from haa_peft.adapters.kinds import DELTA_METHODS, KINDS, PEFT_METHODS
 from haa_peft.adapters.settings import MethodSettings
-from haa_peft.arguments import Parser, add_old_name, add_setting
+from haa_peft.arguments import Parser, add_setting
 from haa_peft.errors import command
+from haa_peft.settings import RENAMED
 from haa_peft.store.names import STORE_VARIABLE
 from haa_peft.training.settings import TrainingSettings
 
@@ -25,8 +26,9 @@ def parse_arguments(method: str | None, description: str, arguments: Sequence[st
     return parser.parse_args(arguments)
 
 
-def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
+def add_arguments(parser: Parser, method: str | None) -> None:
     """What to adapt to, how, and where to; arguments that a given method does not have are left out."""
+    parser.old_names = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for old, new in RENAMED.items()}
     has_layers = method is None or method in KINDS
     parser.add_argument("--room", help="room folder, HAA folder, twin or simulated/SEED-INDEX (default: "
                         f"{DEFAULT_ROOM}, a simulated classroom)")  # fmt: skip
@@ -70,20 +72,27 @@ def add_arguments(parser: argparse.ArgumentParser, method: str | None) -> None:
     add_setting(layers, MethodSettings, "channels", metavar="WHICH")
 
     training = parser.add_argument_group("how it is trained")
-    for name in ("weight_decay", "warmup", "audible_decay", "validation", "validate_every", "patience", "caution"):
+    for name in (
+        "weight_decay",
+        "warmup",
+        "audible_decay",
+        "validation",
+        "validate_every",
+        "patience",
+        "min_delta",
+        "caution",
+        "ema_decay",
+    ):
         add_setting(training, TrainingSettings, name)
-    add_old_name(parser, "--least-gain", add_setting(training, TrainingSettings, "min_delta"))
-    add_old_name(parser, "--averaging", add_setting(training, TrainingSettings, "ema_decay"))
     training.add_argument("--augment", nargs="+", default=[], metavar="WHAT", help="train every other step in a "
                           "variant of the room: rotation (=90: quarter turns alone), mirror, scale=0.1 (up to this "
                           "much larger, with its sound), translation=0.5 (m from the receiver to the panorama's "
                           "viewpoint, at most), and errors in m, standard deviations: positions=0.05, receiver=0.1, "
                           "surfaces=0.05, registration=0.1 (of receiver and positions together against the surfaces); "
                           "a name alone stands for these numbers, rotation for any angle (default: none)")  # fmt: skip
-    again = training.add_argument("--gradient-checkpointing", action="store_true", help="keep no activations inside "
+    training.add_argument("--gradient-checkpointing", action="store_true", help="keep no activations inside "
                                   "the encoders but compute them again: half the memory or less, a third more "
                                   "time")  # fmt: skip
-    add_old_name(parser, "--checkpointing", again)
 
     running = parser.add_argument_group("the run")
     running.add_argument("--run-dir", type=Path, metavar="FOLDER", help="log and checkpoint (default: runs/NAME)")

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from haa_peft.arguments import add_old_name
+from haa_peft.arguments import Parser
 from haa_peft.errors import InputError, command
 from haa_peft.files import check_report, write_json, write_report
 from haa_peft.tables import figure, markdown
@@ -45,11 +45,11 @@ ERRORS = ("edt_s_of_nearest", "c50_db_of_nearest", "t60_percent_of_nearest")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--corpus", type=Path, required=True, help="folder that simulate wrote")
-    count = parser.add_argument("--count", type=int, dest="rooms", default=900, help="of it (default: %(default)s)")
-    add_old_name(parser, "--rooms", count)
+    parser.add_argument("--count", type=int, dest="rooms", default=900, help="of it (default: %(default)s)")
+    parser.old_names = {"--rooms": "--count"}
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate (%(default)s)")
     parser.add_argument("--rooms-per-step", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")

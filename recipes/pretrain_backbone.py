@@ -18,7 +18,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from haa_peft.arguments import add_old_name
+from haa_peft.arguments import Parser
 from haa_peft.errors import InputError, command
 
 with command():  # where another package does not load, it is one line
@@ -50,11 +50,11 @@ CHECKPOINT = ("step", "curve", "seconds", "recent", "backbone", "average", "opti
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
     parser.add_argument("--acoustic-rooms", type=Path, help="folder of AcousticRooms, whose training rooms are added")
-    count = parser.add_argument("--count", type=int, dest="rooms", default=5000, help="rooms to train and validate on")
-    add_old_name(parser, "--rooms", count)
+    parser.add_argument("--count", type=int, dest="rooms", default=5000, help="rooms to train and validate on")
+    parser.old_names = {"--rooms": "--count"}
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
     parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
     parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields that differ from the small network's")

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from haa_peft.arguments import add_old_name
+from haa_peft.arguments import Parser
 from haa_peft.errors import InputError, check_seed, command
 
 with command():  # where another package does not load, it is one line
@@ -43,10 +43,10 @@ with command():  # where another package does not load, it is one line
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
-    count = parser.add_argument("--count", type=int, dest="rooms", default=5000, help="rooms to train and validate on")
-    add_old_name(parser, "--rooms", count)
+    parser.add_argument("--count", type=int, dest="rooms", default=5000, help="rooms to train and validate on")
+    parser.old_names = {"--rooms": "--count"}
     parser.add_argument("--validation-rooms", type=int, default=200, help="how many of them validate")
     parser.add_argument("--draws", type=int, default=4, help="echo maps of each room")
     parser.add_argument("--out", type=Path, default=Path("panorama.safetensors"), help="weights; a .json goes beside")

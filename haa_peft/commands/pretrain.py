@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from haa_peft.arguments import add_old_name
 from haa_peft.commands.common import add_phase, add_seed_and_json
 from haa_peft.errors import InputError, check_seed
 from haa_peft.files import check_report, write_report
@@ -28,8 +27,8 @@ def add(commands: Any) -> None:
         example="haa-peft pretrain simulate --count 900 --out corpus",
     )
     one.set_defaults(command=_simulate)
-    count = one.add_argument("--count", type=int, required=True, help="of rooms")
-    add_old_name(one, "--rooms", count)
+    one.add_argument("--count", type=int, required=True, help="of rooms")
+    one.old_names = {"--rooms": "--count"}
     one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the corpus")
     one.add_argument("--seed", type=int, default=0, help="of the rooms (default: 0)")
     one.add_argument("--odd", action="store_true", help="rooms unlike any that is trained on, for evaluation")
@@ -52,8 +51,8 @@ def add(commands: Any) -> None:
     one.set_defaults(command=_evaluate)
     about = "folder that simulate wrote with another seed than the training's, or AcousticRooms"
     one.add_argument("corpora", nargs="+", metavar="CORPUS", type=Path, help=about)
-    count = one.add_argument("--count", type=int, help="rooms of each corpus, evenly spread (default: all)")
-    add_old_name(one, "--rooms", count)
+    one.add_argument("--count", type=int, help="rooms of each corpus, evenly spread (default: all)")
+    one.old_names = {"--rooms": "--count"}
     one.add_argument("--k", type=int, nargs="+", default=[1, 4, 8], help="references for each target (default: 1 4 8)")
     add_seed_and_json(one, "of targets and references")
     add_backbone(one)

@@ -323,7 +323,7 @@ def test_ranks_by_layer(tiny_backbone):
     [
         ({"method": "prefix"}, "'prefix' but must be one of lora, rslora, dora"),
         ({"rank": 0}, "--rank is 0 but must be at least 1"),
-        ({"alpha": float("nan")}, "--alpha is nan but must be a positive number"),
+        ({"alpha": float("nan")}, "--alpha is nan but must be above 0"),
         ({"dropout": 1.0}, "--dropout is 1.0 but must be at least 0 and below 1"),
         ({"ranks": {"energy_blend": -1}}, "--ranks energy_blend=-1"),
         ({"method": "bias", "dropout": 0.1}, "--dropout does not go with bias"),

@@ -219,6 +219,12 @@ def test_a_run_with_seeds_of_its_own(study_file):
         load_study(study_file("\n  lora: {rank: 2, seeds: [2]}", seeds="[0, 1]"))
 
 
+def test_settings_by_their_old_names(study_file):
+    study = load_study(study_file("\n  averaging: {averaging: 0.5, least_gain: 1e-2}"))
+    training = study.runs["averaging"].training
+    assert (training["ema_decay"], training["min_delta"]) == (0.5, 0.01)
+
+
 def test_a_run_that_gains_nothing_is_the_backbone(study_file, tmp_path):
     run_study(load_study(study_file("\n  lora: {rank: 2, caution: 90}", seeds="[0]")), tmp_path / "out", workers=1)
     kept = kept_tests(tmp_path / "out")
