@@ -73,8 +73,13 @@ def _read(field: dataclasses.Field, value: Any) -> Any:
     if what.startswith("tuple"):
         if not isinstance(value, list):
             raise InputError(f"{name} is {value!r:.40} but must be a list, such as [{value!s:.40}]")
-        return tuple(_checked(f"{name} holds", what[len("tuple[") : -len(", ...]")], field, one) for one in value)
+        return tuple(_checked(f"{name} holds", _item(what), field, one) for one in value)
     return None if value is None and value == field.default else _checked(f"{name} is", what, field, value)
+
+
+def _item(what: str) -> str:
+    """``tuple[int, ...]`` -> ``int``."""
+    return what.removeprefix("tuple[").removesuffix(", ...]")
 
 
 def _checked(name: str, what: str, field: dataclasses.Field, value: Any) -> Any:
@@ -92,6 +97,8 @@ def _checked(name: str, what: str, field: dataclasses.Field, value: Any) -> Any:
 
 def _wrong(what: str, metadata: Mapping[str, Any], value: Any) -> str:
     """What a value must be and is not, in words; empty if it is all right."""
+    if what.startswith("tuple"):
+        return next((wrong for one in value if (wrong := _wrong(_item(what), metadata, one))), "")
     types, called = KINDS.get(what, (object, ""))
     if not isinstance(value, types) or (called and what != "bool" and isinstance(value, bool)):
         return called
