@@ -81,9 +81,9 @@ def rooms_of(args: argparse.Namespace) -> tuple[Room, list[Room]]:
 
 
 def backbone_of(args: argparse.Namespace) -> XRIR:
-    """The backbone; with ``--checkpointing`` it keeps no activations."""
+    """The backbone; with ``--gradient-checkpointing`` it keeps no activations."""
     backbone = load_backbone(args.backbone)
-    backbone.gradient_checkpointing = args.checkpointing
+    backbone.gradient_checkpointing = args.gradient_checkpointing
     return backbone
 
 

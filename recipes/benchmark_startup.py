@@ -30,14 +30,14 @@ TORCH = "import torch"
 def commands(store: Path, name: str, folder: Path) -> dict[str, tuple[list[str], str]]:
     """What is timed: arguments for Python and the bar, by what it is called."""
     place = ["--store", str(store)]
-    render = ["render", name, "--position", "1", "1", "1", "--out", str(folder / "rir.wav"), *place]
+    render = ["predict", name, "--position", "1", "1", "1", "--out", str(folder / "rir.wav"), *place]
     return {
         TORCH: (["-c", TORCH], ""),
         "import haa_peft": (["-c", "import torch, haa_peft"], "torch + 0.3 s"),
         "haa-peft --help": ([*CLI, "--help"], "0.5 s"),
         "haa-peft adapters list": ([*CLI, "adapters", "list", *place], "0.5 s"),
         "haa-peft adapters show": ([*CLI, "adapters", "show", name, *place], "0.5 s"),
-        "haa-peft render": ([*CLI, *render], "torch + 1.5 s"),
+        "haa-peft predict": ([*CLI, *render], "torch + 1.5 s"),
         "haa-peft adapters verify": ([*CLI, "adapters", "verify", *place], ""),
     }
 

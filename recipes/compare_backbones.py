@@ -1,6 +1,7 @@
 """What a backbone is made of: networks that differ from `small` in one thing, pretrained alike for a short time.
 
-    haa-peft simulate --rooms 900 --out corpus && python recipes/compare_backbones.py --corpus corpus --out results
+    haa-peft pretrain simulate --count 900 --out corpus
+    python recipes/compare_backbones.py --corpus corpus --out results
 
 Every variant is a run of `pretrain_backbone.py` with its own weights, curve and checkpoint in --out; those that are
 there already are not run again, and an interrupted one goes on. References aligned before they are encoded, as
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from haa_peft.arguments import Parser
 from haa_peft.errors import InputError, command
 from haa_peft.files import check_report, write_json, write_report
 from haa_peft.tables import figure, markdown
@@ -43,10 +45,11 @@ ERRORS = ("edt_s_of_nearest", "c50_db_of_nearest", "t60_percent_of_nearest")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=f"of {', '.join(VARIANTS)} (default: all)")
     parser.add_argument("--corpus", type=Path, required=True, help="folder that simulate wrote")
-    parser.add_argument("--rooms", type=int, default=900, help="of it (default: %(default)s)")
+    parser.add_argument("--count", type=int, dest="rooms", default=900, help="of it (default: %(default)s)")
+    parser.old_names = {"--rooms": "--count"}
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate (%(default)s)")
     parser.add_argument("--rooms-per-step", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=400, help="default: %(default)s")
@@ -65,7 +68,7 @@ def run(name: str, args: argparse.Namespace) -> None:
     steps = args.steps // FEWER.get(name, 1)
     out = folder / "backbone.safetensors"
     settings = {
-        "--rooms": args.rooms, "--max-steps": steps, "--validate-every": -(-steps // 4), "--seed": args.seed,
+        "--count": args.rooms, "--max-steps": steps, "--validate-every": -(-steps // 4), "--seed": args.seed,
         "--validation-rooms": args.validation_rooms, "--rooms-per-step": args.rooms_per_step,
     }  # fmt: skip
     story = read(out.with_suffix(".json"))

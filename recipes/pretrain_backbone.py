@@ -2,7 +2,7 @@
 
 One process, making the corpus first where rooms are missing, and going on where an earlier run stopped:
 
-    accelerate launch recipes/pretrain_backbone.py --corpus corpus --rooms 5000 --out small.safetensors --resume
+    accelerate launch recipes/pretrain_backbone.py --corpus corpus --count 5000 --out small.safetensors --resume
 
 Several GPUs: `accelerate launch --multi_gpu --num_processes 4 recipes/pretrain_backbone.py ...`.
 The validation rooms are the corpus' last; the weights kept are the moving average with the lowest validation loss.
@@ -18,6 +18,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from haa_peft.arguments import Parser
 from haa_peft.errors import InputError, command
 
 with command():  # where another package does not load, it is one line
@@ -49,10 +50,11 @@ CHECKPOINT = ("step", "curve", "seconds", "recent", "backbone", "average", "opti
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
     parser.add_argument("--acoustic-rooms", type=Path, help="folder of AcousticRooms, whose training rooms are added")
-    parser.add_argument("--rooms", type=int, default=5000, help="rooms to train and validate on")
+    parser.add_argument("--count", type=int, dest="rooms", default=5000, help="rooms to train and validate on")
+    parser.old_names = {"--rooms": "--count"}
     parser.add_argument("--validation-rooms", type=int, default=100, help="how many of them validate")
     parser.add_argument("--out", type=Path, default=Path("small.safetensors"), help="weights; a .json goes beside")
     parser.add_argument("--config", type=Path, help="JSON of XRIRConfig fields that differ from the small network's")
@@ -163,7 +165,7 @@ def main() -> None:
     simulated = Corpus(args.corpus, args.rooms)
     if len(simulated) < args.rooms:
         raise InputError(
-            f"{args.corpus} holds {len(simulated)} rooms; make {args.rooms} with `haa-peft simulate` first"
+            f"{args.corpus} holds {len(simulated)} rooms; make {args.rooms} with `haa-peft pretrain simulate` first"
         )
     corpus: Rooms = simulated
     training_rooms = np.arange(args.rooms - args.validation_rooms)

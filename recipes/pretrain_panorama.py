@@ -1,12 +1,12 @@
 """Train the network that tells a coarse panorama from a room's measurements alone, on simulated rooms.
 
-    accelerate launch recipes/pretrain_panorama.py --corpus corpus --rooms 5000 --out panorama.safetensors
+    accelerate launch recipes/pretrain_panorama.py --corpus corpus --count 5000 --out panorama.safetensors
 
 Rooms that the corpus lacks are simulated first. Every room is drawn several times, with 3 to 12 of its 16 positions,
 some a few centimetres off, some measurements noisy, the floor known or not; the last rooms validate, with 12 positions
 and nothing added but the levels' deviation. The weights kept are those with the lowest validation loss. 5000 steps
 take two minutes on a GPU, after the echo maps (0.06 s each and core; 3.4 GB of memory for 20 000). Several processes
-each draw echo maps of their share of the rooms; let `haa-peft simulate` make the corpus first.
+each draw echo maps of their share of the rooms; let `haa-peft pretrain simulate` make the corpus first.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from haa_peft.arguments import Parser
 from haa_peft.errors import InputError, check_seed, command
 
 with command():  # where another package does not load, it is one line
@@ -42,9 +43,10 @@ with command():  # where another package does not load, it is one line
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", type=Path, default=Path("corpus"), help="folder of simulated rooms")
-    parser.add_argument("--rooms", type=int, default=5000, help="rooms to train and validate on")
+    parser.add_argument("--count", type=int, dest="rooms", default=5000, help="rooms to train and validate on")
+    parser.old_names = {"--rooms": "--count"}
     parser.add_argument("--validation-rooms", type=int, default=200, help="how many of them validate")
     parser.add_argument("--draws", type=int, default=4, help="echo maps of each room")
     parser.add_argument("--out", type=Path, default=Path("panorama.safetensors"), help="weights; a .json goes beside")

@@ -166,7 +166,19 @@ def test_one_on_top_of_another_reads_what_that_reads(options, labelled_folder, t
     backbone = load_backbone(tiny_backbone_file)
     whole = load_pack(Path("adapters"), AdapterName.parse("studio/base@above"), backbone)
     assert f"base_model.model.{SURFACES}.lora_B.weight" in whole.tensors
-    main(["blend", str(labelled_folder), "--of", "studio/base@below", "studio/base@plain", *weights, "--k", "4"])
+    main(
+        [
+            "adapters",
+            "blend",
+            str(labelled_folder),
+            "--of",
+            "studio/base@below",
+            "studio/base@plain",
+            *weights,
+            "--k",
+            "4",
+        ]
+    )
     assert pack("studio/base@blend").channels == ("normals",)
     main(["evaluate", str(labelled_folder), "--adapter", "studio/base@warm", *weights, "--k", "4", "--json", "e.json"])
     said = capsys.readouterr().out
@@ -177,7 +189,7 @@ def test_one_on_top_of_another_reads_what_that_reads(options, labelled_folder, t
     about = json.loads((labelled_folder / "room.json").read_text())
     (labelled_folder / "room.json").write_text(json.dumps({**about, "surfaces": [
         {key: value for key, value in wall.items() if key != "material"} for wall in about["surfaces"]]}))  # fmt: skip
-    main(["identify", str(labelled_folder), *weights, "--k", "4"])
+    main(["adapters", "match", str(labelled_folder), *weights, "--k", "4"])
     said = capsys.readouterr().out
     assert "left out: studio/base: channels materials need a geometry with materials" in said
     assert "studio/base@above" in said

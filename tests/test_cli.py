@@ -49,10 +49,21 @@ def test_evaluate_without_an_adapter(room_folder, tiny_backbone_file, capsys):
     assert "backbone" in out
 
 
-def test_render(store, tiny_backbone_file, tmp_path, capsys):
+def test_predict(store, tiny_backbone_file, tmp_path, capsys):
     out = tmp_path / "rir.wav"
     main(
-        ["render", "studio/base", "--position", "1", "1", "1", "--out", str(out), "--backbone", str(tiny_backbone_file)]
+        [
+            "predict",
+            "studio/base",
+            "--position",
+            "1",
+            "1",
+            "1",
+            "--out",
+            str(out),
+            "--backbone",
+            str(tiny_backbone_file),
+        ]
     )
     rir, rate = soundfile.read(out, dtype="float32")
     assert (rir.shape, rate) == ((9600,), 22_050)
@@ -95,11 +106,11 @@ def test_verify_fails_on_a_damaged_adapter(store, tiny_backbone_file, capsys):
         (["evaluate", "ROOM", "--adapter", "../x/y"], "'../x/y' must be room/configuration"),
         (["evaluate", "ROOM", "--adapter", "studio/base"], "was made for the backbone 'untrained'"),
         (["evaluate", "ROOM", "--backbone", "gone.pth"], "'gone.pth': no such file, nor a bundled one"),
-        (["adapters", "show"], "needs a NAME"),
+        (["adapters", "show"], "the following arguments are required: NAME"),
         (["adapters", "show", "studio/gone"], "no adapter studio/gone"),
-        (["render", "studio/base", "--position", "1", "1", "1", "--out", "rir.mp3"], "must end in .wav"),
+        (["predict", "studio/base", "--position", "1", "1", "1", "--out", "rir.mp3"], "must end in .wav"),
         (
-            ["render", "studio/base", "--position", "9", "1", "1", "--out", "x.wav", "--backbone", "TINY"],
+            ["predict", "studio/base", "--position", "9", "1", "1", "--out", "x.wav", "--backbone", "TINY"],
             "lies outside",
         ),
         (["download", "haa", "kitchenBase"], "kitchenBase"),

@@ -12,7 +12,7 @@ from haa_peft.environment import EnvironmentProblem, loading
 from haa_peft.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-RENDER = ["-m", "haa_peft.cli", "render", "classroom-twin/base", "--position", "1", "1", "1", "--out", "rir.wav"]
+RENDER = ["-m", "haa_peft.cli", "predict", "classroom-twin/base", "--position", "1", "1", "1", "--out", "rir.wav"]
 NO_OPERATOR = 'raise RuntimeError("operator torchvision::nms does not exist")'
 
 
@@ -57,7 +57,7 @@ def one_line(outcome):
 def test_a_torchvision_of_another_torch(install, run, room_folder):
     """Peft imports transformers, which imports torchvision where there is one."""
     install("torchvision", "0.27.0", NO_OPERATOR, "numpy", "torch (==2.12.0)")
-    for entry in (["-m", "haa_peft.cli", "finetune"], [ROOT / "recipes" / "finetune_lora.py"]):
+    for entry in (["-m", "haa_peft.cli", "adapt"], [ROOT / "recipes" / "finetune_lora.py"]):
         told = one_line(run(*entry, "--room", room_folder, "--max-steps", 1, "--name", "studio/base@trial"))
         assert f"torchvision 0.27.0 does not load beside torch {importlib.metadata.version('torch')}" in told
         assert "operator torchvision::nms does not exist" in told

@@ -225,11 +225,11 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
     weights = ["--backbone", str(tiny_backbone_file)]
     for seed in (0, 1):
         finetune(*options, "--name", f"studio/base@s{seed}", "--seed", seed, "--lr", 0.05)
-    main(["blend", str(room_folder), "--of", "studio/base@s0", "studio/base@s1", *weights, "--k", "4"])
+    main(["adapters", "blend", str(room_folder), "--of", "studio/base@s0", "studio/base@s1", *weights, "--k", "4"])
     out = capsys.readouterr().out
     assert "\n0.5 studio/base@s0 + 0.5 studio/base@s1\nverdict at 4 test positions: " in out
     assert "\nstored studio/base@blend in " in out
-    main(["identify", str(room_folder), *weights, "--k", "4", "--json", "fits.json"])
+    main(["adapters", "match", str(room_folder), *weights, "--k", "4", "--json", "fits.json"])
     fits = json.loads(Path("fits.json").read_text())["fits"]
     assert {fit["adapter"] for fit in fits} == {"(none)", "studio/base@s0", "studio/base@s1", "studio/base@blend"}
     assert [fit["loss"] for fit in fits] == sorted(fit["loss"] for fit in fits)
@@ -240,10 +240,10 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
     assert losses["studio/base@s0"] < losses["(none)"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        main(["identify", str(room_folder), "--store", "elsewhere", *weights])
+        main(["adapters", "match", str(room_folder), "--store", "elsewhere", *weights])
     assert "store elsewhere is no folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(["blend", str(room_folder), "--of", "studio/base@s0", "--shares", "0.5", "0.5", *weights])
+        main(["adapters", "blend", str(room_folder), "--of", "studio/base@s0", "--shares", "0.5", "0.5", *weights])
     assert "1 adapters have 2 shares" in capsys.readouterr().err
 
 
@@ -255,7 +255,7 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
         (["--name", "../x/y"], "'../x/y' must be room/configuration"),
         (["--k", 12], "12 training measurements are fewer than K + 1 = 13"),
         (["--shots", 13], "--shots is 13 but studio/base has 12"),
-        (["--shots", 1], "training needs at least 2, but `haa-peft blend` stores"),
+        (["--shots", 1], "training needs at least 2, but `haa-peft adapters blend` stores"),
         (["--store", "file"], "file is no folder"),
         (["--run-dir", "file"], "file is no folder"),
         (["--json", "file/report.json"], "file is no folder"),
@@ -267,7 +267,7 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
         (["--freeze", "middle"], "--freeze is 'middle' but must be early:N"),
         (["--freeze", "early:99"], "would freeze all"),
         (["--dropout", "1"], "--dropout is 1.0 but must be at least 0 and below 1"),
-        (["--least-gain", "2"], "--least-gain is 2.0 but must be from 0 to 1"),
+        (["--min-delta", "2"], "--min-delta is 2.0 but must be at least 0 and below 1"),
         (["--start", "studio/none"], "store adapters is no folder"),
         (["--on-top-of", "studio/none"], "store adapters is no folder"),
         (["--first-stage", "nowhere"], "nowhere: no such room folder"),

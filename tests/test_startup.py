@@ -39,10 +39,10 @@ def test_importing_the_package_imports_nothing_else():
     assert not loaded("import haa_peft; dir(haa_peft)") & {"torch", "numpy", "scipy", *SLOW}
 
 
-def test_rendering_needs_torch_alone(tmp_path):
+def test_predicting_needs_torch_alone(tmp_path):
     out = tmp_path / "rir.wav"
-    render = ["render", "classroom-twin/base", "--position", 1, 1, 1, "--out", out, "--store", STORE]
-    found = loaded("from haa_peft.cli import main; main(sys.argv[1:])", *render)
+    predict = ["predict", "classroom-twin/base", "--position", 1, 1, 1, "--out", out, "--store", STORE]
+    found = loaded("from haa_peft.cli import main; main(sys.argv[1:])", *predict)
     assert out.exists()
     assert "torch" in found
     assert not found & SLOW

@@ -20,7 +20,7 @@ for module in pkgutil.walk_packages(haa_peft.__path__, "haa_peft."):
 folder, store = sys.argv[1:]
 main(["adapters", "list"])
 scaled(load_room(folder), 1.1)
-main(["finetune", "--room", folder, "--max-steps", "1", "--shots", "2", "--k", "1", "--store", store])
+main(["adapt", "--room", folder, "--max-steps", "1", "--shots", "2", "--k", "1", "--store", store])
 RoomPredictor.load("studio/base", store=store).predict([[2.5, 2.0, 1.0]])
 """
 

@@ -24,6 +24,7 @@ PEFT_METHODS = {
     "beft": "a bias behind every Linear, there before or not",
 }
 METHODS = (*PEFT_METHODS, *DELTA_METHODS)
+LARGEST_RANK = 4096
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from haa_peft.adapters.settings import parse_freeze
 from haa_peft.errors import InputError
 from haa_peft.model.xrir import XRIR
 
@@ -43,16 +44,6 @@ def untouched_layers(backbone: XRIR, config: dict) -> list[str]:
     """Layers that an ``adapter_config.json`` leaves alone."""
     names = config.get("target_modules") or config.get("parameters") or []
     return [layer for layer in layer_names(backbone) if layer not in set(map(layer_of, names))]
-
-
-def parse_freeze(freeze: str) -> tuple[str, int]:
-    """``early:N`` and ``late:N`` -> (which, N); ``none`` and ``auto`` -> (which, 0)."""
-    which, _, count = freeze.partition(":")
-    if which in ("none", "auto") and freeze == which:
-        return which, 0
-    if which in ("early", "late") and count.isdecimal() and int(count) > 0:
-        return which, int(count)
-    raise InputError(f"--freeze is {freeze!r} but must be early:N, late:N (N at least 1), none or auto")
 
 
 def frozen_layers(backbone: XRIR, freeze: str) -> list[str]:

@@ -3,95 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from haa_peft.adapters.delta import PEFT_TYPE, DeltaAdapter, read_delta_config
 from haa_peft.adapters.keys import check_finite
-from haa_peft.adapters.kinds import KINDS, METHODS, PEFT_METHODS
-from haa_peft.adapters.layers import SURFACES, UNUSED, frozen_layers, layer_of, parse_freeze
-from haa_peft.adapters.peft_adapter import LARGEST_RANK, PeftAdapter, PeftSettings
+from haa_peft.adapters.kinds import PEFT_METHODS
+from haa_peft.adapters.layers import SURFACES, UNUSED, frozen_layers, layer_of
+from haa_peft.adapters.peft_adapter import PeftAdapter, PeftSettings
+from haa_peft.adapters.settings import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.model.xrir import XRIR
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 ENCODERS = ("source_network.", "audio_enc.")
-BLIND = ("dora", "ia3", "beft", "statistics")
-"""Methods that cannot learn weights that start at zero: they scale what is there, or add what depends on no channel."""
 
 Adapter = PeftAdapter | DeltaAdapter
-
-
-@dataclass(frozen=True)
-class MethodSettings:
-    """How a backbone is adapted.
-
-    Attributes
-    ----------
-    method : one of ``METHODS``.
-    rank, alpha : of methods that have them; an update is ``alpha / rank`` times the factors' product. ``alpha`` is
-        twice the rank unless given.
-    ranks : other ranks, by the beginning of layers' names, the longest that fits; 0 leaves a layer alone. ``alpha``
-        grows with them.
-    convolutions : change the audio encoder's convolutions too.
-    dropout : share of what is dropped in training.
-    freeze : layers that are left alone, ``early:N``, ``late:N``, ``none`` or ``auto``.
-    channels : what the geometry encoder is to read of surfaces beside their coordinates: ``none``, ``normals``,
-        ``materials`` or ``normals,materials``.
-    """
-
-    method: str = "lora"
-    rank: int = 4
-    alpha: float | None = None
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    convolutions: bool = False
-    dropout: float = 0.0
-    freeze: str = "none"
-    channels: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise InputError(f"method is {self.method!r} but must be one of {', '.join(METHODS)}")
-        if not 1 <= self.rank <= LARGEST_RANK:
-            raise InputError(f"--rank is {self.rank} but must be at least 1 and at most {LARGEST_RANK}")
-        if self.alpha is not None and not 0 < self.alpha < float("inf"):
-            raise InputError(f"--alpha is {self.alpha} but must be a positive number")
-        for name, rank in self.ranks.items():
-            if not 0 <= rank <= LARGEST_RANK:
-                raise InputError(f"--ranks {name}={rank} but a rank must be from 0 to {LARGEST_RANK}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout is {self.dropout} but must be at least 0 and below 1")
-        kind = KINDS.get(self.method)
-        for given, possible, flag in (
-            (bool(self.ranks), kind is not None, "--ranks"),
-            (self.convolutions, kind is not None and kind.convolutions, "--convolutions"),
-            (self.dropout > 0, kind is not None and kind.dropout != "", "--dropout"),
-            (bool(parse_channels(self.channels)), self.method not in BLIND, "--channels"),
-        ):
-            if given and not possible:
-                raise InputError(f"{flag} does not go with {self.method}; leave it out or choose another method")
-        parse_freeze(self.freeze)
-
-    def describe(self) -> dict:
-        """What matters of it for this method."""
-        kind = KINDS.get(self.method)
-        found: dict = {"method": self.method}
-        if kind is not None and kind.ranked:
-            found |= {"rank": self.rank, "alpha": self.scale * self.rank}
-        if kind is not None:
-            found |= {"ranks": dict(self.ranks), "convolutions": self.convolutions, "dropout": self.dropout}
-        found["freeze"] = self.freeze
-        channels = parse_channels(self.channels)
-        return {**found, "channels": ",".join(channels)} if channels else found
-
-    @property
-    def scale(self) -> float:
-        """Alpha divided by rank."""
-        return 2.0 if self.alpha is None else self.alpha / self.rank
 
 
 def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str] = ()) -> PeftSettings:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from haa_peft.adapters.keys import check_keys
-from haa_peft.adapters.kinds import KINDS
+from haa_peft.adapters.kinds import KINDS, LARGEST_RANK
 from haa_peft.adapters.low_rank import fast_forward
 from haa_peft.environment import broken_torchaudio_hidden, loading
 from haa_peft.errors import InputError
@@ -32,7 +32,7 @@ def import_peft() -> ModuleType:
     return peft
 
 
-LARGEST_RANK, LARGEST_ALPHA = 4096, 1e6
+LARGEST_ALPHA = 1e6
 FREE = ("target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision", "auto_mapping")
 """Entries of ``adapter_config.json`` that may be anything."""
 

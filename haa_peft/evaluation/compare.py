@@ -91,7 +91,7 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
     if borrowed:
         LOG.info(
             f"note: {pack.name} has {borrowed} borrowed measurements too, which are not used here but by "
-            "RoomPredictor and `haa-peft render`"
+            "RoomPredictor and `haa-peft predict`"
         )
     if pack.card["room"].get("fingerprint") == dataclasses.replace(room, channels=pack.channels).fingerprint:
         return

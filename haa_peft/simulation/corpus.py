@@ -129,7 +129,7 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     """
     from tqdm import tqdm
 
-    for flag, value, least in (("--rooms", n_rooms, 1), ("--seed", seed, 0), ("--workers", workers or 1, 1)):
+    for flag, value, least in (("--count", n_rooms, 1), ("--seed", seed, 0), ("--workers", workers or 1, 1)):
         if value < least:
             raise InputError(f"{flag} is {value} but must be at least {least}")
     check_writable(folder / "corpus.json")
@@ -168,7 +168,7 @@ def about_corpus(folder: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
         return {key: about[key] for key in ("format", "seed", "odd", "rooms_per_shard", "sources_per_room")}
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path}: missing or damaged; `haa-peft simulate` writes it") from None
+        raise InputError(f"{path}: missing or damaged; `haa-peft pretrain simulate` writes it") from None
 
 
 class Corpus:
@@ -183,7 +183,9 @@ class Corpus:
             paths = paths[: -(-n_rooms // ROOMS_PER_SHARD)]
         self._folder, self._paths = folder, paths
         if not paths:
-            raise InputError(f"{folder} holds no rooms-*.arrow; make some with `haa-peft simulate --out {folder}`")
+            raise InputError(
+                f"{folder} holds no rooms-*.arrow; make some with `haa-peft pretrain simulate --out {folder}`"
+            )
         try:
             rows = concatenate_datasets([Dataset.from_file(str(path)) for path in paths])
         except Exception as error:  # whatever a damaged file makes of its reader

@@ -18,6 +18,7 @@ from haa_peft.geometry.channels import parse_channels
 from haa_peft.geometry.panorama import DepthMap, Geometry, without_channels
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.room import Room
+from haa_peft.settings import new_names
 from haa_peft.store.card import SCHEMA, readme
 from haa_peft.store.names import AdapterName
 
@@ -249,6 +250,7 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
     fields = [card.get(section) for section in ("files", "backbone", "method", "training", "room")]
     if card.get("name") != str(name) or not all(isinstance(field, dict) for field in fields):
         raise InputError(f"{name}: {CARD} is of {card.get('name')!r} or incomplete; restore or retrain the adapter")
+    card["training"] = new_names(card["training"])
     below = card.get("parent")
     if below is not None and not (
         isinstance(below, dict) and all(isinstance(below.get(k), str) for k in PARENT_FIELDS)

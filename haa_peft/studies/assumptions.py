@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from haa_peft.augmentation.settings import LIMITS, with_positions
+from haa_peft.augmentation.settings import with_positions
 from haa_peft.errors import InputError
 from haa_peft.geometry.estimate.network import weights_fingerprint
 from haa_peft.geometry.panorama import DepthMap
@@ -49,10 +49,6 @@ class Assumption:
         name, or a mapping of every room of the study to one. Raises ``InputError`` for anything else; files are looked
         into later.
         """
-        if not _is_number(position_error) or not 0 <= position_error <= LIMITS["positions"]:
-            raise InputError(
-                f"position_error is {position_error!r} but must be a number of metres from 0 to {LIMITS['positions']:g}"
-            )
         if given is None:
             return cls(position_error=position_error)
         if isinstance(given, Mapping) and OF in given:
@@ -127,7 +123,3 @@ def seen_in(folder: str) -> tuple[str, DepthMap]:
     endless = np.full(3, np.inf)
     depth = np.linalg.norm(other.panorama, axis=0)
     return other.name, DepthMap(depth, f"another room: {other.name}", "assumed", -endless, endless)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

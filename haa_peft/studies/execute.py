@@ -24,6 +24,7 @@ import torch
 from haa_peft.adapters.combine import Stored
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, nan_to_null, write_atomically
+from haa_peft.settings import new_names
 from haa_peft.studies.keys import fingerprint_of_room, job_settings
 from haa_peft.studies.plan import Job, Study, sources_of, waves
 from haa_peft.studies.results import BASELINES, unpack
@@ -122,7 +123,7 @@ def is_done(study: Study, job: Job, out: Path) -> bool:
     for path in paths:
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            settings = dict(kept["job"])
+            settings = new_names(dict(kept["job"]))
             tested = f"{kept['room']}/{kept['configuration']}"
             if kept["room_fingerprint"] != fingerprint_of_room(study, tested, job.seed, job.shots):
                 settings["room"] = kept["room_fingerprint"]

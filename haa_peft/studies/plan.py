@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from haa_peft.adapters.methods import MethodSettings
+from haa_peft.adapters.settings import MethodSettings
+from haa_peft.augmentation.settings import LIMITS
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import CHANNELS, parse_channels
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.rooms.splits import NAMES, SHOTS, default_splits, redraw
+from haa_peft.settings import setting
 from haa_peft.studies.assumptions import Assumption
+from haa_peft.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -36,45 +39,36 @@ class Source:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One row of a study.
+    """One row of a study: entries of its file, with ``name``, settings (seed and K come with the job) and assumptions.
 
-    Attributes
-    ----------
-    name, label : in tables, and for people.
-    method, training : how it is adapted; seed and K come with the job.
-    start : the adapter that training goes on from.
-    on_top_of : the one that stays below.
-    use : the one that is tested as it is.
-    blend : shares of other configurations' adapters of the run ``use`` names, by configuration.
-    borrow : the configuration whose measurements are converted and added to the room's own, if that is better
-        (:mod:`haa_peft.training.borrow`): its name, or a mapping of rooms to names.
-    first_stage : configurations of the study that it is adapted to together, before the one itself.
-    only : configurations (``room/configuration``) that it is run in; all if empty.
-    shots, seeds : numbers of measurements and seeds that it is run with; the study's if empty.
-    transfer : test the adapter in the room's other configurations of the study too.
-    geometry, position_error : what it takes for true of rooms, as the study's file has it.
-    assumptions : the same for each of the study's ``room/configuration``.
-    adapt : if not, the backbone is tested as it is.
+    ``assumptions``: ``geometry`` and ``position_error`` for each of the study's ``room/configuration``.
     """
 
     name: str
-    label: str
     method: MethodSettings
     training: dict[str, Any] = field(default_factory=dict)
-    start: Source | None = None
-    on_top_of: Source | None = None
-    use: Source | None = None
-    blend: dict[str, float] = field(default_factory=dict)
-    borrow: str | Mapping[str, str] = ""
-    first_stage: tuple[str, ...] = ()
-    only: tuple[str, ...] = ()
-    shots: tuple[int, ...] = ()
-    seeds: tuple[int, ...] = ()
-    transfer: bool = False
-    geometry: object = None
-    position_error: float = 0.0
     assumptions: Mapping[str, Assumption] = field(default_factory=dict)
-    adapt: bool = True
+    label: str = setting("", "for people")
+    start: Source | None = setting(None, "the adapter that training goes on from: {run: ..., configuration: ...}")
+    on_top_of: Source | None = setting(None, "the one that stays below")
+    use: Source | None = setting(None, "the one that is tested as it is")
+    blend: Mapping[str, float] = setting(
+        dict, "shares of other configurations' adapters of the run that use names, by configuration"
+    )
+    borrow: str | Mapping[str, str] = setting(
+        "", "configuration whose measurements are converted and added to the room's own, if that is better: its name, "
+        "or a mapping of rooms to names",
+    )  # fmt: skip
+    first_stage: tuple[str, ...] = setting((), "configurations that it is adapted to together, before the one itself")
+    only: tuple[str, ...] = setting((), "configurations (room/configuration) that it is run in; all if empty")
+    shots: tuple[int, ...] = setting((), "numbers of measurements that it is run with; the study's if empty")
+    seeds: tuple[int, ...] = setting((), "seeds that it is run with; the study's if empty")
+    transfer: bool = setting(False, "test the adapter in the room's other configurations of the study too")
+    geometry: object = setting(None, "taken for the room's own: what --geometry takes, or {of: ROOM}")
+    position_error: float = setting(
+        0.0, "metres, root mean square, by which positions are taken to be off", at_least=0, at_most=LIMITS["positions"]
+    )
+    adapt: bool = setting(True, "if not, the backbone is tested as it is")
 
     def sources(self, room: str, configuration: str) -> list[tuple[str, str]]:
         """Runs and configurations whose adapters must be there before it can run in ``room/configuration``."""
@@ -96,31 +90,31 @@ class RunSpec:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study as its file says; see README, Studies.
+    """A study: entries of its file, with ``name``, folders of ``rooms`` by name, ``runs`` and what follows of them.
 
-    ``draws``: every seed draws its own training positions among those that do not test, in all rooms that may
-    (:func:`cannot_draw`) or those named. ``drawn``: for each ``room/configuration`` that draws and each seed, the first
-    seed with the same training positions.
-    ``notes``: lines to be said of it: rooms that cannot draw, rows that cannot be run in other rooms than its own.
-    ``pairs``: runs that the report holds against each other, besides ``compare_with`` against all.
+    ``drawn``: for each ``room/configuration`` that draws and each seed, the first seed with the same training
+    positions. ``notes``: lines to be said of it: rooms that cannot draw, rows that cannot be run in other rooms.
     """
 
     name: str
-    title: str
-    question: str
     rooms: dict[str, str]
     runs: dict[str, RunSpec]
-    seeds: tuple[int, ...]
-    shots: tuple[int, ...]
-    k: int
-    draws: bool | tuple[str, ...]
-    split: str
-    backbone: str
-    compare_with: str
-    show: tuple[str, ...]
-    pairs: tuple[tuple[str, str], ...] = ()
     drawn: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    title: str = setting("", "of the report")
+    question: str = setting("", "that the report answers")
+    seeds: tuple[int, ...] = setting((0, 1, 2), "of all random numbers", at_least=0, below=2**32)
+    shots: tuple[int, ...] = setting((12,), "numbers of measurements", at_least=1)
+    k: int = setting(TrainingSettings.k, "references for each target", at_least=1)
+    draws: bool | tuple[str, ...] = setting(
+        False, "every seed draws its own training positions among those that do not test: true, in all rooms that may, "
+        "or a list of rooms' names",
+    )  # fmt: skip
+    split: str = setting("test", "where it tests", choices=("test", "valid"))
+    backbone: str = setting("small", "bundled name or checkpoint file")
+    compare_with: str = setting("", "the run that the report holds against all others; the first unless given")
+    show: tuple[str, ...] = setting((), "runs in the report's figures; all if empty")
+    pairs: tuple[tuple[str, str], ...] = setting((), "runs that the report holds against each other too")
 
     def room(self, name: str, seed: int, shots: int, run: str = "") -> Room:
         """A room with the splits of a seed and its number of measurements, as a run takes it to be."""

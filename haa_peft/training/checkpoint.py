@@ -11,6 +11,7 @@ import torch
 
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
+from haa_peft.settings import new_names
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -24,7 +25,7 @@ def load_checkpoint(path: Path, settings: dict[str, Any], needed: Iterable[str])
     """Read what :func:`save_checkpoint` wrote, with its ``needed`` entries, of a run of the same ``settings``."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = dict(state["settings"])
+        found = new_names(dict(state["settings"]))
         state = {key: state[key] for key in needed}
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no checkpoint to resume from; start without --resume") from None

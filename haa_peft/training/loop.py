@@ -171,7 +171,7 @@ def _train(
     ).eval()
     objective.to(accelerator.device)
     module, optimizer, scheduler = _optimiser(run, adapter, objective)
-    average = Average(adapter, training.averaging)
+    average = Average(adapter, training.ema_decay)
     progress = Progress(adapter, optimizer, scheduler, average)
     checkpoint = run.folder / "checkpoint.pt"
 
@@ -181,7 +181,7 @@ def _train(
                 progress.keep()
             else:
                 losses = _agreed(objective.validation_losses(training.k), accelerator)
-                progress.consider(losses, training.patience, training.least_gain)
+                progress.consider(losses, training.patience, training.min_delta)
         if accelerator.is_main_process:
             save_checkpoint(checkpoint, {"settings": settings, **progress.state()})
 

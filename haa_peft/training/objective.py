@@ -34,7 +34,10 @@ def check_k(k: int, shots: int, name: str) -> None:
         remedy = (
             f"measure more or give --k {shots - 1}"
             if shots > 1
-            else ("training needs at least 2, but `haa-peft blend` stores another adapter with this reference as it is")
+            else (
+                "training needs at least 2, but `haa-peft adapters blend` stores another adapter with this reference "
+                "as it is"
+            )
         )
         raise InputError(f"{name}: {shots} training measurements are fewer than K + 1 = {k + 1}; {remedy}")
 

@@ -82,7 +82,7 @@ class Progress:
         """Take the present weights for the best."""
         self.best_step, self.best_tensors = self.step, self._adapter.tensors()
 
-    def consider(self, losses: list[float], patience: int, least_gain: float) -> None:
+    def consider(self, losses: list[float], patience: int, min_delta: float) -> None:
         """Keep the weights if they are the best; stop after ``patience`` validations that gained next to nothing.
 
         ``losses`` are those at the validation positions.
@@ -99,7 +99,7 @@ class Progress:
         if loss < self.best_loss:
             self.best_loss, self.best = loss, losses
             self.keep()
-        self.stopped = is_plateau([value for _, value in self.validation], patience, least_gain)
+        self.stopped = is_plateau([value for _, value in self.validation], patience, min_delta)
 
     def settle(self, caution: float) -> Acceptance | None:
         """Go back to the start unless the best weights beat it by ``caution`` standard errors; None without losses."""
@@ -142,11 +142,11 @@ class Progress:
             self._scheduler.load_state_dict(state["scheduler"])
 
 
-def is_plateau(losses: list[float], patience: int, least_gain: float) -> bool:
-    """Whether the last ``patience`` losses improved on the best before by less than a share of ``least_gain``."""
+def is_plateau(losses: list[float], patience: int, min_delta: float) -> bool:
+    """Whether the last ``patience`` losses improved on the best before by less than a share of ``min_delta``."""
     if len(losses) <= patience:
         return False
-    return min(losses[-patience:]) > (1 - least_gain) * min(losses[:-patience])
+    return min(losses[-patience:]) > (1 - min_delta) * min(losses[:-patience])
 
 
 class Log:

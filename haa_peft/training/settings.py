@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from haa_peft.errors import InputError, check_seed
-
-if TYPE_CHECKING:
-    from haa_peft.augmentation.settings import Augmentation
+from haa_peft.errors import check_seed
+from haa_peft.settings import check, setting
 
 LEARNING_RATES = {
     "lora": 1e-2,
@@ -33,58 +31,50 @@ DECAY = 1e-4
 VALIDATIONS = ("auto", "positions", "leave-one-out")
 
 
-def _nothing() -> Augmentation:
-    """The room as it is; the parser, which needs the other defaults, is so built without torch."""
-    from haa_peft.augmentation.settings import Augmentation
-
-    return Augmentation()
-
-
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How an adapter is trained.
+    """How an adapter is trained; what each setting means is said with it."""
 
-    Attributes
-    ----------
-    max_steps : most optimiser steps; every step takes all training measurements as targets.
-    lr : peak learning rate; the method's default unless given.
-    weight_decay : of AdamW, towards zero; of ``l2sp`` towards the backbone. The method's default unless given.
-    warmup : steps of linear warm-up, before a cosine decay over ``max_steps``.
-    k : references for each target, drawn anew each step.
-    validate_every : steps between validations.
-    patience : validations without improvement before stopping.
-    least_gain : share of the validation loss that an improvement must be of to count against ``patience``; on a plateau
-        of smaller ones training stops too.
-    caution : standard errors by which the validation losses must have fallen, or training is undone; more of few
-        positions, and above 8 for certain (:func:`~haa_peft.training.acceptance.least_fall`).
-    averaging : the weights that are validated and kept are running averages with this decay a step; 0 for none.
-    seed : of everything.
-    audible_decay : weight of :func:`~haa_peft.acoustics.losses.audible_decay_loss` beside the published loss.
-    validation : what chooses the weights: ``positions``, the room's validation positions; ``leave-one-out``, the
-        training measurements, each predicted by an adapter that was trained on the others; or ``auto``, the former
-        where there are any.
-    augment : what the room is varied by in every other step; validation sees it as it is.
-    """
-
-    max_steps: int = 80
-    lr: float | None = None
-    weight_decay: float | None = None
-    warmup: int = 10
-    k: int = 8
-    validate_every: int = 5
-    patience: int = 8
-    least_gain: float = 1e-3
-    caution: float = 1.0
-    averaging: float = 0.9
-    seed: int = 0
-    audible_decay: float = 1.0
-    validation: str = "auto"
-    augment: Augmentation = field(default_factory=_nothing)
+    max_steps: int = setting(
+        80, "most optimiser steps; every step takes all training measurements as targets", at_least=1
+    )
+    lr: float | None = setting(None, "peak learning rate (default: the method's)", above=0, below=1)
+    weight_decay: float | None = setting(
+        None, "of AdamW, towards zero; of l2sp towards the backbone (default: the method's)", at_least=0, below=100
+    )
+    warmup: int = setting(10, "steps of linear warm-up, before a cosine decay over all steps", at_least=0)
+    k: int = setting(8, "references for each target, drawn anew each step", at_least=1)
+    validate_every: int = setting(5, "steps between validations", at_least=1)
+    patience: int = setting(8, "validations without improvement before stopping", at_least=1)
+    min_delta: float = setting(
+        1e-3, "share of the validation loss by which it must fall to be an improvement for --patience", at_least=0,
+        below=1,
+    )  # fmt: skip
+    caution: float = setting(
+        1.0, "standard errors by which validation losses must fall, or training is undone; more of few: 2 stands for "
+        "2.4 of nine, 4.5 of three; above 8, for certain", at_least=0, at_most=100,
+    )  # fmt: skip
+    ema_decay: float = setting(
+        0.9, "decay a step of the weights' exponential moving average, which is validated and kept; 0 for none",
+        at_least=0, below=1,
+    )  # fmt: skip
+    seed: int = setting(0, "of all random numbers")
+    audible_decay: float = setting(
+        1.0, "weight of the decay curves' audible part beside the published loss", at_least=0, below=100
+    )
+    validation: str = setting(
+        "auto", "what chooses the weights: the room's validation positions, or leave-one-out, every training "
+        "measurement predicted by an adapter trained on the others; auto: positions if there are any",
+        choices=VALIDATIONS,
+    )  # fmt: skip
+    augment: Any = None
+    """What the room is varied by in every other step, an ``Augmentation``; validation sees it as it is."""
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without ``augment`` if nothing is on, as results and cards had it before there was any."""
-        found = dataclasses.asdict(self)
-        on = found.pop("augment") and self.augment.describe()
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        augment = found.pop("augment")
+        on = None if augment is None else augment.describe()
         return {**found, "augment": on} if on else found
 
     def of_method(self, method: str) -> TrainingSettings:
@@ -94,22 +84,5 @@ class TrainingSettings:
         return dataclasses.replace(self, lr=lr, weight_decay=decay)
 
     def __post_init__(self) -> None:
-        for name, least in (("max_steps", 1), ("warmup", 0), ("k", 1), ("validate_every", 1), ("patience", 1)):
-            if getattr(self, name) < least:
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"{flag} is {getattr(self, name)} but must be at least {least}")
-        if self.lr is not None and not 0 < self.lr < 1:
-            raise InputError(f"--lr is {self.lr} but must be between 0 and 1")
-        if self.weight_decay is not None and not 0 <= self.weight_decay < 100:
-            raise InputError(f"--weight-decay is {self.weight_decay} but must be from 0 to 100")
-        if not 0 <= self.least_gain < 1:
-            raise InputError(f"--least-gain is {self.least_gain} but must be from 0 to 1")
-        if not 0 <= self.caution <= 100:
-            raise InputError(f"--caution is {self.caution} but must be from 0 to 100")
-        if not 0 <= self.averaging < 1:
-            raise InputError(f"--averaging is {self.averaging} but must be at least 0 and below 1")
-        if not 0 <= self.audible_decay < 100:
-            raise InputError(f"--audible-decay is {self.audible_decay} but must be from 0 to 100")
-        if self.validation not in VALIDATIONS:
-            raise InputError(f"--validation is {self.validation!r} but must be one of {', '.join(VALIDATIONS)}")
+        check(self)
         check_seed(self.seed)

@@ -10,18 +10,16 @@ from torch.nn import functional
 
 from haa_peft import load_backbone
 from haa_peft.adapters.delta import PEFT_TYPE
+from haa_peft.adapters.kinds import METHODS, PEFT_METHODS
 from haa_peft.adapters.layers import frozen_layers, layer_names, layer_of
 from haa_peft.adapters.methods import (
-    BLIND,
-    METHODS,
-    PEFT_METHODS,
-    MethodSettings,
     attach,
     attach_stored,
     merged,
     peft_settings,
     tensor_names,
 )
+from haa_peft.adapters.settings import BLIND, MethodSettings
 from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
@@ -325,7 +323,7 @@ def test_ranks_by_layer(tiny_backbone):
     [
         ({"method": "prefix"}, "'prefix' but must be one of lora, rslora, dora"),
         ({"rank": 0}, "--rank is 0 but must be at least 1"),
-        ({"alpha": float("nan")}, "--alpha is nan but must be a positive number"),
+        ({"alpha": float("nan")}, "--alpha is nan but must be above 0"),
         ({"dropout": 1.0}, "--dropout is 1.0 but must be at least 0 and below 1"),
         ({"ranks": {"energy_blend": -1}}, "--ranks energy_blend=-1"),
         ({"method": "bias", "dropout": 0.1}, "--dropout does not go with bias"),

@@ -105,7 +105,7 @@ def load_recipe(path=RECIPE):
     [
         ("--k 16", "--k is 16 but must be from 1 to 15"),
         ("--targets 0", "--targets is 0"),
-        ("--rooms 25 --validation-rooms 25", "--validation-rooms is 25 but must be from 1 to 24"),
+        ("--count 25 --validation-rooms 25", "--validation-rooms is 25 but must be from 1 to 24"),
         ("--rooms-per-step 0", "--rooms-per-step is 0"),
         ("--validate-every 0", "--validate-every is 0"),
         ("--lr nan", "--lr is nan"),
@@ -157,7 +157,7 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     recipe = load_recipe()
 
     def run(out, *more):
-        options = f"--corpus {corpus_folder} --config {tmp_path / 'config.json'} --rooms 25 --validation-rooms 2"
+        options = f"--corpus {corpus_folder} --config {tmp_path / 'config.json'} --count 25 --validation-rooms 2"
         options += f" --max-steps 4 --validate-every 2 --rooms-per-step 2 --targets 4 --k 4 --out {tmp_path / out}"
         monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *options.split(), *more])
         recipe.main()
@@ -194,7 +194,7 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     with pytest.raises(InputError, match="goes on from --start"):
         run("more.safetensors", "--start", str(tmp_path / "whole.safetensors"))
     more = (
-        f"--corpus {corpus_folder} --rooms 25 --validation-rooms 2 --max-steps 2 --rooms-per-step 2 --targets 4 --k 4"
+        f"--corpus {corpus_folder} --count 25 --validation-rooms 2 --max-steps 2 --rooms-per-step 2 --targets 4 --k 4"
     )
     more += f" --seed 5 --start {tmp_path / 'whole.safetensors'} --out {tmp_path / 'more.safetensors'}"
     monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *more.split()])
@@ -213,7 +213,7 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
 
 def test_two_processes_learn_what_one_learns(corpus_folder, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
-    options = f"--corpus {corpus_folder} --config {tmp_path / 'config.json'} --rooms 25 --validation-rooms 2 --k 4"
+    options = f"--corpus {corpus_folder} --config {tmp_path / 'config.json'} --count 25 --validation-rooms 2 --k 4"
     options += " --max-steps 3 --validate-every 3 --rooms-per-step 4 --targets 4 --out"
     one, two = tmp_path / "one.safetensors", tmp_path / "two.safetensors"
     monkeypatch.setattr(sys, "argv", ["pretrain_backbone.py", *options.split(), str(one)])
@@ -229,7 +229,7 @@ def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkey
     recipe = load_recipe(RECIPE.with_name("compare_backbones.py"))
     for changes in recipe.VARIANTS.values():
         dataclasses.replace(load_recipe().SMALL, **changes)
-    options = f"--corpus {corpus_folder} --rooms 25 --validation-rooms 2 --rooms-per-step 2 --steps 8 --out {tmp_path}"
+    options = f"--corpus {corpus_folder} --count 25 --validation-rooms 2 --rooms-per-step 2 --steps 8 --out {tmp_path}"
     report = tmp_path / "report.json"
     arguments = ["compare_backbones.py", "ResNet width 4", *options.split(), "--json", str(report)]
     monkeypatch.setattr(sys, "argv", arguments)

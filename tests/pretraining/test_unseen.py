@@ -68,17 +68,17 @@ def test_errors_are_means_over_seeded_positions(simulated_corpus):
 
 
 def test_command(simulated_corpus, acoustic_rooms, tiny_backbone_file, tmp_path, capsys):
-    arguments = ["evaluate-backbone", str(simulated_corpus), "--backbone", str(tiny_backbone_file)]
-    main([*arguments, "--rooms", "2", "--k", "2", "--json", str(tmp_path / "report.json")])
+    arguments = ["pretrain", "evaluate", str(simulated_corpus), "--backbone", str(tiny_backbone_file)]
+    main([*arguments, "--count", "2", "--k", "2", "--json", str(tmp_path / "report.json")])
     assert "simulated: mean absolute errors at 8 positions of 2 rooms" in capsys.readouterr().out
     report = json.loads((tmp_path / "report.json").read_text())["corpora"][0]
     assert (report["seed"], report["odd"], report["rooms"], len(report["rows"])) == (5, False, 2, 4)
-    main([*arguments, "--rooms", "1", "--k", "2", "--phase", "random"])
+    main([*arguments, "--count", "1", "--k", "2", "--phase", "random"])
     assert "phase of random" in capsys.readouterr().out
-    main(["evaluate-backbone", str(acoustic_rooms), "--backbone", str(tiny_backbone_file), "--k", "2"])
+    main(["pretrain", "evaluate", str(acoustic_rooms), "--backbone", str(tiny_backbone_file), "--k", "2"])
     assert "AcousticRooms: mean absolute errors at 6 positions of 2 receivers" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(["evaluate-backbone", str(acoustic_rooms), "--backbone", str(tiny_backbone_file), "--k", "3"])
+        main(["pretrain", "evaluate", str(acoustic_rooms), "--backbone", str(tiny_backbone_file), "--k", "3"])
     assert "--k is 3 but a room has only 3 positions; give at most 2" in capsys.readouterr().err
 
 
@@ -94,12 +94,12 @@ def test_one_k_does_not_depend_on_the_others():
     [
         (["--k", "16"], "--k is 16 but must be from 1 to 15"),
         (["--seed", "-1"], "--seed is -1 but must be from 0 to 4294967295"),
-        (["--rooms", "0"], "--rooms is 0 but must be at least 1"),
+        (["--count", "0"], "--count is 0 but must be at least 1"),
     ],
 )
 def test_bad_options(more, message, simulated_corpus, capsys):
     with pytest.raises(SystemExit):
-        main(["evaluate-backbone", str(simulated_corpus), *more])
+        main(["pretrain", "evaluate", str(simulated_corpus), *more])
     assert message in capsys.readouterr().err
 
 
@@ -109,5 +109,5 @@ def test_rooms_that_were_trained_on_are_refused(made, simulated_corpus, tiny_bac
     story = {**made, "fingerprint": weights}
     tiny_backbone_file.with_suffix(".json").write_text(json.dumps(story))
     with pytest.raises(SystemExit):
-        main(["evaluate-backbone", str(simulated_corpus), "--backbone", str(tiny_backbone_file)])
+        main(["pretrain", "evaluate", str(simulated_corpus), "--backbone", str(tiny_backbone_file)])
     assert "holds rooms of seed 5, which the backbone was pretrained on" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_few_measurements(study_file, tmp_path):
 @pytest.mark.parametrize(
     ("runs", "more", "message"),
     [
-        ("\n  lora: {rank: 0}", {}, "run 'lora': --rank is 0"),
+        ("\n  lora: {rank: 0}", {}, "run 'lora': rank is 0"),
         ("\n  lora: {rnak: 2}", {}, "run 'lora': unknown entry 'rnak'"),
         ("\n  nearest: {}", {}, "run 'nearest': must be letters"),
         ("\n  lora: {lr: fast}", {}, "run 'lora': .*fast"),
@@ -146,7 +146,7 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: full", {}, "run 'lora' is 'full' but must be a mapping of options"),
         ("\n  lora: {}", {"sides": "3"}, "unknown entry 'sides'"),
         ("\n  lora: {}", {"split": "train"}, "split is 'train'"),
-        ("\n  lora: {}", {"seeds": "[-1]"}, "seeds holds -1 but must hold whole numbers"),
+        ("\n  lora: {}", {"seeds": "[-1]"}, "seeds holds -1 but must be at least 0"),
         ("\n  lora: {}", {"seeds": "3"}, "seeds is 3 but must be a list"),
         ("\n  lora: {}", {"shots": "[a]"}, "shots holds 'a'"),
         ("\n  lora: {}", {"shots": "[]"}, "shots is empty"),
@@ -218,6 +218,12 @@ def test_a_run_with_seeds_of_its_own(study_file):
     assert {job.seed for job in jobs_of(study) if job.run in ("full", "")} == {0, 1}
     with pytest.raises(InputError, match=r"a run has seeds 2, which are none of the study's \[0, 1\]"):
         load_study(study_file("\n  lora: {rank: 2, seeds: [2]}", seeds="[0, 1]"))
+
+
+def test_settings_by_their_old_names(study_file):
+    study = load_study(study_file("\n  averaging: {averaging: 0.5, least_gain: 1e-2}"))
+    training = study.runs["averaging"].training
+    assert (training["ema_decay"], training["min_delta"]) == (0.5, 0.01)
 
 
 def test_a_run_that_gains_nothing_is_the_backbone(study_file, tmp_path):

@@ -233,10 +233,10 @@ def test_positions_that_are_not_there(room, tiny_backbone, accelerator, tmp_path
 
 def test_a_plateau_stops_too():
     falling = [1.0, 0.9, 0.8999, 0.8998, 0.8997]
-    assert not is_plateau(falling[:4], patience=3, least_gain=1e-3)
-    assert is_plateau(falling, patience=3, least_gain=1e-3)
-    assert not is_plateau(falling, patience=3, least_gain=0.0)
-    assert not is_plateau([1.0, 1.2, 1.1, 0.5], patience=3, least_gain=1e-3)
+    assert not is_plateau(falling[:4], patience=3, min_delta=1e-3)
+    assert is_plateau(falling, patience=3, min_delta=1e-3)
+    assert not is_plateau(falling, patience=3, min_delta=0.0)
+    assert not is_plateau([1.0, 1.2, 1.1, 0.5], patience=3, min_delta=1e-3)
 
 
 def test_a_gain_by_chance_is_undone(room, tiny_backbone, accelerator, tmp_path):
@@ -420,11 +420,11 @@ def test_too_few_measurements(room, tiny_backbone, accelerator, tmp_path):
         ({"k": 0}, "--k is 0"),
         ({"weight_decay": float("nan")}, "--weight-decay is nan"),
         ({"seed": 2**32}, "--seed is 4294967296 but must be from 0"),
-        ({"lr": -1.0}, "--lr is -1.0 but must be between 0 and 1"),
+        ({"lr": -1.0}, "--lr is -1.0 but must be above 0 and below 1"),
         ({"patience": 0}, "--patience is 0"),
-        ({"averaging": 1.0}, "--averaging is 1.0 but must be at least 0 and below 1"),
-        ({"caution": -1.0}, "--caution is -1.0 but must be from 0 to 100"),
-        ({"caution": 100.5}, "--caution is 100.5 but must be from 0 to 100"),
+        ({"ema_decay": 1.0}, "--ema-decay is 1.0 but must be at least 0 and below 1"),
+        ({"caution": -1.0}, "--caution is -1.0 but must be at least 0 and at most 100"),
+        ({"caution": 100.5}, "--caution is 100.5 but must be at least 0 and at most 100"),
         ({"validation": "none"}, "--validation is 'none' but must be one of auto"),
     ],
 )

@@ -33,7 +33,7 @@ def test_draws_are_seeded_and_true_depth_is_the_room_s(simulated_corpus):
 
 def test_the_recipe_trains_and_goes_on(simulated_corpus, tmp_path, monkeypatch):
     recipe = load_recipe(RECIPE.with_name("pretrain_panorama.py"))
-    common = ["--corpus", simulated_corpus, "--rooms", 3, "--validation-rooms", 1, "--draws", 1, "--batch", 2,
+    common = ["--corpus", simulated_corpus, "--count", 3, "--validation-rooms", 1, "--draws", 1, "--batch", 2,
               "--max-steps", 2, "--validate-every", 1, "--workers", 1]  # fmt: skip
 
     def run(*options):
@@ -61,7 +61,7 @@ def test_the_recipe_trains_and_goes_on(simulated_corpus, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--rooms 5 --validation-rooms 5", "--validation-rooms is 5 but must be from 1 to 4"),
+        ("--count 5 --validation-rooms 5", "--validation-rooms is 5 but must be from 1 to 4"),
         ("--draws 0", "--draws is 0"),
         ("--workers 0", "--workers is 0"),
         ("--out panorama.pt", "must end in .safetensors"),

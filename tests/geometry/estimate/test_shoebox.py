@@ -165,7 +165,7 @@ def test_the_command_prints_and_writes(room_folder, tmp_path, capsys, rirs, posi
     np.save(room_folder / "xyzs.npy", positions)
     room = {"sample_rate": FS, "receiver_xyz": RECEIVER.tolist(), "room_size": [6.3, 5.6, 2.9]}
     (room_folder / "room.json").write_text(json.dumps(room))
-    main(["geometry-from-sound", str(room_folder), "--json", str(tmp_path / "box.json")])
+    main(["geometry", str(room_folder), "--from-sound", "--json", str(tmp_path / "box.json")])
     printed = capsys.readouterr().out
     assert "studio/base: a shoebox of 6.3" in printed
     assert "contradiction: y high: echoes of a wall at 4." in printed

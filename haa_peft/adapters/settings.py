@@ -1,0 +1,81 @@
+"""How a backbone is adapted, as a person says it; needs neither peft nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from haa_peft.adapters.kinds import KINDS, LARGEST_RANK, METHODS
+from haa_peft.errors import InputError
+from haa_peft.geometry.channels import parse_channels
+from haa_peft.settings import check, setting
+
+BLIND = ("dora", "ia3", "beft", "statistics")
+"""Methods that cannot learn weights that start at zero: they scale what is there, or add what depends on no channel."""
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """How a backbone is adapted; what each setting means is said with it."""
+
+    method: str = setting("lora", "what is trained", choices=METHODS)
+    rank: int = setting(4, "rank of the updates", at_least=1, at_most=LARGEST_RANK)
+    alpha: float | None = setting(
+        None, "scales the updates by ALPHA / RANK (default: twice the rank)", above=0, below=float("inf")
+    )
+    ranks: Mapping[str, int] = setting(
+        dict, "other ranks of layers whose names begin so, the longest that fits; 0 leaves a layer alone; alpha grows "
+        "with them (energy_blend=8)",
+    )  # fmt: skip
+    convolutions: bool = setting(False, "adapt the audio encoder's convolutions too")
+    dropout: float = setting(0.0, "share dropped before the updates in training", at_least=0, below=1)
+    freeze: str = setting(
+        "none", "layers left alone: early:N, late:N, none, or auto, which measures what serves the simulation"
+    )
+    channels: str = setting(
+        "none", "what the network is to read of surfaces beside their coordinates: normals, materials, or "
+        "normals,materials; materials where planes or a mesh have them",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name, rank in self.ranks.items():
+            if not 0 <= rank <= LARGEST_RANK:
+                raise InputError(f"--ranks {name}={rank} but a rank must be from 0 to {LARGEST_RANK}")
+        kind = KINDS.get(self.method)
+        for given, possible, flag in (
+            (bool(self.ranks), kind is not None, "--ranks"),
+            (self.convolutions, kind is not None and kind.convolutions, "--convolutions"),
+            (self.dropout > 0, kind is not None and kind.dropout != "", "--dropout"),
+            (bool(parse_channels(self.channels)), self.method not in BLIND, "--channels"),
+        ):
+            if given and not possible:
+                raise InputError(f"{flag} does not go with {self.method}; leave it out or choose another method")
+        parse_freeze(self.freeze)
+
+    def describe(self) -> dict:
+        """What matters of it for this method."""
+        kind = KINDS.get(self.method)
+        found: dict = {"method": self.method}
+        if kind is not None and kind.ranked:
+            found |= {"rank": self.rank, "alpha": self.scale * self.rank}
+        if kind is not None:
+            found |= {"ranks": dict(self.ranks), "convolutions": self.convolutions, "dropout": self.dropout}
+        found["freeze"] = self.freeze
+        channels = parse_channels(self.channels)
+        return {**found, "channels": ",".join(channels)} if channels else found
+
+    @property
+    def scale(self) -> float:
+        """Alpha divided by rank."""
+        return 2.0 if self.alpha is None else self.alpha / self.rank
+
+
+def parse_freeze(freeze: str) -> tuple[str, int]:
+    """``early:N`` and ``late:N`` -> (which, N); ``none`` and ``auto`` -> (which, 0)."""
+    which, _, count = freeze.partition(":")
+    if which in ("none", "auto") and freeze == which:
+        return which, 0
+    if which in ("early", "late") and count.isdecimal() and int(count) > 0:
+        return which, int(count)
+    raise InputError(f"--freeze is {freeze!r} but must be early:N, late:N (N at least 1), none or auto")

@@ -1,0 +1,1 @@
+"""The verbs of ``haa-peft``, a module each: ``add`` declares it, and what it runs imports what it needs."""

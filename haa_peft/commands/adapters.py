@@ -1,0 +1,154 @@
+"""``haa-peft adapters``: those that are stored, what they say of themselves, and new ones made of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from haa_peft.arguments import Parser
+from haa_peft.commands.common import add_json, add_room, add_seed_and_json, check_k, open_room
+from haa_peft.errors import InputError
+from haa_peft.files import check_report, write_report
+from haa_peft.options import add_geometry, add_store
+
+if TYPE_CHECKING:
+    from haa_peft.store.pack import RoomPack
+
+
+def add(commands: Any) -> None:
+    """Declare them."""
+    parser = commands.add_parser(
+        "adapters",
+        help="list, show, verify, blend and match stored adapters",
+        description="Stored adapters.",
+        example="haa-peft adapters list",
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    one = actions.add_parser("list", help="a table of all", example="haa-peft adapters list --store adapters")
+    one.set_defaults(command=_list, verify=False, name=None)
+    add_store(one)
+    one = actions.add_parser(
+        "show", help="the card of one, as JSON", example="haa-peft adapters show classroom-twin/base"
+    )
+    one.set_defaults(command=_show)
+    one.add_argument("name", metavar="NAME", help="adapter, such as hallway/panel1")
+    add_store(one)
+    one = actions.add_parser(
+        "verify", help="check files and weights", example="haa-peft adapters verify classroom-twin/base"
+    )
+    one.set_defaults(command=_list, verify=True)
+    one.add_argument("name", metavar="NAME", nargs="?", help="adapter (default: all)")
+    add_store(one)
+    _add_blend(actions)
+    one = actions.add_parser(
+        "match",
+        help="rank stored adapters on a few measurements of a room",
+        example="haa-peft adapters match classroom-twin/base --shots 4",
+    )
+    one.set_defaults(command=_match)
+    add_room(one)
+    one.add_argument("--k", type=int, help="references for each measurement (default: 8, or all others if fewer)")
+    add_json(one)
+    add_store(one)
+    add_geometry(one)
+
+
+def _add_blend(actions: Any) -> None:
+    parser: Parser = actions.add_parser(
+        "blend",
+        help="store an adapter between others, such as a panel half open",
+        example="haa-peft adapters blend classroom-twin/panel --of classroom-twin/base classroom-twin/panel",
+    )
+    parser.set_defaults(command=_blend)
+    add_room(parser)
+    parser.add_argument("--of", nargs="+", required=True, metavar="NAME", help="stored adapters")
+    parser.add_argument("--shares", nargs="+", type=float, metavar="SHARE", help="of each (default: equal, 1 together)")
+    parser.add_argument("--name", help="of the new adapter (default: that of the room, @blend)")
+    parser.add_argument("--k", type=int, default=8, help="references for each target (default: 8)")
+    add_seed_and_json(parser, "of a random phase")
+    add_store(parser)
+    add_geometry(parser)
+
+
+def _show(args: argparse.Namespace) -> None:
+    from haa_peft.store.folder import read_pack
+    from haa_peft.store.names import AdapterName, store_folder
+
+    pack = read_pack(store_folder(args.store), AdapterName.parse(args.name), tensors=False)
+    print(json.dumps(pack.card, indent=1))
+
+
+def _list(args: argparse.Namespace) -> None:
+    from haa_peft.store.card import kept_weights
+    from haa_peft.store.folder import read_pack
+    from haa_peft.store.names import AdapterName, list_names, store_folder
+    from haa_peft.tables import markdown
+
+    store = store_folder(args.store)
+    names = [AdapterName.parse(args.name)] if args.name else list_names(store)
+    verify = _verifier(args.backbone, store) if args.verify else None
+    rows, failed = [["adapter", "method", "weights", "bytes", "backbone", "training"]], 0
+    for name in names:
+        try:
+            pack = read_pack(store, name, tensors=verify is not None)
+            if verify is not None:
+                verify(pack)
+                print(f"{name}: ok")
+            made, training = pack.card["backbone"], pack.card["training"]
+            weights, size = training["trainable_parameters"], training["adapter_bytes"]
+            method = pack.card["method"]["method"]
+            of = f"{made['origin']} {made['fingerprint'][:12]}"
+            rows.append([str(name), method, str(weights), str(size), of, kept_weights(pack.card)])
+        except InputError as error:
+            failed += 1
+            if verify is not None:
+                print(f"FAILED {error}")
+            rows.append([str(name), "damaged", "-", "-", "-", "-"])
+    if verify is None:
+        print(markdown(rows))
+    if failed:
+        raise InputError(f"{failed} of {len(names)} adapters cannot be used; `haa-peft adapters verify` says why")
+
+
+def _verifier(backbone: str, store: Path) -> Callable[[RoomPack], None]:
+    from haa_peft.inference.packs import verify_pack
+    from haa_peft.model.checkpoint import load_backbone
+
+    loaded = load_backbone(backbone)
+    return lambda pack: verify_pack(loaded, pack, store)
+
+
+def _blend(args: argparse.Namespace) -> None:
+    from haa_peft.finetune import store_blend
+    from haa_peft.model.checkpoint import load_backbone
+    from haa_peft.store.names import AdapterName
+
+    check_report(args.json, "blend")
+    shares = args.shares or [1 / len(args.of)] * len(args.of)
+    room = open_room(args)
+    check_k(args.k, room)
+    name = AdapterName.parse(args.name or f"{room.room}/{room.configuration}@blend")
+    backbone = load_backbone(args.backbone)
+    store_blend(args, name, room, backbone, shares)
+
+
+def _match(args: argparse.Namespace) -> None:
+    from haa_peft.evaluation.identify import BARE, fit_table, identify
+    from haa_peft.model.checkpoint import load_backbone
+    from haa_peft.store.names import store_folder
+
+    check_report(args.json, "identify")
+    room = open_room(args)
+    fits, left_out = identify(room, load_backbone(args.backbone), store_folder(args.store), args.k)
+    print(f"{room.name}: {len(room.splits['train'])} measurements, each predicted from the others\n")
+    print(fit_table(fits))
+    for reason in left_out:
+        print(f"left out: {reason}")
+    if fits[0].adapter == BARE:
+        print("no stored adapter predicts this room better than the bare backbone; train one")
+    if args.json is not None:
+        report = {"room": room.name, "fits": [fit._asdict() for fit in fits], "left_out": left_out}
+        print(write_report(args.json, "identify", report))

@@ -1,0 +1,52 @@
+"""Arguments that several verbs have, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from haa_peft.errors import InputError
+from haa_peft.model.phases import PHASES
+
+if TYPE_CHECKING:
+    from haa_peft.rooms.room import Room
+
+
+def add_room(parser: Any) -> None:
+    """ROOM and ``--shots``."""
+    parser.add_argument("room", metavar="ROOM", help="room folder, HAA folder, twin (classroom-twin/base) or "
+                        "simulated/SEED-INDEX")  # fmt: skip
+    parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
+
+
+def add_seed_and_json(parser: Any, of: str) -> None:
+    """``--seed`` and ``--json``."""
+    parser.add_argument("--seed", type=int, default=0, help=f"{of} (default: 0)")
+    add_json(parser)
+
+
+def add_json(parser: Any) -> None:
+    """``--json``."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report here")
+
+
+def add_phase(parser: Any) -> None:
+    """``--phase``."""
+    parser.add_argument("--phase", choices=PHASES, default=PHASES[0], help="that a waveform starts from: the aligned "
+                        "references', or a random one as published (default: references)")  # fmt: skip
+
+
+def open_room(args: argparse.Namespace) -> Room:
+    """The room with the geometry and the number of measurements that were asked for."""
+    from haa_peft.rooms.load import load_room
+
+    room = load_room(args.room, args.geometry)
+    return room if args.shots is None else room.with_shots(args.shots)
+
+
+def check_k(k: int, room: Room) -> None:
+    """Raise ``InputError`` for more references than a room has."""
+    shots = len(room.splits["train"])
+    if not 1 <= k <= shots:
+        raise InputError(f"--k is {k} but {room.name} has {shots} training measurements; give 1 to {shots}")

@@ -1,0 +1,58 @@
+"""``haa-peft study``: rooms x runs x seeds as a YAML file names them, and the report of what came out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from haa_peft.errors import InputError
+
+
+def add(commands: Any) -> None:
+    """Declare it."""
+    parser = commands.add_parser(
+        "study",
+        help="compare ways to adapt in several rooms, with intervals",
+        description="Run what is missing of a study, and write its report. A study that was stopped goes on.",
+        example="haa-peft study recipes/studies/methods-r3vival.yaml --rooms studio/base studio/panel",
+    )
+    parser.set_defaults(command=run)
+    parser.add_argument("study", type=Path, metavar="FILE", help="YAML file; see recipes/studies")
+    add_arguments(parser)
+
+
+def add_arguments(parser: Any, results: str = "results") -> None:
+    """Arguments beside the study's file; ``results`` is the folder of results in words."""
+    parser.add_argument("--rooms", nargs="+", metavar="ROOM", default=[], help="room folders or names "
+                        "instead of the study's; runs that name rooms of the study are left out")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"of results (default: {results}/STUDY; "
+                        "with --rooms results/ROOMS-STUDY)")  # fmt: skip
+    parser.add_argument("--workers", type=int, help="runs at once (default: one for each GPU, or each core)")
+    parser.add_argument("--executor", metavar="{local,ray}", default="local", help="this machine, or a Ray cluster "
+                        "that is running (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is there")
+
+
+def run(args: argparse.Namespace, results: Path = Path("results")) -> None:
+    """Run a study; results go to ``results`` unless ``--out`` or ``--rooms`` is given."""
+    from haa_peft.studies.execute import run_study
+    from haa_peft.studies.read import load_study
+    from haa_peft.studies.report import write_report
+    from haa_peft.training.launch import start_accelerator
+
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers is {args.workers} but must be at least 1")
+    if start_accelerator(0).num_processes > 1:
+        raise InputError("a study starts its own processes; leave --num_processes out and give --workers")
+    study = load_study(args.study, args.rooms)
+    for note in study.notes:
+        print(note)
+    out = args.out or (Path("results") if args.rooms else results) / study.name
+    if not args.report_only:
+        run_study(study, out, executor=args.executor, workers=args.workers)
+    page = write_report(
+        out, compare_with=study.compare_with, title=study.title, question=study.question, show=study.show or None,
+        pairs=study.pairs,
+    )  # fmt: skip
+    print(f"\n{page}")
