@@ -11,7 +11,6 @@ from pathlib import Path
 
 from haa_peft.adapters.combine import blend
 from haa_peft.adapters.methods import MethodSettings, attach_stored, merged
-from haa_peft.augmentation.settings import Augmentation, check_augmentation
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.evaluate import report_head
@@ -24,6 +23,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.options import DEFAULT_ROOM
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
+from haa_peft.satellites import satellite
 from haa_peft.store.card import began_with, kept_weights, make_card
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, store_folder
@@ -49,7 +49,7 @@ def finetune(args: argparse.Namespace) -> None:
     peft = {key: getattr(args, key) for key in ("rank", "alpha", "convolutions", "dropout") if key in args}
     method = MethodSettings(args.method, ranks=dict(getattr(args, "ranks", ())), freeze=args.freeze,
                             channels=args.channels, **peft)  # fmt: skip
-    augment = Augmentation.parse(args.augment)
+    augment = satellite("augmentation", "--augment").augmentation(args.augment) if args.augment else None
     if args.start and args.first_stage:
         raise InputError("--start and --first-stage are two beginnings; give one of them")
     check_report(args.json, "finetune")
@@ -61,8 +61,9 @@ def finetune(args: argparse.Namespace) -> None:
     room = room if args.shots is None else room.with_shots(args.shots)
     others = [load_room(folder, args.geometry if folder == args.room else None) for folder in args.first_stage]
     room, *others = [one.with_channels(parse_channels(args.channels)) for one in (room, *others)]
-    for one in (room, *others):
-        check_augmentation(one, augment)
+    if augment is not None:
+        for one in (room, *others):
+            augment.check(one)
     if args.shots is not None:  # no more of the room itself than is to be used
         others = [other.with_shots(args.shots) if other.name == room.name else other for other in others]
     original = load_backbone(args.backbone)

@@ -21,7 +21,10 @@ from haa_peft.geometry.sources import follows_measurements, geometry_argument, r
 from haa_peft.rooms import haa
 from haa_peft.rooms.room import NAME_PART, NEAREST, Room
 from haa_peft.rooms.splits import NAMES, default_splits
+from haa_peft.satellites import satellite
 
+SIMULATED = r"([a-z]+-twin|simulated)/[A-Za-z0-9-]+"
+"""Pattern of the names of rooms that are simulated rather than read."""
 GEOMETRIES = ("room_size", "surfaces", "geometry")
 """What may say in ``room.json`` how the room is shaped; one of them does."""
 
@@ -33,7 +36,7 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
     ----------
     path : an HAA folder (``.../hallwayPanel1``, known by its name), a plain room folder (``RIRs.npy``,
         ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``) or of a room of a
-        simulated corpus (``simulated/1000-0``, :mod:`haa_peft.simulation.simulated`), made on first use and cached.
+        simulated corpus (``simulated/1000-0``), made on first use and cached.
     geometry : another geometry than the room's own, as :func:`~haa_peft.geometry.sources.geometry_argument` takes it:
         ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, a ``geometry`` entry, or a JSON file that
         holds one.
@@ -43,16 +46,13 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
     InputError
         When anything is missing or wrong; the message says what to do.
     """
-    from haa_peft.simulation.simulated import is_simulated_name, make_simulated
-    from haa_peft.simulation.twins import is_twin_name, make_twin
-
     folder = Path(path)
     try:
-        if not folder.exists() and is_twin_name(str(path)):
-            folder = make_twin(str(path))
-        elif not folder.exists() and is_simulated_name(str(path)):
-            folder = make_simulated(str(path))
+        if re.fullmatch(SIMULATED, str(path)) and not folder.exists():
+            folder = satellite("simulation", f"the simulated room {path}").make_room(str(path)) or folder
         is_folder = folder.is_dir() and str(path) != ""
+    except InputError:
+        raise
     except (OSError, ValueError):  # a name that no file can have
         is_folder = False
     if not is_folder:

@@ -18,6 +18,8 @@ from haa_peft.rooms.splits import NAMES, farthest_points
 
 NAME_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """Pattern of a room's or a configuration's name."""
+SIMULATED = "simulated"
+"""The room whose configurations are simulated by number."""
 NEAREST = 0.01
 """Metres; closer than this, two positions are one."""
 

@@ -20,8 +20,8 @@ from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically
 from haa_peft.geometry.panorama import panorama_from_depth, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.simulation.acoustics import simulate
 from haa_peft.simulation.draw import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, draw_room
+from haa_peft.simulation.simulate import simulate
 
 ROOMS_PER_SHARD = 25
 FORMAT = 3

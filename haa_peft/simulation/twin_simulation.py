@@ -10,8 +10,8 @@ import numpy as np
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.simulation.acoustics import Beam
 from haa_peft.simulation.draw import OCTAVE_BANDS, eyring_absorption
+from haa_peft.simulation.simulate import Beam
 
 LENGTH = 13_230
 """Samples of a stored RIR at 22 050 Hz (0.6 s)."""

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from haa_peft.adapters.methods import MethodSettings
-from haa_peft.augmentation.settings import Augmentation
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
+from haa_peft.satellites import satellite
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.elsewhere import name_of_rooms, runs_elsewhere, with_geometry_for
 from haa_peft.studies.plan import RunSpec, Source, Study, cannot_draw, channels_of, draws_of, jobs_of, waves
@@ -222,7 +222,7 @@ def _read_run(path: Path, name: str, given: Mapping[str, Any], rooms: Sequence[s
         method = MethodSettings(**{key: given[key] for key in METHOD_FIELDS if key in given})
         training = {key: given[key] for key in TRAINING_FIELDS if key in given}
         if "augment" in training:
-            training["augment"] = Augmentation.parse(training["augment"])
+            training["augment"] = satellite("augmentation", "augment").augmentation(training["augment"])
         TrainingSettings(**training)
         sources = {key: Source(**given[key]) for key in ("start", "on_top_of", "use") if key in given}
         blend = {str(key): float(value) for key, value in given.get("blend", {}).items()}

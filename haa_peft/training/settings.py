@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from haa_peft.errors import InputError, check_seed
-
-if TYPE_CHECKING:
-    from haa_peft.augmentation.settings import Augmentation
 
 LEARNING_RATES = {
     "lora": 1e-2,
@@ -31,13 +28,6 @@ WEIGHT_DECAYS = {"l2sp": 10.0}
 """Of methods whose default is not ``DECAY``."""
 DECAY = 1e-4
 VALIDATIONS = ("auto", "positions", "leave-one-out")
-
-
-def _nothing() -> Augmentation:
-    """The room as it is; the parser, which needs the other defaults, is so built without torch."""
-    from haa_peft.augmentation.settings import Augmentation
-
-    return Augmentation()
 
 
 @dataclass(frozen=True)
@@ -63,7 +53,8 @@ class TrainingSettings:
     validation : what chooses the weights: ``positions``, the room's validation positions; ``leave-one-out``, the
         training measurements, each predicted by an adapter that was trained on the others; or ``auto``, the former
         where there are any.
-    augment : what the room is varied by in every other step; validation sees it as it is.
+    augment : what the room is varied by in every other step (:func:`haa_peft.augmentation.augmentation`), None for
+        nothing; validation sees it as it is.
     """
 
     max_steps: int = 80
@@ -79,12 +70,12 @@ class TrainingSettings:
     seed: int = 0
     audible_decay: float = 1.0
     validation: str = "auto"
-    augment: Augmentation = field(default_factory=_nothing)
+    augment: Any = None
 
     def describe(self) -> dict[str, Any]:
         """As JSON; without ``augment`` if nothing is on, as results and cards had it before there was any."""
         found = dataclasses.asdict(self)
-        on = found.pop("augment") and self.augment.describe()
+        on = found.pop("augment") and self.augment.to_json()
         return {**found, "augment": on} if on else found
 
     def of_method(self, method: str) -> TrainingSettings:

@@ -12,10 +12,10 @@ from scipy.ndimage import map_coordinates
 from haa_peft.errors import InputError
 from haa_peft.geometry import sight
 from haa_peft.geometry.entry import UNITS, check_keys, choice, file_of, number, package
-from haa_peft.geometry.holes import fill_holes
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, open_share, pixels_of
+from haa_peft.geometry.readers.holes import fill_holes
+from haa_peft.geometry.sources import FILES
 
-ENDINGS = (".npy", ".png", ".exr")
 KEYS = ("depth", "unit", "distance", "centre_azimuth", "turning", "first_row", "holes")
 TURNINGS = ("counterclockwise", "clockwise")
 LEAST_HEIGHT = 32
@@ -45,8 +45,8 @@ def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, w
     """
     check_keys(entry, KEYS, where)
     path = file_of(entry, "depth", folder, where)
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"{where}: geometry depth is {path.name} but must end in {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in FILES["depth"]:
+        raise InputError(f"{where}: geometry depth is {path.name} but must end in {', '.join(FILES['depth'])}")
     values = _read(path)
     height, width = values.shape
     if width != 2 * height or height < LEAST_HEIGHT:

@@ -15,10 +15,10 @@ from haa_peft.errors import InputError
 from haa_peft.geometry import sight
 from haa_peft.geometry.channels import MATERIALS, UNKNOWN, material_number
 from haa_peft.geometry.entry import UNITS, check_keys, choice, file_of, number, package, point
-from haa_peft.geometry.holes import fill_holes
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, facing, open_share
+from haa_peft.geometry.readers.holes import fill_holes
+from haa_peft.geometry.sources import FILES
 
-ENDINGS = (".obj", ".ply", ".glb", ".gltf", ".stl", ".off")
 KEYS = ("mesh", "unit", "up", "turn", "receiver", "materials")
 STATED_BY_FORMAT = {".glb": ("m", "y"), ".gltf": ("m", "y")}
 """Unit and up axis that glTF 2.0 prescribes (section 3.4)."""
@@ -166,8 +166,8 @@ def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where:
     """
     check_keys(entry, KEYS, where)
     path = file_of(entry, "mesh", folder, where)
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"{where}: geometry mesh is {path.name} but must end in {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in FILES["mesh"]:
+        raise InputError(f"{where}: geometry mesh is {path.name} but must end in {', '.join(FILES['mesh'])}")
     by_format = STATED_BY_FORMAT.get(path.suffix.lower(), (None, None))
     unit = choice(entry, "unit", list(UNITS), by_format[0], where)
     up = choice(entry, "up", list(UPS), by_format[1], where)
