@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "haa_peft"
 LAYERS = (
     ("errors",),
-    ("files", "tables", "satellites"),
+    ("files", "tables", "settings", "arguments", "satellites"),
     ("diagnosis",),
     ("environment",),
     ("acoustics",),
@@ -29,8 +29,10 @@ LAYERS = (
     ("store",),
     ("inference",),
     ("evaluation",),
+    ("main_job", "adapt_room"),
     ("options",),
     ("finetune",),
+    ("commands",),
     ("cli",),
 )
 """The core as data goes down it; a module imports from its own folder and from those before it."""
@@ -99,7 +101,7 @@ def test_no_module_of_the_core_imports_a_satellite():
     wrong = [
         f"{module} imports {other}"
         for module, other, inside in imports()
-        if not satellite_of(module) and satellite_of(other) and not (module == "cli" and inside)
+        if not satellite_of(module) and satellite_of(other) and not (inside and layer(module) >= layer("commands"))
     ]
     assert not wrong
 

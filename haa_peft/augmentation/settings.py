@@ -91,7 +91,10 @@ class Augmentation:
 
     @classmethod
     def parse(cls, texts: Iterable[Any]) -> Augmentation:
-        """Read ``["mirror", "scale=0.2"]``; a name alone stands for ``USUAL``."""
+        """Read ``["mirror", "scale=0.2"]``; a name alone stands for ``USUAL``.
+
+        Raises ``InputError`` for anything else.
+        """
         values: dict[str, Any] = {}
         for text in texts:
             name, equals, number = str(text).partition("=")

@@ -1,4 +1,4 @@
-"""Reading what a ``geometry`` entry says, with errors that name the entry."""
+"""Reading what a ``geometry`` entry says: its value of ``key``, or ``InputError`` that begins with ``where``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,18 @@ def check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> No
 
 
 def choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], default: str | None, where: str) -> str | None:
-    """A word that must be one of those allowed."""
+    """A word that must be one of those allowed.
+
+    Parameters
+    ----------
+    entry, key : where it is looked for. allowed : words. default : what it is if it is not given.
+    where : what an error begins with.
+
+    Raises
+    ------
+    InputError
+        For any other value.
+    """
     value = entry.get(key, default)
     if value is not None and value not in allowed:
         raise InputError(f"{where}: geometry {key} is {value!r} but must be one of {', '.join(allowed)}")
@@ -40,7 +51,18 @@ def choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], default: 
 def number(
     entry: Mapping[str, Any], key: str, low: float, high: float, default: float | None, where: str
 ) -> float | None:
-    """A number between limits."""
+    """A number from ``low`` to ``high``; None where none is given and there is no default.
+
+    Parameters
+    ----------
+    entry, key : where it is looked for. low, high : limits. default : what it is if it is not given.
+    where : what an error begins with.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
     value = entry.get(key, default)
     if value is None:
         return None
@@ -50,7 +72,7 @@ def number(
 
 
 def point(value: object, where: object, field: str) -> np.ndarray:
-    """Three finite numbers (3,)."""
+    """Three finite numbers (3,); raises ``InputError``, which names ``where`` and ``field``, for anything else."""
     try:
         found = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -61,7 +83,17 @@ def point(value: object, where: object, field: str) -> np.ndarray:
 
 
 def file_of(entry: Mapping[str, Any], key: str, folder: Path, where: str) -> Path:
-    """The file that an entry names, relative to where the entry was given."""
+    """The file that an entry names.
+
+    Parameters
+    ----------
+    entry, key : where it is named. folder : that its name is relative to. where : what an error begins with.
+
+    Raises
+    ------
+    InputError
+        When none is there.
+    """
     value = entry[key]
     path = folder / value if isinstance(value, str) and value else None
     if path is None or not path.is_file():
@@ -70,7 +102,7 @@ def file_of(entry: Mapping[str, Any], key: str, folder: Path, where: str) -> Pat
 
 
 def package(name: str, what: str, extra: str = "geometry") -> ModuleType:
-    """Import an optional package, or say what to install."""
+    """Import an optional package; raises ``InputError``, which says what to install, where it is not there."""
     missing = name.partition(".")[0]
     try:
         with loading() if find_spec(missing) else nullcontext():

@@ -71,7 +71,19 @@ class DepthMap:
         normals: np.ndarray | None = None,
         materials: np.ndarray | None = None,
     ) -> DepthMap:
-        """The inverse of :meth:`to_json`; raises ``InputError`` unless the arrays are what they should be."""
+        """The inverse of :meth:`to_json`.
+
+        Parameters
+        ----------
+        about : what :meth:`to_json` gave.
+        depth, normals, materials : (256, 512), (256, 512, 3) and (256, 512), as the attributes are.
+        where : what an error begins with.
+
+        Raises
+        ------
+        InputError
+            When the arrays are of other shapes or values.
+        """
         if depth.shape != (PANORAMA_HEIGHT, PANORAMA_WIDTH) or not (np.isfinite(depth).all() and (depth > 0).all()):
             raise InputError(f"{where}: depth is {depth.shape} but must be (256, 512) positive metres")
         if normals is not None and (normals.shape != (*depth.shape, 3) or not (np.abs(normals) <= 1.001).all()):
@@ -127,7 +139,7 @@ def open_share(depth: np.ndarray) -> float:
 
 
 def render_depth(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Distance in metres to the nearest surface along each ray from the receiver, inf where there is none."""
+    """Distance (...,) in metres along rays (..., 3) from the receiver (3,) to the nearest surface, or inf."""
     return _distances(surfaces, receiver, rays).min(axis=-1)
 
 

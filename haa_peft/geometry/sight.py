@@ -48,7 +48,12 @@ class Known:
 
     @classmethod
     def of(cls, receiver: np.ndarray, positions: np.ndarray, rirs: np.ndarray, train: np.ndarray) -> Known:
-        """From RIRs (N, T) at 22 050 Hz; the onset is 20 dB below the peak (ISO 3382-1)."""
+        """From what was measured; the onset is 20 dB below the peak (ISO 3382-1).
+
+        Parameters
+        ----------
+        receiver, positions : (3,) and (N, 3) m. rirs : (N, T) at 22 050 Hz. train : indices (M,) that may be heard.
+        """
         onset, _ = sounding_part(rirs[train].astype(np.float64))
         return cls(receiver, positions, train, onset / SAMPLE_RATE * SPEED_OF_SOUND, rirs[train])
 
@@ -69,12 +74,12 @@ class Known:
 
     @property
     def on_time(self) -> np.ndarray:
-        """Their indices."""
+        """Their indices (M,)."""
         return self.heard[self.is_on_time]
 
     @property
     def straight(self) -> np.ndarray:
-        """Indices of the positions that are heard after their distance, as those in sight are."""
+        """Indices (M,) of the positions that are heard after their distance, as those in sight are."""
         return self.heard[np.abs(self.late) < STRAIGHT]
 
 
@@ -92,7 +97,7 @@ def behind(depth: np.ndarray, places: np.ndarray, neighbours: int = NEIGHBOURS) 
 
 
 def contradicting(depth: np.ndarray, known: Known) -> np.ndarray:
-    """Indices of the positions that are heard before sound can have come round what a depth map shows."""
+    """Indices (M,) of the positions that are heard before sound can have come round what a depth map (h, w) shows."""
     places, travelled = known.places[known.on_time], known.travelled[known.is_on_time]
     allowed = MARGIN + SHARE_OF_DISTANCE * np.linalg.norm(places, axis=1)
     hidden = np.flatnonzero(behind(depth, places) > allowed)
@@ -127,7 +132,7 @@ def _is_reached(depth: np.ndarray, rims: np.ndarray, place: np.ndarray, longest:
 
 
 def contradicts(depth: np.ndarray, known: Known) -> bool:
-    """Whether a depth map is not of this room: many positions are heard too early, or another convention hides none."""
+    """Whether a depth map (h, w) is of another room: many are heard too early, or another convention hides none."""
     wrong = len(contradicting(depth, known))
     if wrong < FEWEST:
         return False
@@ -135,7 +140,7 @@ def contradicts(depth: np.ndarray, known: Known) -> bool:
 
 
 def complaint(depth: np.ndarray, known: Known) -> str:
-    """What contradicts, in words."""
+    """What contradicts a depth map (h, w), in words."""
     early = contradicting(depth, known)
     distance = np.linalg.norm(known.places[early[0]])
     surface = distance - behind(depth, known.places[early[:1]])[0]
@@ -146,18 +151,18 @@ def complaint(depth: np.ndarray, known: Known) -> str:
 
 
 def turned(depth: np.ndarray, degrees: int, mirrored: bool) -> np.ndarray:
-    """A depth map whose azimuth has another sign, then another zero: turned about the vertical by whole degrees."""
+    """A depth map (h, w) whose azimuth has another sign, then another zero: turned about the vertical by degrees."""
     return np.roll(depth[:, ::-1] if mirrored else depth, round(degrees / 360 * depth.shape[1]), axis=1)
 
 
 def agreeing_turns(depth: np.ndarray, known: Known) -> list[tuple[int, bool]]:
-    """Which quarter turns (degrees), of the map or of its mirror image, hide no position; the least changed first."""
+    """Which quarter turns (degrees), of a map (h, w) or its mirror image, hide no position; the least changed first."""
     every = [(0, True), (180, False), (90, False), (-90, False), (180, True), (90, True), (-90, True)]
     return [way for way in every if not len(contradicting(turned(depth, *way), known))]
 
 
 def sight_notes(depth: np.ndarray, known: Known) -> tuple[str, ...]:
-    """How far positions and direct sound bear a depth map out."""
+    """How far positions and direct sound bear a depth map (h, w) out."""
     count, early = len(known.on_time), contradicting(depth, known)
     if not count:
         return ("no direct sound comes at distance / 343 m/s or later, so nothing was checked against it",)

@@ -111,7 +111,15 @@ def with_geometry(room: Room, entry: object, folder: Path, where: str) -> Room:
     """The room with the geometry that an entry describes instead of its own, checked as if read with it.
 
     What follows from measurements is made from the room's present training measurements, and anew with others.
-    ``folder`` and ``where`` are those of :func:`~haa_peft.geometry.sources.read_geometry`.
+
+    Parameters
+    ----------
+    entry, folder, where : as :func:`~haa_peft.geometry.sources.read_geometry` takes them.
+
+    Raises
+    ------
+    InputError
+        When the entry is wrong, or the geometry is not around the receiver and the positions.
     """
     fit = _reader(entry, folder, where)
     shaped = dataclasses.replace(room, geometry=fit(room), fit=fit if follows_measurements(entry) else None)

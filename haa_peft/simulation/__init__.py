@@ -27,10 +27,3 @@ def draw_rooms(count: int) -> list[Room]:
     from haa_peft.simulation.simulated import simulated_rooms
 
     return simulated_rooms(count)
-
-
-def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None = None, *, odd: bool = False) -> None:
-    """Simulate rooms for pretraining: :func:`haa_peft.simulation.corpus.simulate_corpus`."""
-    from haa_peft.simulation import corpus
-
-    corpus.simulate_corpus(folder, n_rooms, seed, workers, odd=odd)

@@ -58,7 +58,7 @@ class Beam:
         return rear + (1 - rear) * ((1 + directions @ self.facing) / 2).clip(0) ** sharpness
 
     def get_response(self, azimuth: np.ndarray, colatitude: np.ndarray, degrees: bool) -> np.ndarray:
-        """For image sources; bands come first, against pyroomacoustics' own docstring but as its code needs."""
+        """For image sources, angles (N,) -> (7, N): against pyroomacoustics' own docstring but as its code needs."""
         import pyroomacoustics as pra
 
         return self.amplitude(pra.doa.spher2cart(azimuth, colatitude, degrees=degrees).T)
@@ -72,7 +72,10 @@ class Beam:
 
 
 def simulate(drawn: DrawnRoom, seed: tuple[int, ...]) -> np.ndarray:
-    """RIRs from every position to the receiver, (P, 9600) float32 at 22 050 Hz, direct sound at d / 343 s."""
+    """RIRs from every position to the receiver, (P, 9600) float32 at 22 050 Hz, direct sound at d / 343 s.
+
+    Raises ``InputError`` if pyroomacoustics gives something silent or not finite.
+    """
     room = _box(drawn) if drawn.is_box else polyhedron([*drawn.walls, *drawn.obstacles], drawn.scattering, ORDER)
     radius = RECEIVER_RADIUS * max(1.0, drawn.volume / 60) ** (1 / 3)
     beam = None if drawn.facing is None else Beam(drawn.facing, drawn.beam, drawn.rear)
@@ -101,9 +104,13 @@ def simulate(drawn: DrawnRoom, seed: tuple[int, ...]) -> np.ndarray:
 def place(
     room: Any, source: np.ndarray, beam: Beam | None, positions: np.ndarray, seed: int, rays: dict[str, float]
 ) -> None:
-    """Put a source at (3,) m and microphones at (P, 3) m into a room of pyroomacoustics, whose chance ``seed`` draws.
+    """Put a source and microphones into a room of pyroomacoustics.
 
-    ``rays`` are the arguments of its ``set_ray_tracing``.
+    Parameters
+    ----------
+    room : which is changed. source, positions : (3,) and (P, 3) m.
+    beam : of the source, None if it is omnidirectional.
+    seed : of the random numbers of ray tracing. rays : the arguments of ``set_ray_tracing``.
     """
     import pyroomacoustics as pra
 
@@ -130,7 +137,7 @@ def computed(room: Any, length: int) -> np.ndarray:
 
 
 def out_of_sight(room: Any) -> np.ndarray:
-    """Indices of the microphones that do not see the source."""
+    """Indices (M,) of the microphones that do not see the source."""
     return np.flatnonzero(~room.visibility[0][:, room.sources[0].orders == 0].any(axis=1))
 
 
@@ -154,7 +161,7 @@ def traced_energy(room: Any) -> np.ndarray:
 
 
 def share_inside(surfaces: Surfaces, position: np.ndarray, radius: float) -> float:
-    """Share of the rays of a diffuse field through a ball that are counted: those closest to its centre in the room.
+    """Share of the rays of a diffuse field through a ball at (3,) m that are counted: those closest to its centre.
 
     Half of them and more are lost to the walls of a corner. The closest points of isotropic lines have uniform
     directions from the centre and uniform squared distances, so what is left is the mean squared depth, over the
@@ -192,9 +199,14 @@ def share_late_energy(energy: np.ndarray, distance: np.ndarray) -> np.ndarray:
 def late_field(
     energy: np.ndarray, distance: np.ndarray, room: Any, responses: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Gaussian noise (P, 10240) whose energy per octave band follows ``energy`` (P, 7, bins).
+    """Gaussian noise (P, 10240) whose energy per octave band follows what was traced.
 
     In place of pyroomacoustics' own, whose few pulses make clarity differ by half a decibel between two runs.
+
+    Parameters
+    ----------
+    energy : (P, 7, bins). distance : (P,) m. room : of pyroomacoustics. rng : draws the noise.
+    responses : of the octave bands, (7, 5121).
     """
     samples = room.rt_args["hist_bin_size_samples"]
     spectra = np.fft.rfft(rng.standard_normal((len(energy), LENGTH)) / np.sqrt(samples))
@@ -219,6 +231,12 @@ def band_responses(octave_bands: Any) -> np.ndarray:
 def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, responses: np.ndarray) -> np.ndarray:
     """Direct sound (10240,) at a position that does not see the receiver: the shortest way round one or two edges.
 
+    Parameters
+    ----------
+    drawn, surfaces : the room. position : (3,) m. responses : of the octave bands, (7, 5121).
+
+    Notes
+    -----
     What passes is 1 / (3 + 20 N) of the energy, N = 2 detour / wavelength (ISO 9613-2, equation 14). Silent where no
     such way is free.
     """

@@ -81,7 +81,12 @@ def _faces(twin: Twin) -> list[Face]:
 
 
 def simulate_twin(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np.ndarray:
-    """RIRs (N, 13230) float32 from the loudspeaker to all positions, direct sound at d / 343 s."""
+    """RIRs (N, 13230) float32 from the loudspeaker to all positions, direct sound at d / 343 s.
+
+    Parameters
+    ----------
+    twin : the room. positions : (N, 3) m. name, seed : draw diffuse tails and noise.
+    """
     from scipy.signal import fftconvolve, firwin2, minimum_phase
 
     room = polyhedron(_faces(twin), SCATTERING, IMAGE_ORDER)

@@ -24,8 +24,14 @@ MEDIANS = (0.3, 50.0)
 
 
 def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
-    """An equirectangular depth panorama around the receiver, brought to this package's convention.
+    """An equirectangular depth panorama (256, 512) around the receiver, brought to this package's convention.
 
+    Parameters
+    ----------
+    entry, folder, known, where : as :func:`haa_peft.geometry.readers.read` takes them.
+
+    Notes
+    -----
     The entry's keys, and what goes without saying:
 
     - ``depth``: the file; twice as wide as high, any size.
@@ -90,7 +96,12 @@ def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, w
 
 
 def other_convention(degrees: int, mirrored: bool, centre: float, clockwise: bool) -> tuple[str, float]:
-    """``turning`` and ``centre_azimuth`` that mirror and then turn a panorama read with others."""
+    """``turning`` and ``centre_azimuth`` that mirror and then turn a panorama read with others.
+
+    Parameters
+    ----------
+    degrees, mirrored : by how much, and whether. centre, clockwise : what it was read with.
+    """
     azimuth = ((-centre if mirrored else centre) + degrees + 180) % 360 - 180
     return TURNINGS[int(clockwise != mirrored)], azimuth
 
@@ -98,7 +109,13 @@ def other_convention(degrees: int, mirrored: bool, centre: float, clockwise: boo
 def source_pixels(
     rays: np.ndarray, shape: tuple[int, ...], centre_azimuth: float, clockwise: bool, upside_down: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (...,) of an equirectangular image of another convention that rays (..., 3) pass through."""
+    """Row and column (...,) of an equirectangular image of another convention that rays pass through.
+
+    Parameters
+    ----------
+    rays : (..., 3). shape : of the image, (height, width, ...).
+    centre_azimuth : degrees, of the image's middle. clockwise, upside_down : how it turns and stands.
+    """
     height, width = shape[:2]
     row, column = pixels_of(rays, height, width)
     offset = (column + 0.5) / width * 360 - 180 - centre_azimuth
@@ -107,7 +124,9 @@ def source_pixels(
 
 
 def at_pixels(depth: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Depth at fractional pixels: the nearest one where there are more of them than asked for, else between four.
+    """Depth (...,) of a map (height, width) at fractional pixels, rows and columns (...,).
+
+    The nearest one where there are more of them than asked for, else between four.
 
     Between pixels inverse depth is linear, which it is on planes.
     """

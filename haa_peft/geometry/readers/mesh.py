@@ -127,7 +127,10 @@ class Mesh:
         )
 
     def classes(self, mapping: object, where: str) -> np.ndarray | None:
-        """Numbers of the classes of :attr:`materials`, as a mapping says or as they are called; None without any."""
+        """Numbers (M,) of the classes of :attr:`materials`, as a mapping says or as they are called; None without any.
+
+        Raises ``InputError``, which begins with ``where``, for names that are not in the file or are no class.
+        """
         if not isinstance(mapping, Mapping):
             raise InputError(f"{where}: geometry materials is {mapping!r:.60} but must be {{NAME IN FILE: CLASS}}")
         absent = sorted(set(mapping) - set(self.materials))
@@ -151,8 +154,14 @@ class Mesh:
 
 
 def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
-    """The depth panorama of a mesh at the receiver.
+    """The depth panorama (256, 512) of a mesh at the receiver.
 
+    Parameters
+    ----------
+    entry, folder, known, where : as :func:`haa_peft.geometry.readers.read` takes them.
+
+    Notes
+    -----
     The entry's keys: ``mesh``, the file; ``unit`` (mm, cm, m, in, ft) and ``up`` (x, y, z, -x, -y, -z), which are
     detected where they are not stated and one reading alone fits receiver, positions and direct sound; ``turn``,
     degrees about the vertical, counterclockwise seen from above; ``receiver``, the receiver in the mesh's own

@@ -33,8 +33,14 @@ WIDEST = 2048
 
 
 def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
-    """A depth panorama estimated from a photographed one.
+    """A depth panorama (256, 512) estimated from a photographed one.
 
+    Parameters
+    ----------
+    entry, folder, known, where : as :func:`haa_peft.geometry.readers.read` takes them.
+
+    Notes
+    -----
     The entry's keys, and what goes without saying:
 
     - ``rgb``: an equirectangular picture taken at the receiver. ``centre_azimuth``: degrees, of its middle; 0 (+x).
@@ -44,6 +50,11 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
     - ``height``: metres from the receiver down to the floor, or to the table that fills most of what is below it; its
       z, which puts the floor at 0. The scale stands and falls with it.
     - ``room_height``: metres, if known.
+
+    Raises
+    ------
+    InputError
+        When picture or model cannot be read, there is no scale, or the result contradicts positions and direct sound.
     """
     check_keys(entry, KEYS, where)
     path = file_of(entry, "rgb", folder, where)

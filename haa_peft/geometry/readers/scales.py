@@ -40,7 +40,7 @@ class Heights:
     room: float | None = None
 
     def distance(self, elevation: np.ndarray) -> np.ndarray:
-        """To floor and ceiling, in metres, at elevations in radians; NaN towards the walls."""
+        """To floor and ceiling (...,) in metres, at elevations (...,) in radians; NaN towards the walls."""
         with np.errstate(divide="ignore"):
             steep = 1 / np.where(np.abs(elevation) > STEEP, np.abs(np.sin(elevation)), np.nan)
         ceiling = np.nan if self.room is None else self.room - self.receiver
