@@ -220,7 +220,7 @@ def _geometry_from_sound(args: argparse.Namespace) -> None:
 
 
 def _geometry(args: argparse.Namespace) -> None:
-    from haa_peft.evaluation.geometry_account import account, check_drawing, draw_depth, write_depth
+    from haa_peft.geometry.estimate.account import account, check_drawing, draw_depth, write_depth
     from haa_peft.rooms.load import load_room
 
     for path in (args.png, args.out):

@@ -8,9 +8,7 @@ from types import ModuleType
 
 from haa_peft.errors import InputError
 
-SATELLITES = (
-    "simulation", "augmentation", "downloads", "pretraining", "studies", "geometry.readers", "geometry.estimate"
-)  # fmt: skip
+SATELLITES = ("simulation", "augmentation", "downloads", "pretraining", "studies", "geometry.estimate")
 
 
 def satellite(name: str, asked_by: str) -> ModuleType:

@@ -178,14 +178,14 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("simulation", ["geometry", "classroom-twin/base"]),
+        ("simulation", ["evaluate", "classroom-twin/base"]),
         ("simulation", ["simulate", "--rooms", "1", "--out", "corpus"]),
         ("augmentation", ["finetune", "--room", "ROOM", "--augment", "mirror"]),
         ("downloads", ["download", "haa"]),
         ("pretraining", ["evaluate-backbone", "corpus"]),
         ("studies", [ROOT / "recipes" / "compare_full_vs_adapter.py", "--study", "study.yaml"]),
-        ("geometry.readers", ["geometry", "ROOM", "--geometry", "depth.npy"]),
-        ("geometry.estimate", ["geometry", "ROOM", "--geometry", "sound"]),
+        ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "depth.npy"]),
+        ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "sound"]),
         ("geometry.estimate", ["geometry-from-sound", "ROOM"]),
     ],
 )

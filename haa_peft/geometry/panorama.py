@@ -52,6 +52,12 @@ class DepthMap:
     normals: np.ndarray | None = None
     materials: np.ndarray | None = None
 
+    @classmethod
+    def unbounded(cls, depth: np.ndarray, source: str, notes: tuple[str, ...], trust: str = "assumed") -> DepthMap:
+        """Of a depth (256, 512) m that is not the room's own, so that positions may lie outside it."""
+        endless = np.full(3, np.inf)
+        return cls(depth.astype(np.float32), source, trust, -endless, endless, notes)
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner (3,) of the box that positions must lie in, in metres."""
         return self.low, self.high

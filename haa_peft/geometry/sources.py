@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.geometry.entry import check_keys, choice, number, point
-from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH, DepthMap, Geometry, directions, render_depth
-from haa_peft.geometry.sight import Known, sight_notes
+from haa_peft.geometry.entry import check_keys, point
+from haa_peft.geometry.known import Known
+from haa_peft.geometry.panorama import DepthMap, Geometry, directions, render_depth
 from haa_peft.geometry.surfaces import BESIDE, Surfaces, box_around
 from haa_peft.satellites import satellite
 
 NOTHING, SOUND, NETWORK = "none", "sound", "network"
-FROM_SOUND = ("shoebox", NETWORK)
 WORDS: dict[str, dict[str, Any] | None] = {
     NOTHING: None, SOUND: {SOUND: "shoebox"}, "sound-network": {SOUND: NETWORK}
 }  # fmt: skip
@@ -62,29 +60,7 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
     if source == "surfaces":
         check_keys(entry, ("surfaces",), where)
         return Surfaces.from_json(entry["surfaces"], where)
-    if source == SOUND:
-        check_keys(entry, (SOUND, "floor"), where)
-        how = choice(entry, SOUND, FROM_SOUND, None, where)
-        floor = number(entry, "floor", -1000, 1000, 0.0, where)
-        if known.rirs is None or len(known.rirs) < FEWEST_RIRS:
-            raise InputError(
-                f"{where}: geometry from sound needs {FEWEST_RIRS} training measurements or more, and leaving one out "
-                f"for validation {FEWEST_RIRS + 1}"
-            )
-        depth, source, account = satellite("geometry.estimate", "geometry from sound").estimate(how, known, floor)
-        # positions may lie outside it, since it is an estimate
-        return _unbounded(depth, source, (account, *sight_notes(depth, known)), "estimated")
-    if source == "constant":
-        check_keys(entry, ("constant",), where)
-        metres = number(entry, "constant", 0.3, 100, None, where)
-        if metres is None:
-            raise InputError(f"{where}: geometry constant is null but must be a number of metres from 0.3 to 100")
-        return _constant(metres, known)
-    path = folder / str(entry[source])
-    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
-    arrays = (known.receiver, known.positions, known.heard, known.travelled)
-    key = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
-    return _read_file(json.dumps(entry, sort_keys=True), folder, where, stamp, key)
+    return satellite("geometry.estimate", f"geometry {source}").estimate(source, entry, folder, known, where)
 
 
 def follows_measurements(given: object) -> bool:
@@ -145,14 +121,6 @@ def geometry_argument(given: object) -> tuple[object, Path, str]:
     return entry, path.parent, f"--geometry {text}"
 
 
-@lru_cache(maxsize=32)
-def _read_file(entry: str, folder: Path, where: str, stamp: object, known: tuple) -> DepthMap:
-    """Kept in memory, since a study loads a room many times."""
-    arrays = (np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in known)
-    read = satellite("geometry.readers", "geometry from a mesh, a depth panorama or a photograph").read
-    return read(json.loads(entry), folder, Known(*arrays), where)
-
-
 def nothing_known(known: Known) -> DepthMap:
     """A box around the receiver and the positions that may be looked at, for a room of which nothing else is known.
 
@@ -166,14 +134,4 @@ def nothing_known(known: Known) -> DepthMap:
         f"a box of {size} m, {BESIDE} m beyond the measured positions, floor at z = {low[2]:.2f} m",
         "its walls are not the room's: the measurements alone say how the room sounds",
     )
-    return _unbounded(depth, "nothing: a box around the positions", notes)
-
-
-def _constant(metres: float, known: Known) -> DepthMap:
-    depth = np.full((PANORAMA_HEIGHT, PANORAMA_WIDTH), metres)
-    return _unbounded(depth, f"constant: {metres:g} m in every direction", sight_notes(depth, known))
-
-
-def _unbounded(depth: np.ndarray, source: str, notes: tuple[str, ...], trust: str = "assumed") -> DepthMap:
-    endless = np.full(3, np.inf)
-    return DepthMap(depth.astype(np.float32), source, trust, -endless, endless, notes)
+    return DepthMap.unbounded(depth, "nothing: a box around the positions", notes)

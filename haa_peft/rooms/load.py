@@ -15,8 +15,8 @@ from haa_peft.acoustics.resampling import resample
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import point
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, Geometry, directions, open_share, render_depth
-from haa_peft.geometry.sight import Known
 from haa_peft.geometry.sources import follows_measurements, geometry_argument, read_geometry
 from haa_peft.rooms import haa
 from haa_peft.rooms.room import NAME_PART, NEAREST, Room

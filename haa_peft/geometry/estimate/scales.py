@@ -13,9 +13,9 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from haa_peft.errors import InputError
+from haa_peft.geometry.estimate.views import AXES, look_up
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import directions, solid_angles
-from haa_peft.geometry.readers.views import AXES, look_up
-from haa_peft.geometry.sight import Known
 
 STEEP = np.radians(25.0)
 """Below and above the horizon, from which on floor and ceiling are sought."""

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from haa_peft.geometry.estimate.holes import fill_holes
 from haa_peft.geometry.panorama import directions, open_share, solid_angles
-from haa_peft.geometry.readers.holes import fill_holes
 from tests.geometry.conftest import RECEIVER, SIZE
 
 RAYS = directions()

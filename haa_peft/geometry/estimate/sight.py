@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from haa_peft.acoustics.alignment import SPEED_OF_SOUND
-from haa_peft.acoustics.iso import sounding_part
-from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.geometry.known import STRAIGHT, Known
 from haa_peft.geometry.panorama import directions, pixels_of
 
 MARGIN, SHARE_OF_DISTANCE = 0.25, 0.05
 """Metres, and share of its distance, by which a position may lie behind a surface: scans and positions have errors."""
-STRAIGHT = 0.3
-"""Metres by which direct sound may be earlier than its way, or come straight though it is later."""
 CONTRADICTED = 0.2
 """Of the positions; if more are heard too early, the map is not of this room."""
 FEWEST = 2
@@ -25,62 +19,6 @@ EDGE = 1.15
 """Ratio of neighbouring depths from which on they are of two things, one before the other."""
 STEPS, FIRST = 24, 2
 """Points of a way from a rim that are looked at, and which of them is the first that is not at the rim any more."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a room besides its geometry.
-
-    Attributes
-    ----------
-    receiver : (3,) metres in room coordinates.
-    positions : (N, 3) metres in room coordinates.
-    heard : indices of the positions whose measurements may be looked at, those that train.
-    travelled : (M,) metres that their direct sound has come, by its delay.
-    rirs : (M, T) at 22 050 Hz, of the heard ones; for geometry from sound alone.
-    """
-
-    receiver: np.ndarray
-    positions: np.ndarray
-    heard: np.ndarray
-    travelled: np.ndarray
-    rirs: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, receiver: np.ndarray, positions: np.ndarray, rirs: np.ndarray, train: np.ndarray) -> Known:
-        """From what was measured; the onset is 20 dB below the peak (ISO 3382-1).
-
-        Parameters
-        ----------
-        receiver, positions : (3,) and (N, 3) m. rirs : (N, T) at 22 050 Hz. train : indices (M,) that may be heard.
-        """
-        onset, _ = sounding_part(rirs[train].astype(np.float64))
-        return cls(receiver, positions, train, onset / SAMPLE_RATE * SPEED_OF_SOUND, rirs[train])
-
-    @property
-    def places(self) -> np.ndarray:
-        """Positions as seen from the receiver, (N, 3) m."""
-        return self.positions - self.receiver
-
-    @property
-    def late(self) -> np.ndarray:
-        """Metres that the direct sound of the heard ones has come beyond their distance, (M,)."""
-        return self.travelled - np.linalg.norm(self.places[self.heard], axis=1)
-
-    @property
-    def is_on_time(self) -> np.ndarray:
-        """Which of the heard ones are not heard before sound can be there, (M,); other delays are not to be trusted."""
-        return self.late > -STRAIGHT
-
-    @property
-    def on_time(self) -> np.ndarray:
-        """Their indices (M,)."""
-        return self.heard[self.is_on_time]
-
-    @property
-    def straight(self) -> np.ndarray:
-        """Indices (M,) of the positions that are heard after their distance, as those in sight are."""
-        return self.heard[np.abs(self.late) < STRAIGHT]
 
 
 def behind(depth: np.ndarray, places: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:

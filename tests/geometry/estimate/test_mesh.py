@@ -5,8 +5,8 @@ import pytest
 import trimesh
 
 from haa_peft.errors import InputError
+from haa_peft.geometry.estimate.mesh import UPS, read_mesh
 from haa_peft.geometry.panorama import directions
-from haa_peft.geometry.readers.mesh import UPS, read_mesh
 from tests.geometry.conftest import RECEIVER, SIZE, heard_at
 
 

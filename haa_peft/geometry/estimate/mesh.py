@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.geometry import sight
 from haa_peft.geometry.channels import MATERIALS, UNKNOWN, material_number
-from haa_peft.geometry.entry import UNITS, check_keys, choice, file_of, number, package, point
+from haa_peft.geometry.entry import check_keys, point
+from haa_peft.geometry.estimate import sight
+from haa_peft.geometry.estimate.entry import UNITS, choice, file_of, number, package
+from haa_peft.geometry.estimate.holes import fill_holes
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, facing, open_share
-from haa_peft.geometry.readers.holes import fill_holes
 from haa_peft.geometry.sources import FILES
 
 KEYS = ("mesh", "unit", "up", "turn", "receiver", "materials")
@@ -153,12 +155,12 @@ class Mesh:
         return placed.min(axis=0), placed.max(axis=0)
 
 
-def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
+def read_mesh(entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> DepthMap:
     """The depth panorama (256, 512) of a mesh at the receiver.
 
     Parameters
     ----------
-    entry, folder, known, where : as :func:`haa_peft.geometry.readers.read` takes them.
+    entry, folder, known, where : as :func:`haa_peft.geometry.estimate.estimate` takes them.
 
     Notes
     -----
@@ -214,7 +216,7 @@ def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where:
     )  # fmt: skip
 
 
-def _choose(mesh: Mesh, path: Path, readings: Sequence[Placement], known: sight.Known) -> tuple[Placement, str]:
+def _choose(mesh: Mesh, path: Path, readings: Sequence[Placement], known: Known) -> tuple[Placement, str]:
     """The one reading that fits, and what speaks for it."""
     misfits = [_misfit(mesh, placement, known) for placement in readings]
     fitting = [placement for placement, misfit in zip(readings, misfits, strict=True) if misfit is None]
@@ -237,7 +239,7 @@ def _choose(mesh: Mesh, path: Path, readings: Sequence[Placement], known: sight.
     raise InputError(f"{path}: {read} {reason}; {remedy}")
 
 
-def _others_that_fit(mesh: Mesh, stated: Placement, known: sight.Known) -> list[Placement]:
+def _others_that_fit(mesh: Mesh, stated: Placement, known: Known) -> list[Placement]:
     """Readings that fit where that which was stated does not: those that depart from it least."""
     others = [
         dataclasses.replace(stated, unit=unit, up=up, turn=stated.turn + turn)
@@ -261,7 +263,7 @@ REMEDIES = (
 """For each stage of :func:`_misfit`."""
 
 
-def _misfit(mesh: Mesh, placement: Placement, known: sight.Known) -> tuple[int, str] | None:
+def _misfit(mesh: Mesh, placement: Placement, known: Known) -> tuple[int, str] | None:
     """Why a mesh cannot lie so, and how far it came (0 to 4); None if it can."""
     low, high = mesh.bounds(placement)
     x, y, z = high - low

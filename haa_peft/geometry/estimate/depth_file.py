@@ -10,10 +10,12 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from haa_peft.errors import InputError
-from haa_peft.geometry import sight
-from haa_peft.geometry.entry import UNITS, check_keys, choice, file_of, number, package
+from haa_peft.geometry.entry import check_keys
+from haa_peft.geometry.estimate import sight
+from haa_peft.geometry.estimate.entry import UNITS, choice, file_of, number, package
+from haa_peft.geometry.estimate.holes import fill_holes
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, open_share, pixels_of
-from haa_peft.geometry.readers.holes import fill_holes
 from haa_peft.geometry.sources import FILES
 
 KEYS = ("depth", "unit", "distance", "centre_azimuth", "turning", "first_row", "holes")
@@ -23,12 +25,12 @@ MEDIANS = (0.3, 50.0)
 """Metres; the median depth of a room lies between them."""
 
 
-def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
+def read_depth_map(entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> DepthMap:
     """An equirectangular depth panorama (256, 512) around the receiver, brought to this package's convention.
 
     Parameters
     ----------
-    entry, folder, known, where : as :func:`haa_peft.geometry.readers.read` takes them.
+    entry, folder, known, where : as :func:`haa_peft.geometry.estimate.estimate` takes them.
 
     Notes
     -----
@@ -199,7 +201,7 @@ def _in_metres(values: np.ndarray, entry: Mapping[str, Any], path: Path, where: 
     return depth, unit
 
 
-def _remedy(depth: np.ndarray, known: sight.Known, centre: float, clockwise: bool, upside_down: bool) -> str:
+def _remedy(depth: np.ndarray, known: Known, centre: float, clockwise: bool, upside_down: bool) -> str:
     """Another convention under which a map hides no position."""
     for degrees, mirrored in sight.agreeing_turns(depth, known):
         wrong = " and ".join((["the sign of azimuth"] if mirrored else []) + (["its zero"] if degrees else []))

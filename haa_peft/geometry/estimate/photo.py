@@ -2,7 +2,7 @@
 
 Networks for depth are trained on perspective pictures; an equirectangular one, whose poles are smeared, is unlike all
 of them. It is therefore cut into six views that overlap. Most networks give inverse depth up to a scale and a shift,
-which differ between pictures; :mod:`haa_peft.geometry.readers.scales` fits them.
+which differ between pictures; :mod:`haa_peft.geometry.estimate.scales` fits them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import numpy as np
 
 from haa_peft.environment import broken_torchaudio_hidden, loading
 from haa_peft.errors import InputError
-from haa_peft.geometry import sight
-from haa_peft.geometry.entry import check_keys, choice, file_of, number, package
+from haa_peft.geometry.entry import check_keys
+from haa_peft.geometry.estimate import sight
+from haa_peft.geometry.estimate.depth_file import TURNINGS, other_convention
+from haa_peft.geometry.estimate.entry import choice, file_of, number, package
+from haa_peft.geometry.estimate.scales import Heights, fit_depth
+from haa_peft.geometry.estimate.views import cut_views
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import DepthMap, directions
-from haa_peft.geometry.readers.depth_file import TURNINGS, other_convention
-from haa_peft.geometry.readers.scales import Heights, fit_depth
-from haa_peft.geometry.readers.views import cut_views
 
 KEYS = ("rgb", "model", "output", "centre_azimuth", "turning", "height", "room_height")
 OUTPUTS = {"dpt": "inverse", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
@@ -32,12 +34,12 @@ WIDEST = 2048
 """Pixels across; wider pictures are reduced before they are cut."""
 
 
-def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
+def read_photo(entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> DepthMap:
     """A depth panorama (256, 512) estimated from a photographed one.
 
     Parameters
     ----------
-    entry, folder, known, where : as :func:`haa_peft.geometry.readers.read` takes them.
+    entry, folder, known, where : as :func:`haa_peft.geometry.estimate.estimate` takes them.
 
     Notes
     -----
