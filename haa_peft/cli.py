@@ -363,9 +363,9 @@ def _verifier(backbone: str, store: Path) -> Callable[[RoomPack], None]:
 
 
 def _download(args: argparse.Namespace) -> None:
-    from haa_peft.downloads.haa import download_haa
+    from haa_peft.downloads import download
 
-    download_haa(args.configurations, args.out)
+    download(args.dataset, args.configurations, args.out)
 
 
 def _simulate(args: argparse.Namespace) -> None:

@@ -55,28 +55,14 @@ def read_depth_map(entry: Mapping[str, Any], folder: Path, known: Known, where: 
     path = file_of(entry, "depth", folder, where)
     if path.suffix.lower() not in FILES["depth"]:
         raise InputError(f"{where}: geometry depth is {path.name} but must end in {', '.join(FILES['depth'])}")
-    values = _read(path)
-    height, width = values.shape
-    if width != 2 * height or height < LEAST_HEIGHT:
-        turned = "; transpose it" if height == 2 * width else ""
-        raise InputError(
-            f"{path} is {height} x {width} but a depth panorama is twice as wide as high, at least "
-            f"{LEAST_HEIGHT} x {2 * LEAST_HEIGHT}, such as 256 x 512{turned}"
-        )
-    depth, unit = _in_metres(values, entry, path, where)
-    depth = np.where(depth > 0, depth, np.inf)
-    missing = open_share(depth)
-    if missing > OPEN_SHARE:
-        raise InputError(
-            f"{path}: has no depth in {missing:.0%} of the directions and at most {OPEN_SHARE:.0%} are filled; "
-            "give one that saw more"
-        )
+    depth, unit, missing = _filled(path, entry, where)
+    height, width = depth.shape
     centre = number(entry, "centre_azimuth", -360, 360, 0.0, where) or 0.0
     clockwise = choice(entry, "turning", TURNINGS, TURNINGS[0], where) == TURNINGS[1]
     upside_down = choice(entry, "first_row", ("up", "down"), "up", where) == "down"
     planar = choice(entry, "distance", ("radial", "planar"), "radial", where) == "planar"
     rays = directions()
-    depth = at_pixels(fill_holes(depth), *source_pixels(rays, depth.shape, centre, clockwise, upside_down))
+    depth = at_pixels(depth, *source_pixels(rays, depth.shape, centre, clockwise, upside_down))
     if planar:
         depth = depth / np.abs(rays).max(axis=-1)
     if sight.contradicts(depth, known):
@@ -95,6 +81,27 @@ def read_depth_map(entry: Mapping[str, Any], folder: Path, known: Known, where: 
         depth.astype(np.float32), f"depth panorama {path.name}", "measured", *sight.box_of(depth, known, rays), notes,
         missing,
     )  # fmt: skip
+
+
+def _filled(path: Path, entry: Mapping[str, Any], where: str) -> tuple[np.ndarray, str, float]:
+    """Depth (height, width) m of a file, its unit, and the share of the directions that were open and are filled."""
+    values = _read(path)
+    height, width = values.shape
+    if width != 2 * height or height < LEAST_HEIGHT:
+        turned = "; transpose it" if height == 2 * width else ""
+        raise InputError(
+            f"{path} is {height} x {width} but a depth panorama is twice as wide as high, at least "
+            f"{LEAST_HEIGHT} x {2 * LEAST_HEIGHT}, such as 256 x 512{turned}"
+        )
+    depth, unit = _in_metres(values, entry, path, where)
+    depth = np.where(depth > 0, depth, np.inf)
+    missing = open_share(depth)
+    if missing > OPEN_SHARE:
+        raise InputError(
+            f"{path}: has no depth in {missing:.0%} of the directions and at most {OPEN_SHARE:.0%} are filled; "
+            "give one that saw more"
+        )
+    return fill_holes(depth), unit, missing
 
 
 def other_convention(degrees: int, mirrored: bool, centre: float, clockwise: bool) -> tuple[str, float]:
