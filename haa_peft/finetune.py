@@ -13,7 +13,6 @@ from accelerate import Accelerator
 
 from haa_peft.adapters.combine import blend
 from haa_peft.adapters.methods import MethodSettings
-from haa_peft.augmentation.settings import Augmentation, check_augmentation
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import check_unseen
 from haa_peft.files import check_report, check_writable, write_report
@@ -25,6 +24,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.options import DEFAULT_ROOM
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
+from haa_peft.satellites import satellite
 from haa_peft.store.card import kept_weights
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.tables import report_table
@@ -62,7 +62,8 @@ def settings_of(args: argparse.Namespace) -> tuple[MethodSettings, TrainingSetti
                             channels=args.channels, **peft)  # fmt: skip
     given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
     k = TrainingSettings().k if args.k is None else args.k
-    return method, TrainingSettings(**{**given, "k": k, "augment": Augmentation.parse(args.augment)})
+    augment = satellite("augmentation", "--augment").augmentation(args.augment) if args.augment else None
+    return method, TrainingSettings(**{**given, "k": k, "augment": augment})
 
 
 def rooms_of(args: argparse.Namespace) -> tuple[Room, list[Room]]:
@@ -75,8 +76,6 @@ def rooms_of(args: argparse.Namespace) -> tuple[Room, list[Room]]:
         room = room.with_shots(args.shots)
         others = [other.with_shots(args.shots) if other.name == room.name else other for other in others]
     room, *others = [one.with_channels(parse_channels(args.channels)) for one in (room, *others)]
-    for one in (room, *others):
-        check_augmentation(one, Augmentation.parse(args.augment))
     return room, others
 
 

@@ -44,8 +44,8 @@ with command():  # where another package does not load, it is one line
     from haa_peft.geometry.sources import FEWEST_RIRS
     from haa_peft.geometry.surfaces import Surfaces
     from haa_peft.rooms.splits import SHOTS, farthest_points
-    from haa_peft.simulation.acoustics import simulate
     from haa_peft.simulation.draw import draw_room
+    from haa_peft.simulation.simulate import simulate
     from haa_peft.tables import figure, markdown
 
 SIMULATED = ("simulated as the corpus", "image sources")

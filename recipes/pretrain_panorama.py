@@ -35,8 +35,8 @@ with command():  # where another package does not load, it is one line
     from haa_peft.files import check_writable, write_atomically, write_json
     from haa_peft.geometry.estimate.echo_maps import HEIGHT, LEVELS, WIDTH
     from haa_peft.geometry.estimate.network import PanoramaNetwork, load_network, panorama_loss
-    from haa_peft.geometry.estimate.train_network import draw_maps
     from haa_peft.geometry.panorama import solid_angles
+    from haa_peft.pretraining.panoramas import draw_maps
     from haa_peft.simulation.corpus import Corpus, about_corpus, simulate_corpus
     from haa_peft.training.launch import start_accelerator
     from haa_peft.training.schedule import warmup_cosine

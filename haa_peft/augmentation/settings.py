@@ -91,7 +91,10 @@ class Augmentation:
 
     @classmethod
     def parse(cls, texts: Iterable[Any]) -> Augmentation:
-        """Read ``["mirror", "scale=0.2"]``; a name alone stands for ``USUAL``."""
+        """Read ``["mirror", "scale=0.2"]``; a name alone stands for ``USUAL``.
+
+        Raises ``InputError`` for anything else.
+        """
         values: dict[str, Any] = {}
         for text in texts:
             name, equals, number = str(text).partition("=")
@@ -103,9 +106,22 @@ class Augmentation:
                 raise InputError(f"--augment {text}: {number!r} must be a number") from None
         return cls(**values)
 
-    def describe(self) -> dict[str, Any]:
-        """What is on, as JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """What is on."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value}
+
+    def __bool__(self) -> bool:
+        """Whether anything is on."""
+        return bool(self.to_json())
+
+    def check(self, room: Room) -> None:
+        """Raise ``InputError`` for a room that cannot be varied so."""
+        if self.to_json().keys() - {"positions"}:
+            planes_of(room)
+
+    def vary(self, room: Room, seed: tuple[int, ...]) -> Room:
+        """A variant of a room's training measurements: :func:`vary`."""
+        return vary(room, self, seed)
 
 
 def vary(room: Room, augmentation: Augmentation, seed: tuple[int, ...]) -> Room:
@@ -136,12 +152,6 @@ def vary(room: Room, augmentation: Augmentation, seed: tuple[int, ...]) -> Room:
         way = rng.normal(size=3)
         room = seen_from(room, way / np.linalg.norm(way) * augmentation.translation * rng.random() ** (1 / 3))
     return room
-
-
-def check_augmentation(room: Room, augmentation: Augmentation) -> None:
-    """Raise ``InputError`` for a room that cannot be varied so."""
-    if augmentation.describe().keys() - {"positions"}:
-        planes_of(room)
 
 
 def with_positions(room: Room, deviation: float, rng: np.random.Generator) -> Room:

@@ -58,7 +58,8 @@ def scaled(room: Room, factor: float) -> Room:
     Three things are not exact. What a surface absorbs at a frequency is what the original absorbed at s times that.
     Air is not stretched: its energy losses go from m(f) to m(s f) / s instead of m(f), with pyroomacoustics' table for
     20 degrees C and 30 to 50 % humidity at 4 kHz and 10 % about 0.7 dB a second too much (of 120 at T60 = 0.5 s). And
-    the band above 11 kHz / s is empty. Rooms are not made smaller, since their sound after 0.435 s would be needed.
+    the band above 11 kHz / s is empty. Rooms are not made smaller, since their sound after 0.435 s would be needed:
+    ``InputError`` is raised for factors below 1 or above 2.
     """
     percent = round(100 * factor)
     if not 100 <= percent <= 100 * LARGEST:

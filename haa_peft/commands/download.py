@@ -24,6 +24,6 @@ def add(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from haa_peft.downloads.haa import download_haa
+    from haa_peft.downloads import download
 
-    download_haa(args.configurations, args.out)
+    download(args.dataset, args.configurations, args.out)

@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _account(args: argparse.Namespace) -> None:
-    from haa_peft.evaluation.geometry_account import account, check_drawing, draw_depth, write_depth
+    from haa_peft.geometry.estimate.account import account, check_drawing, draw_depth, write_depth
 
     for path in (args.png, args.out):
         if path is not None:

@@ -18,7 +18,7 @@ EXTRA_CHANNELS = 3 + len(MATERIALS)
 
 
 def parse_channels(text: str) -> tuple[str, ...]:
-    """``"normals,materials"`` -> both names; ``"none"`` -> nothing."""
+    """``"normals,materials"`` -> both names; ``"none"`` -> nothing. Raises ``InputError`` for other names."""
     names = [] if text == "none" else [name.strip() for name in str(text).split(",")]
     if not set(names) <= set(CHANNELS) or len(set(names)) < len(names):
         raise InputError(f"--channels is {text!r} but must be none, {', '.join(CHANNELS)} or {','.join(CHANNELS)}")

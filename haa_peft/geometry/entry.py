@@ -1,24 +1,16 @@
-"""Reading what a ``geometry`` entry says, with errors that name the entry."""
+"""Reading what a ``geometry`` entry says: its value of ``key``, or ``InputError`` that begins with ``where``."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from importlib.util import find_spec
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from haa_peft.environment import loading
 from haa_peft.errors import InputError
 
 FARTHEST = 1e4
 """Metres; larger coordinates are not of a room."""
-UNITS = {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "in": 0.0254, "ft": 0.3048}
-"""In metres."""
 
 
 def check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> None:
@@ -29,28 +21,8 @@ def check_keys(entry: Mapping[str, Any], known: Sequence[str], where: str) -> No
         raise InputError(f"{where}: geometry has {unknown[0]!r}, but {known[0]} {others}")
 
 
-def choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], default: str | None, where: str) -> str | None:
-    """A word that must be one of those allowed."""
-    value = entry.get(key, default)
-    if value is not None and value not in allowed:
-        raise InputError(f"{where}: geometry {key} is {value!r} but must be one of {', '.join(allowed)}")
-    return value
-
-
-def number(
-    entry: Mapping[str, Any], key: str, low: float, high: float, default: float | None, where: str
-) -> float | None:
-    """A number between limits."""
-    value = entry.get(key, default)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InputError(f"{where}: geometry {key} is {value!r} but must be a number from {low:g} to {high:g}")
-    return float(value)
-
-
 def point(value: object, where: object, field: str) -> np.ndarray:
-    """Three finite numbers (3,)."""
+    """Three finite numbers (3,); raises ``InputError``, which names ``where`` and ``field``, for anything else."""
     try:
         found = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -58,22 +30,3 @@ def point(value: object, where: object, field: str) -> np.ndarray:
     if found.shape != (3,) or not (np.abs(found) < FARTHEST).all():
         raise InputError(f"{where}: {field} is {value!r:.60} but must be three finite numbers [x, y, z] in metres")
     return found
-
-
-def file_of(entry: Mapping[str, Any], key: str, folder: Path, where: str) -> Path:
-    """The file that an entry names, relative to where the entry was given."""
-    value = entry[key]
-    path = folder / value if isinstance(value, str) and value else None
-    if path is None or not path.is_file():
-        raise InputError(f"{where}: geometry {key} is {value!r:.80} but must be a file; none is there")
-    return path
-
-
-def package(name: str, what: str, extra: str = "geometry") -> ModuleType:
-    """Import an optional package, or say what to install."""
-    missing = name.partition(".")[0]
-    try:
-        with loading() if find_spec(missing) else nullcontext():
-            return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise InputError(f'{what} needs the package {missing}; pip install "haa-peft[{extra}]"') from None

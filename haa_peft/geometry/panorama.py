@@ -52,6 +52,12 @@ class DepthMap:
     normals: np.ndarray | None = None
     materials: np.ndarray | None = None
 
+    @classmethod
+    def unbounded(cls, depth: np.ndarray, source: str, notes: tuple[str, ...], trust: str = "assumed") -> DepthMap:
+        """Of a depth (256, 512) m that is not the room's own, so that positions may lie outside it."""
+        endless = np.full(3, np.inf)
+        return cls(depth.astype(np.float32), source, trust, -endless, endless, notes)
+
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest corner (3,) of the box that positions must lie in, in metres."""
         return self.low, self.high
@@ -71,7 +77,19 @@ class DepthMap:
         normals: np.ndarray | None = None,
         materials: np.ndarray | None = None,
     ) -> DepthMap:
-        """The inverse of :meth:`to_json`; raises ``InputError`` unless the arrays are what they should be."""
+        """The inverse of :meth:`to_json`.
+
+        Parameters
+        ----------
+        about : what :meth:`to_json` gave.
+        depth, normals, materials : (256, 512), (256, 512, 3) and (256, 512), as the attributes are.
+        where : what an error begins with.
+
+        Raises
+        ------
+        InputError
+            When the arrays are of other shapes or values.
+        """
         if depth.shape != (PANORAMA_HEIGHT, PANORAMA_WIDTH) or not (np.isfinite(depth).all() and (depth > 0).all()):
             raise InputError(f"{where}: depth is {depth.shape} but must be (256, 512) positive metres")
         if normals is not None and (normals.shape != (*depth.shape, 3) or not (np.abs(normals) <= 1.001).all()):
@@ -127,7 +145,7 @@ def open_share(depth: np.ndarray) -> float:
 
 
 def render_depth(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Distance in metres to the nearest surface along each ray from the receiver, inf where there is none."""
+    """Distance (...,) in metres along rays (..., 3) from the receiver (3,) to the nearest surface, or inf."""
     return _distances(surfaces, receiver, rays).min(axis=-1)
 
 

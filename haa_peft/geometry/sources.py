@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.geometry import depth_file, mesh
-from haa_peft.geometry.entry import check_keys, choice, number, point
-from haa_peft.geometry.estimate.network import predict_depth
-from haa_peft.geometry.estimate.photo import read_photo
-from haa_peft.geometry.estimate.shoebox import estimate_shoebox
-from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH, DepthMap, Geometry, directions, render_depth
-from haa_peft.geometry.sight import Known, sight_notes
+from haa_peft.geometry.entry import check_keys, point
+from haa_peft.geometry.known import Known
+from haa_peft.geometry.panorama import DepthMap, Geometry, directions, render_depth
 from haa_peft.geometry.surfaces import BESIDE, Surfaces, box_around
+from haa_peft.satellites import satellite
 
 NOTHING, SOUND, NETWORK = "none", "sound", "network"
-FROM_SOUND = ("shoebox", NETWORK)
 WORDS: dict[str, dict[str, Any] | None] = {
     NOTHING: None, SOUND: {SOUND: "shoebox"}, "sound-network": {SOUND: NETWORK}
 }  # fmt: skip
 """Entries that a word says."""
-PICTURES = (".jpg", ".jpeg", ".webp")
-FILES = {"mesh": mesh.read_mesh, "depth": depth_file.read_depth_map, "rgb": read_photo}
-"""Sources that are read from a file, which is kept in memory: a study loads a room many times."""
+FILES = {
+    "mesh": (".obj", ".ply", ".glb", ".gltf", ".stl", ".off"),
+    "depth": (".npy", ".png", ".exr"),
+    "rgb": (".jpg", ".jpeg", ".webp"),
+}
+"""Sources that are read from a file, by its endings."""
 SOURCES = ("room_size", "surfaces", *FILES, SOUND, "constant")
 FEWEST_RIRS = 3
 """That echoes can be told from chance with."""
@@ -62,27 +60,7 @@ def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geom
     if source == "surfaces":
         check_keys(entry, ("surfaces",), where)
         return Surfaces.from_json(entry["surfaces"], where)
-    if source == SOUND:
-        check_keys(entry, (SOUND, "floor"), where)
-        how = choice(entry, SOUND, FROM_SOUND, None, where)
-        floor = number(entry, "floor", -1000, 1000, 0.0, where)
-        if known.rirs is None or len(known.rirs) < FEWEST_RIRS:
-            raise InputError(
-                f"{where}: geometry from sound needs {FEWEST_RIRS} training measurements or more, and leaving one out "
-                f"for validation {FEWEST_RIRS + 1}"
-            )
-        return _network(known, floor) if how == NETWORK else _shoebox(known, floor)
-    if source == "constant":
-        check_keys(entry, ("constant",), where)
-        metres = number(entry, "constant", 0.3, 100, None, where)
-        if metres is None:
-            raise InputError(f"{where}: geometry constant is null but must be a number of metres from 0.3 to 100")
-        return _constant(metres, known)
-    path = folder / str(entry[source])
-    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
-    arrays = (known.receiver, known.positions, known.heard, known.travelled)
-    key = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
-    return _read_file(source, json.dumps(entry, sort_keys=True), folder, where, stamp, key)
+    return satellite("geometry.estimate", f"geometry {source}").estimate(source, entry, folder, known, where)
 
 
 def follows_measurements(given: object) -> bool:
@@ -100,12 +78,10 @@ def _entry(given: object, where: str) -> dict[str, Any] | None:
     if isinstance(given, str) and given in WORDS:
         return WORDS[given]
     if isinstance(given, str):
-        ending = Path(given).suffix.lower()
-        if ending in mesh.ENDINGS:
-            return {"mesh": given}
-        if ending in depth_file.ENDINGS:
-            return {"depth": given}
-        if ending in PICTURES:
+        source = next((key for key, endings in FILES.items() if Path(given).suffix.lower() in endings), "")
+        if source in ("mesh", "depth"):
+            return {source: given}
+        if source:
             raise InputError(
                 f'{where}: geometry {given!r} is a photograph; give {{"rgb": "{given}", "model": MODEL}}, MODEL being '
                 "a depth-estimation model of transformers, a folder or a name on the Hub"
@@ -113,7 +89,7 @@ def _entry(given: object, where: str) -> dict[str, Any] | None:
     if not isinstance(given, Mapping) or len([key for key in SOURCES if key in given]) != 1:
         raise InputError(
             f"{where}: geometry is {given!r:.60} but must be {', '.join(map(repr, WORDS))}, a mesh "
-            f"({', '.join(mesh.ENDINGS)}), a depth panorama ({', '.join(depth_file.ENDINGS)}) or an object with one of "
+            f"({', '.join(FILES['mesh'])}), a depth panorama ({', '.join(FILES['depth'])}) or an object with one of "
             f"{', '.join(SOURCES)}"
         )
     return dict(given)
@@ -145,12 +121,6 @@ def geometry_argument(given: object) -> tuple[object, Path, str]:
     return entry, path.parent, f"--geometry {text}"
 
 
-@lru_cache(maxsize=32)
-def _read_file(source: str, entry: str, folder: Path, where: str, stamp: object, known: tuple) -> DepthMap:
-    arrays = (np.frombuffer(content, dtype).reshape(shape) for dtype, shape, content in known)
-    return FILES[source](json.loads(entry), folder, Known(*arrays), where)
-
-
 def nothing_known(known: Known) -> DepthMap:
     """A box around the receiver and the positions that may be looked at, for a room of which nothing else is known.
 
@@ -164,32 +134,4 @@ def nothing_known(known: Known) -> DepthMap:
         f"a box of {size} m, {BESIDE} m beyond the measured positions, floor at z = {low[2]:.2f} m",
         "its walls are not the room's: the measurements alone say how the room sounds",
     )
-    return _unbounded(depth, "nothing: a box around the positions", notes)
-
-
-def _shoebox(known: Known, floor: float | None) -> DepthMap:
-    """The box that echoes speak for; positions may lie outside it, since it is an estimate."""
-    assert known.rirs is not None
-    estimate = estimate_shoebox(known.rirs, known.positions[known.heard], known.receiver, floor)
-    depth = render_depth(estimate.surfaces, known.receiver, directions())
-    return _unbounded(depth, "echoes of the training measurements", (estimate.account(), *sight_notes(depth, known)),
-                      "estimated")  # fmt: skip
-
-
-def _network(known: Known, floor: float | None) -> DepthMap:
-    """What a network that was trained on simulated rooms makes of echoes and decay."""
-    assert known.rirs is not None
-    depth, factor = predict_depth(known.rirs, known.positions[known.heard], known.receiver, floor)
-    account = f"by its own estimate off by a factor of {factor:.2f} on the mean, as in rooms like those it learned from"
-    return _unbounded(depth, "a network's reading of the training measurements", (account, *sight_notes(depth, known)),
-                      "estimated")  # fmt: skip
-
-
-def _constant(metres: float, known: Known) -> DepthMap:
-    depth = np.full((PANORAMA_HEIGHT, PANORAMA_WIDTH), metres)
-    return _unbounded(depth, f"constant: {metres:g} m in every direction", sight_notes(depth, known))
-
-
-def _unbounded(depth: np.ndarray, source: str, notes: tuple[str, ...], trust: str = "assumed") -> DepthMap:
-    endless = np.full(3, np.inf)
-    return DepthMap(depth.astype(np.float32), source, trust, -endless, endless, notes)
+    return DepthMap.unbounded(depth, "nothing: a box around the positions", notes)

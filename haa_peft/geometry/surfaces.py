@@ -36,7 +36,10 @@ class Surfaces:
 
     @classmethod
     def from_json(cls, entries: Sequence[dict], where: str) -> Surfaces:
-        """Read ``[{"points": [[x, y, z] * 3], "shape": "parallelogram" | "triangle", "material": CLASS}, ...]``."""
+        """Read ``[{"points": [[x, y, z] * 3], "shape": "parallelogram" | "triangle", "material": CLASS}, ...]``.
+
+        Raises ``InputError``, which begins with ``where``, for anything else.
+        """
         if not isinstance(entries, list) or not entries:
             raise InputError(f"{where}: surfaces is {entries!r:.60} but must be a list of at least one surface")
         for i, entry in enumerate(entries):

@@ -30,7 +30,7 @@ def room_and_configuration(folder_name: str) -> tuple[str, str]:
 
 
 def haa_splits(folder_name: str) -> dict[str, np.ndarray]:
-    """The HAA authors' split: their training and validation indices, all others test."""
+    """The HAA authors' split: indices (M,), their own for training and validation, all others test."""
     facts = haa_facts()[folder_name]
     train, valid = np.array(facts["train_indices"]), np.array(facts["valid_indices"])
     test = np.setdiff1d(np.arange(facts["n"]), np.concatenate([train, valid]))

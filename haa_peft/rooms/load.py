@@ -11,17 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from haa_peft.acoustics.resampling import resample
-from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
+from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import point
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, Geometry, directions, open_share, render_depth
-from haa_peft.geometry.sight import Known
 from haa_peft.geometry.sources import follows_measurements, geometry_argument, read_geometry
 from haa_peft.rooms import haa
+from haa_peft.rooms.arrays import read_arrays
 from haa_peft.rooms.room import NAME_PART, NEAREST, Room
 from haa_peft.rooms.splits import NAMES, default_splits
+from haa_peft.satellites import satellite
 
+SIMULATED = r"([a-z]+-twin|simulated)/[A-Za-z0-9-]+"
+"""Pattern of the names of rooms that are simulated rather than read."""
 GEOMETRIES = ("room_size", "surfaces", "geometry")
 """What may say in ``room.json`` how the room is shaped; one of them does."""
 
@@ -33,7 +36,7 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
     ----------
     path : an HAA folder (``.../hallwayPanel1``, known by its name), a plain room folder (``RIRs.npy``,
         ``xyzs.npy``, ``room.json``), or the name of a simulated twin (``classroom-twin/base``) or of a room of a
-        simulated corpus (``simulated/1000-0``, :mod:`haa_peft.simulation.simulated`), made on first use and cached.
+        simulated corpus (``simulated/1000-0``), made on first use and cached.
     geometry : another geometry than the room's own, as :func:`~haa_peft.geometry.sources.geometry_argument` takes it:
         ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, a ``geometry`` entry, or a JSON file that
         holds one.
@@ -43,16 +46,13 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
     InputError
         When anything is missing or wrong; the message says what to do.
     """
-    from haa_peft.simulation.simulated import is_simulated_name, make_simulated
-    from haa_peft.simulation.twins import is_twin_name, make_twin
-
     folder = Path(path)
     try:
-        if not folder.exists() and is_twin_name(str(path)):
-            folder = make_twin(str(path))
-        elif not folder.exists() and is_simulated_name(str(path)):
-            folder = make_simulated(str(path))
+        if re.fullmatch(SIMULATED, str(path)) and not folder.exists():
+            folder = satellite("simulation", f"the simulated room {path}").make_room(str(path)) or folder
         is_folder = folder.is_dir() and str(path) != ""
+    except InputError:
+        raise
     except (OSError, ValueError):  # a name that no file can have
         is_folder = False
     if not is_folder:
@@ -74,7 +74,7 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
 def _read_haa(folder: Path, name: str, geometry: object) -> Room:
     facts = haa.haa_facts()[name]
     room, configuration = haa.room_and_configuration(name)
-    rirs, positions = _read_arrays(folder, haa.SAMPLE_RATE)
+    rirs, positions = read_arrays(folder, haa.SAMPLE_RATE)
     if len(rirs) != facts["n"]:
         raise InputError(f"{folder}: holds {len(rirs)} RIRs but HAA's {name} has {facts['n']}")
     receiver = np.array(facts["speaker_xyz"])
@@ -111,7 +111,15 @@ def with_geometry(room: Room, entry: object, folder: Path, where: str) -> Room:
     """The room with the geometry that an entry describes instead of its own, checked as if read with it.
 
     What follows from measurements is made from the room's present training measurements, and anew with others.
-    ``folder`` and ``where`` are those of :func:`~haa_peft.geometry.sources.read_geometry`.
+
+    Parameters
+    ----------
+    entry, folder, where : as :func:`~haa_peft.geometry.sources.read_geometry` takes them.
+
+    Raises
+    ------
+    InputError
+        When the entry is wrong, or the geometry is not around the receiver and the positions.
     """
     fit = _reader(entry, folder, where)
     shaped = dataclasses.replace(room, geometry=fit(room), fit=fit if follows_measurements(entry) else None)
@@ -159,7 +167,7 @@ def _read_plain(folder: Path, geometry: object) -> Room:
                 f"{where}: {field} is {value!r} but must be letters, digits, - or _; "
                 "give it in room.json or rename the folder"
             )
-    rirs, positions = _read_arrays(folder, int(rate))
+    rirs, positions = read_arrays(folder, int(rate))
     source, licence = (str(description.get(field, "unknown")) for field in ("source", "licence"))
     if "splits" in description:
         splits = _read_splits(description["splits"], len(rirs), where)
@@ -209,51 +217,6 @@ def _check_shape(folder: object, room: Room) -> None:
             f"{folder}: from the receiver {receiver.tolist()} no surface is seen in {unseen:.0%} of the directions; "
             "it must stand inside surfaces that enclose it"
         )
-
-
-def _read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """RIRs at 22 050 Hz (N, 9600) and positions (N, 3), checked row by row."""
-    rirs, positions = _read_array(folder / "RIRs.npy"), _read_array(folder / "xyzs.npy")
-    if rirs.ndim != 2 or rirs.shape[1] == 0 or positions.ndim != 2 or positions.shape[1] != 3:
-        raise InputError(
-            f"{folder}: RIRs.npy is {rirs.shape} and xyzs.npy {positions.shape}, but they must be (N, T) and (N, 3)"
-        )
-    if len(rirs) != len(positions):
-        raise InputError(
-            f"{folder}: RIRs.npy holds {len(rirs)} RIRs but xyzs.npy {len(positions)} positions; "
-            "give one position for each RIR"
-        )
-    if len(rirs) < 2:
-        raise InputError(f"{folder}: holds {len(rirs)} measurements but needs at least 2")
-    # the resampler looks 6 zero crossings ahead; 256 samples are far more
-    needed = -(-RIR_LENGTH * sample_rate // SAMPLE_RATE) + 256
-    cut = np.array(rirs[:, :needed], dtype=np.float32)
-    positions = np.array(positions, dtype=np.float64)
-    for array, what in ((cut, "RIR"), (positions, "position")):
-        bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
-        if len(bad):
-            raise InputError(f"{folder}: {what} {bad[0]} holds NaN or infinity; measure it again or remove it")
-    silent = np.flatnonzero(np.abs(cut).max(axis=1) == 0)
-    if len(silent):
-        raise InputError(
-            f"{folder}: RIR {silent[0]} is silent in its first {RIR_LENGTH / SAMPLE_RATE:.3f} s; "
-            "measure it again or remove it"
-        )
-    return resample(cut, sample_rate), positions
-
-
-def _read_array(path: Path) -> np.ndarray:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; a room folder needs RIRs.npy and xyzs.npy") from None
-    except Exception as error:  # whatever a damaged file makes of numpy's reader
-        raise InputError(f"{path}: cannot be read as a .npy array ({error or 'it is empty'})") from None
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{path}: cannot be read as a .npy array; it is an archive of several")
-    if not np.issubdtype(array.dtype, np.floating) and not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"{path}: holds {array.dtype} but must hold real numbers")
-    return array
 
 
 def _read_splits(value: object, count: int, where: Path) -> dict[str, np.ndarray]:

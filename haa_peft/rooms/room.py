@@ -18,6 +18,8 @@ from haa_peft.rooms.splits import NAMES, farthest_points
 
 NAME_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """Pattern of a room's or a configuration's name."""
+SIMULATED = "simulated"
+"""The room whose configurations are simulated by number."""
 NEAREST = 0.01
 """Metres; closer than this, two positions are one."""
 
@@ -73,7 +75,7 @@ class Room:
 
     @property
     def own(self) -> np.ndarray:
-        """Indices of the training measurements that were made in this configuration."""
+        """Indices (M,) of the training measurements that were made in this configuration."""
         return self.without_borrowed().splits["train"]
 
     @property
@@ -119,7 +121,7 @@ class Room:
 
     @cached_property
     def view(self) -> np.ndarray:
-        """The same as seen from the viewpoint; coordinates count from the receiver there too."""
+        """The same (3, 256, 512) m as seen from the viewpoint; coordinates count from the receiver there too."""
         if self.viewpoint is None:
             return self.panorama
         view = render_panorama(self.geometry, self.viewpoint, self.channels)
@@ -143,7 +145,10 @@ class Room:
         return dataclasses.replace(self, channels=every, loan=loan)
 
     def with_shots(self, shots: int) -> Room:
-        """The same room with only ``shots`` of its training positions, well spread, and scaled by them alone."""
+        """The same room with only ``shots`` of its training positions, well spread, and scaled by them alone.
+
+        Raises ``InputError`` unless it has so many.
+        """
         train = self.splits["train"]
         if not 1 <= shots <= len(train):
             raise InputError(
@@ -155,7 +160,7 @@ class Room:
         return self.with_splits({**self.splits, "train": kept})
 
     def with_splits(self, splits: dict[str, np.ndarray]) -> Room:
-        """The same room with other splits, scaled by their training measurements."""
+        """The same room with other splits, indices (M,) each, scaled by their training measurements."""
         peak = float(np.abs(self.rirs[splits["train"]]).max())
         return dataclasses.replace(self, rirs=self.rirs / peak, scale=self.scale * peak, splits=splits).refitted()
 

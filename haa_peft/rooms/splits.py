@@ -27,14 +27,14 @@ def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:
 
 
 def default_splits(positions: np.ndarray) -> dict[str, np.ndarray]:
-    """12 farthest points train; the rest alternate between validation and test by index."""
+    """12 farthest of the positions (N, 3) train; the rest alternate between validation and test by index."""
     train = farthest_points(positions, SHOTS)
     rest = np.setdiff1d(np.arange(len(positions)), train)
     return {"train": train, "valid": rest[0::2], "test": rest[1::2]}
 
 
 def redraw(splits: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Other splits with the same test positions: 12 of the others at random train, the rest validate."""
+    """Other splits, indices (M,), with the same test positions: 12 others at random train, the rest validate."""
     others = np.sort(np.concatenate([splits["train"], splits["valid"]]))
     order = np.random.default_rng(seed).permutation(others)
     return {"train": order[:SHOTS], "valid": order[SHOTS:], "test": splits["test"]}

@@ -20,8 +20,8 @@ from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically
 from haa_peft.geometry.panorama import panorama_from_depth, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.simulation.acoustics import simulate
 from haa_peft.simulation.draw import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, draw_room
+from haa_peft.simulation.simulate import simulate
 
 ROOMS_PER_SHARD = 25
 FORMAT = 3
@@ -77,7 +77,7 @@ def features() -> Any:
 
 
 def row_of(index: int, room: DrawnRoom, rirs: np.ndarray) -> dict[str, Any]:
-    """A simulated room as a row of the corpus; ``absorption`` is the walls' mean by area."""
+    """A simulated room with RIRs (P, 9600) as a row of the corpus; ``absorption`` is the walls' mean by area."""
     surfaces = room.surfaces
     areas = [wall.area for wall in room.walls]
     return {
@@ -97,7 +97,7 @@ def row_of(index: int, room: DrawnRoom, rirs: np.ndarray) -> dict[str, Any]:
 
 
 def write_shard(folder: Path, seed: int, odd: bool, shard: int) -> Path:
-    """Simulate one shard of rooms and write it beside its target, then rename."""
+    """Simulate one ``shard`` of rooms of :func:`simulate_corpus` and write it beside its target, then rename."""
     from datasets.arrow_writer import ArrowWriter
 
     path = shard_path(folder, shard)
@@ -126,6 +126,11 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     seed : the corpus' seed; a folder holds one seed only.
     workers : processes, all cores unless given.
     odd : rooms outside the distribution that is trained on (:func:`~haa_peft.simulation.draw.draw_room`).
+
+    Raises
+    ------
+    InputError
+        When a number is too small, or the folder holds another corpus or cannot be written.
     """
     from tqdm import tqdm
 
@@ -162,7 +167,10 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
 
 
 def about_corpus(folder: Path) -> dict[str, Any]:
-    """What ``corpus.json`` says: ``format``, ``seed``, ``odd``, ``rooms_per_shard``, ``sources_per_room``."""
+    """What ``corpus.json`` says: ``format``, ``seed``, ``odd``, ``rooms_per_shard``, ``sources_per_room``.
+
+    Raises ``InputError`` where it is not there.
+    """
     path = folder / "corpus.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))

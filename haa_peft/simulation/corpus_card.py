@@ -27,7 +27,7 @@ QUANTITIES = {
 
 
 def corpus_quantities(corpus: Corpus) -> dict[str, np.ndarray]:
-    """Per room ``volume``, ``t60`` as drawn and mean ``absorption``; per RIR paper-compatible metrics and distance."""
+    """Per room ``volume``, ``t60`` as drawn, mean ``absorption``; per RIR the paper's metrics, distance; (N,) each."""
     from tqdm import tqdm
 
     found: dict[str, list[np.ndarray]] = {name: [] for name in QUANTITIES}
@@ -44,7 +44,10 @@ def corpus_quantities(corpus: Corpus) -> dict[str, np.ndarray]:
 
 
 def write_card(folder: Path, out: Path) -> str:
-    """Write ``README.md`` and ``corpus.png`` about a corpus to ``out``; gives the page."""
+    """Write ``README.md`` and ``corpus.png`` about a corpus to ``out``; gives the page.
+
+    Raises ``InputError`` without matplotlib.
+    """
     if find_spec("matplotlib") is None:
         raise InputError('a data card needs the package matplotlib; pip install "haa-peft[plots]"')
     corpus = Corpus(folder)

@@ -101,8 +101,12 @@ def eyring_absorption(volume: float, area: float, t60: float) -> float:
 def draw_room(seed: int, index: int, n_positions: int = SOURCES_PER_ROOM, *, odd: bool = False) -> DrawnRoom:
     """Draw room ``index`` of the corpus ``seed``.
 
-    With ``odd`` it is larger than any that is trained on, 2000 to 6000 m3, none is a box or a corridor, and absorption
-    is more uneven.
+    Parameters
+    ----------
+    seed, index : the same ones draw the same room.
+    n_positions : in it; the first ones are the same for any number.
+    odd : it is larger than any that is trained on, 2000 to 6000 m3, none is a box or a corridor, and absorption is
+        more uneven.
     """
     rng = np.random.default_rng((seed, index, 1) if odd else (seed, index))
     kinds, chances = list(PLANS), np.array(list(PLANS.values()))

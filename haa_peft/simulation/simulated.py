@@ -15,14 +15,15 @@ import numpy as np
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
-from haa_peft.simulation.acoustics import simulate
+from haa_peft.rooms.room import SIMULATED, Room
+from haa_peft.rooms.splits import SHOTS, farthest_points
 from haa_peft.simulation.cache import cache_folder, kept
 from haa_peft.simulation.corpus import FORMAT
 from haa_peft.simulation.draw import DrawnRoom, draw_room
+from haa_peft.simulation.simulate import simulate
 
-ROOM = "simulated"
 POSITIONS = 30
-NAME = re.compile(rf"{ROOM}/(0|[1-9]\d{{0,8}})-(0|[1-9]\d{{0,8}})")
+NAME = re.compile(rf"{SIMULATED}/(0|[1-9]\d{{0,8}})-(0|[1-9]\d{{0,8}})")
 
 
 def is_simulated_name(name: str) -> bool:
@@ -49,11 +50,11 @@ def make_simulated(name: str, folder: Path | None = None) -> Path:
     """
     found = NAME.fullmatch(name)
     if found is None:
-        raise InputError(f"{name}: no such room; must be {ROOM}/SEED-INDEX, such as {ROOM}/1000-0")
+        raise InputError(f"{name}: no such room; must be {SIMULATED}/SEED-INDEX, such as {SIMULATED}/1000-0")
     seed, index = map(int, found.groups())
     drawn = draw_room(seed, index, POSITIONS)
     shape = len(drawn.positions), RIR_LENGTH
-    target = (folder or cache_folder() / ROOM) / f"{seed}-{index}-n{POSITIONS}-v{FORMAT}"
+    target = (folder or cache_folder() / SIMULATED) / f"{seed}-{index}-n{POSITIONS}-v{FORMAT}"
     return kept(target, name, shape, lambda: _made(drawn, seed, index))
 
 
@@ -62,7 +63,7 @@ def _made(drawn: DrawnRoom, seed: int, index: int) -> tuple[np.ndarray, np.ndarr
     import pyroomacoustics as pra
 
     description = {
-        "room": ROOM,
+        "room": SIMULATED,
         "configuration": f"{seed}-{index}",
         "sample_rate": SAMPLE_RATE,
         "receiver_xyz": drawn.receiver.tolist(),
@@ -75,3 +76,18 @@ def _made(drawn: DrawnRoom, seed: int, index: int) -> tuple[np.ndarray, np.ndarr
         "t60_s": drawn.t60,
     }
     return simulate(drawn, (seed, index)), drawn.positions, description
+
+
+def simulated_rooms(count: int, seed: int = 0) -> list[Room]:
+    """The first rooms of the corpus ``seed``, with 12 of their positions for training and none for anything else."""
+    rooms = []
+    for index in range(count):
+        drawn = draw_room(seed, index)
+        rirs = simulate(drawn, (seed, index))
+        train = farthest_points(drawn.positions, SHOTS)
+        scale = float(np.abs(rirs[train]).max())
+        empty = np.array([], dtype=np.int64)
+        splits = {"train": train, "valid": empty, "test": empty}
+        rirs = (rirs / scale).astype(np.float32)
+        rooms.append(Room(SIMULATED, str(index), rirs, drawn.positions, drawn.receiver, drawn.surfaces, splits, scale))
+    return rooms

@@ -10,8 +10,8 @@ import numpy as np
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.simulation.acoustics import Beam
-from haa_peft.simulation.draw import OCTAVE_BANDS, eyring_absorption
+from haa_peft.simulation.draw import OCTAVE_BANDS, Face, eyring_absorption
+from haa_peft.simulation.simulate import Beam, computed, fade_in, out_of_sight, place, polyhedron
 
 LENGTH = 13_230
 """Samples of a stored RIR at 22 050 Hz (0.6 s)."""
@@ -60,10 +60,8 @@ def _loudspeaker(twin: Twin) -> Beam:
     return Beam(twin.facing, np.array(SHARPNESS), np.array(REAR_LEVEL))
 
 
-def _walls(twin: Twin) -> list:
-    """Walls and obstacles for pyroomacoustics, whose normals must all point out of the air."""
-    import pyroomacoustics as pra
-
+def _faces(twin: Twin) -> list[Face]:
+    """Walls, and obstacles as plates."""
     low, high = twin.surfaces.bounds()
     quads = [_corners(points) for points in twin.surfaces.points]
     normals = [np.cross(quad[1] - quad[0], quad[3] - quad[0]) for quad in quads]
@@ -72,47 +70,31 @@ def _walls(twin: Twin) -> list:
     x, y, z = high - low
     mean = eyring_absorption(x * y * z, 2 * (x * y + x * z + y * z), twin.finish.t60) * twin.finish.correction
     absorption = np.clip(mean * weights[:, None] * np.array(twin.finish.bands), 0.01, 0.98)
-    # face, its absorption, and a vector out of the air
-    faces = [(quad, absorption[i], quad.mean(axis=0) - (low + high) / 2) for i, quad in enumerate(quads[:6])]
+    faces = [Face(quad, absorption[i], quad.mean(axis=0) - (low + high) / 2) for i, quad in enumerate(quads[:6])]
     for quad, normal in zip(quads[6:], normals[6:], strict=True):
         half = normal / np.linalg.norm(normal) * OBSTACLE_THICKNESS / 2
         above, below = quad + half, quad - half
         rim = [np.array([above[k - 1], above[k], below[k], below[k - 1]]) for k in range(4)]
         flat = np.full(len(OCTAVE_BANDS), OBSTACLE_ABSORPTION)
-        faces += [(face, flat, quad.mean(axis=0) - face.mean(axis=0)) for face in (above, below, *rim)]
-    scattering = np.full(len(OCTAVE_BANDS), SCATTERING)
-    walls = []
-    for face, coefficients, outwards in faces:
-        is_right = np.cross(face[1] - face[0], face[3] - face[0]) @ outwards > 0
-        walls.append(pra.wall_factory((face if is_right else face[::-1]).T, coefficients, scattering))
-    return walls
+        faces += [Face(face, flat, quad.mean(axis=0) - face.mean(axis=0)) for face in (above, below, *rim)]
+    return faces
 
 
 def simulate_twin(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np.ndarray:
-    """RIRs (N, 13230) float32 from the loudspeaker to all positions, direct sound at d / 343 s."""
-    import pyroomacoustics as pra
+    """RIRs (N, 13230) float32 from the loudspeaker to all positions, direct sound at d / 343 s.
+
+    Parameters
+    ----------
+    twin : the room. positions : (N, 3) m. name, seed : draw diffuse tails and noise.
+    """
     from scipy.signal import fftconvolve, firwin2, minimum_phase
 
-    pra.constants.set("num_threads", 1)
-    pra.random.seed(seed)
-    room = pra.Room(_walls(twin), fs=SAMPLE_RATE, max_order=IMAGE_ORDER, ray_tracing=True, air_absorption=True)
-    room.set_ray_tracing(n_rays=RAYS, receiver_radius=RECEIVER_RADIUS, time_thres=LENGTH / SAMPLE_RATE)
-    source = pra.soundsource.SoundSource(twin.loudspeaker)
-    source.directivity = _loudspeaker(twin)
-    room.add(source)
-    room.add_microphone_array(positions.T)
+    room = polyhedron(_faces(twin), SCATTERING, IMAGE_ORDER)
+    rays = {"n_rays": RAYS, "receiver_radius": RECEIVER_RADIUS, "time_thres": LENGTH / SAMPLE_RATE}
+    place(room, twin.loudspeaker, _loudspeaker(twin), positions, seed, rays)
     room.compute_rir()
-    # pyroomacoustics delays every RIR by half its fractional-delay filter
-    lead = pra.constants.get("frac_delay_length") // 2
-    rirs = np.zeros((len(positions), LENGTH))
-    for row, (rir,) in zip(rirs, room.rir, strict=True):
-        kept = rir[lead : lead + LENGTH]
-        row[: len(kept)] = kept
-    # its octave bands are of zero phase: what rings before the direct sound fades in over 35 samples
-    arrival = np.linalg.norm(positions - twin.loudspeaker, axis=1) / SPEED_OF_SOUND * SAMPLE_RATE
-    rirs *= ((np.arange(LENGTH) - arrival[:, None] + 40) / 35).clip(0, 1)
-    direct_is_seen = room.visibility[0][:, source.orders == 0].any(axis=1)
-    for i in np.flatnonzero(~direct_is_seen):
+    rirs = computed(room, LENGTH) * fade_in(np.linalg.norm(positions - twin.loudspeaker, axis=1), LENGTH)
+    for i in out_of_sight(room):
         rirs[i] += _round_the_edges(twin, positions[i])
     # minimum_phase halves the decibels of its prototype
     response = minimum_phase(firwin2(2047, RESPONSE_HZ, 10 ** (np.array(RESPONSE_DB) / 10), fs=SAMPLE_RATE))

@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from haa_peft.adapters.settings import MethodSettings
-from haa_peft.augmentation.settings import Augmentation
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
+from haa_peft.satellites import satellite
 from haa_peft.settings import fields, new_names, read
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.elsewhere import name_of_rooms, runs_elsewhere, with_geometry_for
@@ -181,7 +181,7 @@ def _read_run(where: str, name: str, given: Mapping[str, Any], rooms: Sequence[s
         if not isinstance(given.get("augment", []), list):
             raise InputError(f"augment is {given['augment']!r} but must be a list, such as [{given['augment']}]")
         if "augment" in given:
-            training["augment"] = Augmentation.parse(given["augment"])
+            training["augment"] = satellite("augmentation", "augment").augmentation(given["augment"])
         TrainingSettings(**training)
         facts = {"label": name, **read(RunSpec, given)}
         facts |= {key: Source(**given[key]) for key in SOURCES if key in given}

@@ -16,7 +16,7 @@ import numpy as np
 
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
-from haa_peft.simulation.simulated import ROOM as SIMULATED
+from haa_peft.rooms.room import SIMULATED
 from haa_peft.tables import COLUMNS
 
 ARCHIVE = "runs.tar.xz"

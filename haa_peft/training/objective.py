@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 
 from haa_peft.acoustics.losses import training_loss
 from haa_peft.acoustics.spectrogram import magnitude
-from haa_peft.augmentation.settings import Augmentation, check_augmentation, vary
 from haa_peft.errors import InputError
 from haa_peft.model.predict import nearest_references
 from haa_peft.model.tensors import EncodedRoom, RoomTensors
@@ -142,15 +142,15 @@ class RoomsObjective(nn.Module):
         rooms: Sequence[Room],
         *,
         audible_decay: float = 0.0,
-        augment: Augmentation | None = None,
+        augment: Any = None,
     ) -> None:
         super().__init__()
         every = [RoomObjective(backbone, room, audible_decay=audible_decay) for room in rooms]
         self.rooms = nn.ModuleList(every)
         self.counts = [objective.shots for objective in every]
-        self._sources, self._augment = list(rooms), augment or Augmentation()
-        for room in rooms:
-            check_augmentation(room, self._augment)
+        self._sources, self._augment = list(rooms), augment
+        for room in rooms if augment else ():
+            augment.check(room)
         # not modules of this one: DDP would send what they hold to all processes at every step
         self._variants: dict[tuple[int, int], RoomObjective] = {}
 
@@ -191,12 +191,12 @@ class RoomsObjective(nn.Module):
     def _draw_variant(self, i: int, seed: int, step: int) -> int:
         """The variant of room ``i`` that a step takes place in; it is made if it is not there."""
         rng = np.random.default_rng((seed, step, i, CHOICE))
-        if not self._augment.describe() or rng.random() >= VARIED:
+        if not self._augment or rng.random() >= VARIED:
             return 0
         number = int(rng.integers(VARIANTS)) + 1
         if (i, number) not in self._variants:
             own = self.each()[i]
-            room = vary(self._sources[i], self._augment, (seed, i, number))
+            room = self._augment.vary(self._sources[i], (seed, i, number))
             variant = RoomObjective(own.backbone, room, audible_decay=own.audible_decay)
             self._variants[i, number] = variant.to(own.positions.device)
         return number

@@ -12,7 +12,7 @@ from haa_peft.adapters.layers import layer_names, layer_of
 from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
-from haa_peft.rooms.splits import farthest_points
+from haa_peft.satellites import satellite
 from haa_peft.training.objective import RoomsObjective, draw_references
 from haa_peft.training.settings import TrainingSettings
 
@@ -30,26 +30,6 @@ class Sensitivity(NamedTuple):
     simulation: float
 
 
-def simulated_rooms(count: int, seed: int = 0) -> list[Room]:
-    """The first rooms that pretraining drew, of as many measurements as a room has; some seconds each."""
-    from haa_peft.simulation.acoustics import simulate
-    from haa_peft.simulation.draw import draw_room
-
-    rooms = []
-    for index in range(count):
-        drawn = draw_room(seed, index)
-        rirs = simulate(drawn, (seed, index))
-        train = farthest_points(drawn.positions, 12)
-        scale = float(np.abs(rirs[train]).max())
-        empty = np.array([], dtype=np.int64)
-        splits = {"train": train, "valid": empty, "test": empty}
-        rirs = (rirs / scale).astype(np.float32)
-        rooms.append(
-            Room("simulated", str(index), rirs, drawn.positions, drawn.receiver, drawn.surfaces, splits, scale)
-        )
-    return rooms
-
-
 def measure_sensitivity(backbone: XRIR, rooms: Sequence[Room], training: TrainingSettings) -> list[Sensitivity]:
     """Sensitivity of every layer's weights to the rooms' measurements and to simulated ones, in the data's order.
 
@@ -57,7 +37,8 @@ def measure_sensitivity(backbone: XRIR, rooms: Sequence[Room], training: Trainin
     to tell which weights a task needs): squared gradients of the loss of single measurements, averaged, and summed
     over a layer's weights.
     """
-    information = [_fisher(backbone, group, training) for group in (rooms, simulated_rooms(SIMULATED))]
+    simulated = satellite("simulation", "--freeze auto").draw_rooms(SIMULATED)
+    information = [_fisher(backbone, group, training) for group in (rooms, simulated)]
     sums = [sum(values.values()) for values in information]
     return [
         Sensitivity(layer, *(values[layer] / total for values, total in zip(information, sums, strict=True)))

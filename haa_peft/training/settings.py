@@ -74,7 +74,7 @@ class TrainingSettings:
         """As JSON; without ``augment`` if nothing is on, as results and cards had it before there was any."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         augment = found.pop("augment")
-        on = None if augment is None else augment.describe()
+        on = augment and augment.to_json()
         return {**found, "augment": on} if on else found
 
     def of_method(self, method: str) -> TrainingSettings:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from haa_peft import load_room
-from haa_peft.augmentation.settings import USUAL, Augmentation, check_augmentation, vary
+from haa_peft.augmentation.settings import USUAL, Augmentation, vary
 from haa_peft.errors import InputError
 from haa_peft.rooms.room import NEAREST
 
@@ -110,11 +110,12 @@ def test_angles_mirrors_and_sizes_that_are_drawn(room):
 
 def test_parsing_and_describing():
     assert Augmentation.parse([]) == Augmentation()
-    assert Augmentation().describe() == {}
+    assert Augmentation().to_json() == {}
+    assert not Augmentation()
     found = Augmentation.parse(["mirror", "scale=0.2", "rotation"])
     assert found == Augmentation(mirror=True, scale=0.2, rotation=1.0)
-    assert found.describe() == {"rotation": 1.0, "mirror": True, "scale": 0.2}
-    assert Augmentation.parse(USUAL).describe() == USUAL
+    assert found.to_json() == {"rotation": 1.0, "mirror": True, "scale": 0.2}
+    assert Augmentation.parse(USUAL).to_json() == USUAL
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_bad_augmentation(texts, message):
 
 def test_a_depth_map_is_not_moved(room_folder):
     room = load_room(room_folder, "none")
-    check_augmentation(room, Augmentation(positions=0.1))
+    Augmentation(positions=0.1).check(room)
     assert not np.array_equal(vary(room, Augmentation(positions=0.1), (0,)).positions, room.positions)
     with pytest.raises(InputError, match="studio/base has no planes but a depth panorama, which --augment does not"):
-        check_augmentation(room, Augmentation(positions=0.1, mirror=True))
+        Augmentation(positions=0.1, mirror=True).check(room)

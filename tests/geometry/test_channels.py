@@ -7,11 +7,11 @@ import trimesh
 
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import MATERIALS
-from haa_peft.geometry.mesh import UPS, read_mesh
+from haa_peft.geometry.estimate.mesh import UPS, read_mesh
 from haa_peft.geometry.panorama import DepthMap, directions, render_panorama, surface_channels, without_channels
 from haa_peft.geometry.surfaces import Surfaces
 from tests.geometry.conftest import RECEIVER, SIZE
-from tests.geometry.test_mesh import box, write
+from tests.geometry.estimate.test_mesh import box, write
 
 BOTH = ("normals", "materials")
 WALLS = ("wood", "wood", "massive", "glazing", "floor_covering", "absorber")

@@ -7,9 +7,9 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.simulation import corpus as corpus_module
-from haa_peft.simulation.acoustics import edge_points, share_inside, simulate
 from haa_peft.simulation.corpus import Corpus, shard_path, simulate_corpus
 from haa_peft.simulation.draw import PLANS, DrawnRoom, Face, _box, draw_room, eyring_absorption
+from haa_peft.simulation.simulate import edge_points, share_inside, simulate
 
 
 def even_room(t60, **changes):

@@ -377,7 +377,7 @@ def test_statistics_are_the_rooms(room, accelerator, tmp_path):
 def test_auto_freezing_measures_both_domains(room, tiny_backbone, accelerator, tmp_path, monkeypatch):
     """Shares against squared gradients of the network's plain forward pass."""
     other = dataclasses.replace(room, rirs=room.rirs[:, ::-1].copy())
-    monkeypatch.setattr(sensitivity_module, "simulated_rooms", lambda count: [other])
+    monkeypatch.setattr("haa_peft.simulation.draw_rooms", lambda count: [other])
     settings = dataclasses.replace(SHORT, audible_decay=0.0)
     found = sensitivity_module.measure_sensitivity(tiny_backbone, [room], settings)
     for domain in ("room", "simulation"):

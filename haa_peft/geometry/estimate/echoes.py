@@ -76,6 +76,11 @@ def echo_evidence(rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray)
     Parameters
     ----------
     rirs : (N, T) at least 3 measurements. positions : (N, 3) m. receiver : (3,) m.
+
+    Raises
+    ------
+    InputError
+        When they are fewer, of other shapes, not finite, or end within 33 ms of their direct sound.
     """
     rirs, positions = np.asarray(rirs, dtype=np.float64), np.asarray(positions, dtype=np.float64)
     receiver = np.asarray(receiver, dtype=np.float64)

@@ -16,11 +16,13 @@ import numpy as np
 
 from haa_peft.environment import broken_torchaudio_hidden, loading
 from haa_peft.errors import InputError
-from haa_peft.geometry import sight
-from haa_peft.geometry.depth_file import TURNINGS, other_convention
-from haa_peft.geometry.entry import check_keys, choice, file_of, number, package
+from haa_peft.geometry.entry import check_keys
+from haa_peft.geometry.estimate import sight
+from haa_peft.geometry.estimate.depth_file import TURNINGS, other_convention
+from haa_peft.geometry.estimate.entry import choice, file_of, number, package
 from haa_peft.geometry.estimate.scales import Heights, fit_depth
 from haa_peft.geometry.estimate.views import cut_views
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import DepthMap, directions
 
 KEYS = ("rgb", "model", "output", "centre_azimuth", "turning", "height", "room_height")
@@ -32,9 +34,15 @@ WIDEST = 2048
 """Pixels across; wider pictures are reduced before they are cut."""
 
 
-def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
-    """A depth panorama estimated from a photographed one.
+def read_photo(entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> DepthMap:
+    """A depth panorama (256, 512) estimated from a photographed one.
 
+    Parameters
+    ----------
+    entry, folder, known, where : as :func:`haa_peft.geometry.estimate.estimate` takes them.
+
+    Notes
+    -----
     The entry's keys, and what goes without saying:
 
     - ``rgb``: an equirectangular picture taken at the receiver. ``centre_azimuth``: degrees, of its middle; 0 (+x).
@@ -44,6 +52,11 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: sight.Known, where
     - ``height``: metres from the receiver down to the floor, or to the table that fills most of what is below it; its
       z, which puts the floor at 0. The scale stands and falls with it.
     - ``room_height``: metres, if known.
+
+    Raises
+    ------
+    InputError
+        When picture or model cannot be read, there is no scale, or the result contradicts positions and direct sound.
     """
     check_keys(entry, KEYS, where)
     path = file_of(entry, "rgb", folder, where)

@@ -14,8 +14,8 @@ from scipy.optimize import least_squares
 
 from haa_peft.errors import InputError
 from haa_peft.geometry.estimate.views import AXES, look_up
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import directions, solid_angles
-from haa_peft.geometry.sight import Known
 
 STEEP = np.radians(25.0)
 """Below and above the horizon, from which on floor and ceiling are sought."""
@@ -40,7 +40,7 @@ class Heights:
     room: float | None = None
 
     def distance(self, elevation: np.ndarray) -> np.ndarray:
-        """To floor and ceiling, in metres, at elevations in radians; NaN towards the walls."""
+        """To floor and ceiling (...,) in metres, at elevations (...,) in radians; NaN towards the walls."""
         with np.errstate(divide="ignore"):
             steep = 1 / np.where(np.abs(elevation) > STEEP, np.abs(np.sin(elevation)), np.nan)
         ceiling = np.nan if self.room is None else self.room - self.receiver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from haa_peft.geometry.depth_file import source_pixels
+from haa_peft.geometry.estimate.depth_file import source_pixels
 
 FIELD = np.radians(110.0)
 """Angle of a view; the faces of a cube overlap by 20 degrees, so that their scales can be compared."""

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from haa_peft.geometry.estimate.sight import agreeing_turns, behind, contradicting, contradicts, sight_notes, turned
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import depth_around, directions, pixels_of
-from haa_peft.geometry.sight import Known, agreeing_turns, behind, contradicting, contradicts, sight_notes, turned
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.load import load_room
 from tests.conftest import decaying_noise

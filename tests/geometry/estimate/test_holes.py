@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from haa_peft.geometry.holes import fill_holes
+from haa_peft.geometry.estimate.holes import fill_holes
 from haa_peft.geometry.panorama import directions, open_share, solid_angles
 from tests.geometry.conftest import RECEIVER, SIZE
 

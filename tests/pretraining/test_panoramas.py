@@ -11,8 +11,8 @@ import torch
 from haa_peft.errors import InputError
 from haa_peft.geometry.estimate.echo_maps import HEIGHT, WIDTH
 from haa_peft.geometry.estimate.network import load_network
-from haa_peft.geometry.estimate.train_network import draw_maps
 from haa_peft.geometry.panorama import directions, render_depth
+from haa_peft.pretraining.panoramas import draw_maps
 from haa_peft.simulation.corpus import Corpus
 from tests.pretraining.test_pretraining import RECIPE, load_recipe
 

@@ -10,7 +10,9 @@ import numpy as np
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.geometry.channels import MATERIALS
-from haa_peft.geometry.entry import package
+from haa_peft.geometry.estimate.entry import package
+from haa_peft.geometry.estimate.sight import behind, sight_notes
+from haa_peft.geometry.known import STRAIGHT, Known
 from haa_peft.geometry.panorama import (
     TRUST,
     DepthMap,
@@ -20,7 +22,6 @@ from haa_peft.geometry.panorama import (
     solid_angles,
     surface_channels,
 )
-from haa_peft.geometry.sight import STRAIGHT, Known, behind, sight_notes
 from haa_peft.rooms.room import Room
 
 

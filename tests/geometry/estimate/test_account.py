@@ -6,7 +6,7 @@ import trimesh
 from PIL import Image
 
 from haa_peft.cli import main
-from haa_peft.evaluation.geometry_account import account
+from haa_peft.geometry.estimate.account import account
 from haa_peft.rooms.load import load_room
 
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from haa_peft.acoustics.alignment import SPEED_OF_SOUND
-from haa_peft.acoustics.iso import sounding_part
-from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.geometry.known import STRAIGHT, Known
 from haa_peft.geometry.panorama import directions, pixels_of
 
 MARGIN, SHARE_OF_DISTANCE = 0.25, 0.05
 """Metres, and share of its distance, by which a position may lie behind a surface: scans and positions have errors."""
-STRAIGHT = 0.3
-"""Metres by which direct sound may be earlier than its way, or come straight though it is later."""
 CONTRADICTED = 0.2
 """Of the positions; if more are heard too early, the map is not of this room."""
 FEWEST = 2
@@ -25,57 +19,6 @@ EDGE = 1.15
 """Ratio of neighbouring depths from which on they are of two things, one before the other."""
 STEPS, FIRST = 24, 2
 """Points of a way from a rim that are looked at, and which of them is the first that is not at the rim any more."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a room besides its geometry.
-
-    Attributes
-    ----------
-    receiver : (3,) metres in room coordinates.
-    positions : (N, 3) metres in room coordinates.
-    heard : indices of the positions whose measurements may be looked at, those that train.
-    travelled : (M,) metres that their direct sound has come, by its delay.
-    rirs : (M, T) at 22 050 Hz, of the heard ones; for geometry from sound alone.
-    """
-
-    receiver: np.ndarray
-    positions: np.ndarray
-    heard: np.ndarray
-    travelled: np.ndarray
-    rirs: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, receiver: np.ndarray, positions: np.ndarray, rirs: np.ndarray, train: np.ndarray) -> Known:
-        """From RIRs (N, T) at 22 050 Hz; the onset is 20 dB below the peak (ISO 3382-1)."""
-        onset, _ = sounding_part(rirs[train].astype(np.float64))
-        return cls(receiver, positions, train, onset / SAMPLE_RATE * SPEED_OF_SOUND, rirs[train])
-
-    @property
-    def places(self) -> np.ndarray:
-        """Positions as seen from the receiver, (N, 3) m."""
-        return self.positions - self.receiver
-
-    @property
-    def late(self) -> np.ndarray:
-        """Metres that the direct sound of the heard ones has come beyond their distance, (M,)."""
-        return self.travelled - np.linalg.norm(self.places[self.heard], axis=1)
-
-    @property
-    def is_on_time(self) -> np.ndarray:
-        """Which of the heard ones are not heard before sound can be there, (M,); other delays are not to be trusted."""
-        return self.late > -STRAIGHT
-
-    @property
-    def on_time(self) -> np.ndarray:
-        """Their indices."""
-        return self.heard[self.is_on_time]
-
-    @property
-    def straight(self) -> np.ndarray:
-        """Indices of the positions that are heard after their distance, as those in sight are."""
-        return self.heard[np.abs(self.late) < STRAIGHT]
 
 
 def behind(depth: np.ndarray, places: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
@@ -92,7 +35,7 @@ def behind(depth: np.ndarray, places: np.ndarray, neighbours: int = NEIGHBOURS) 
 
 
 def contradicting(depth: np.ndarray, known: Known) -> np.ndarray:
-    """Indices of the positions that are heard before sound can have come round what a depth map shows."""
+    """Indices (M,) of the positions that are heard before sound can have come round what a depth map (h, w) shows."""
     places, travelled = known.places[known.on_time], known.travelled[known.is_on_time]
     allowed = MARGIN + SHARE_OF_DISTANCE * np.linalg.norm(places, axis=1)
     hidden = np.flatnonzero(behind(depth, places) > allowed)
@@ -127,7 +70,7 @@ def _is_reached(depth: np.ndarray, rims: np.ndarray, place: np.ndarray, longest:
 
 
 def contradicts(depth: np.ndarray, known: Known) -> bool:
-    """Whether a depth map is not of this room: many positions are heard too early, or another convention hides none."""
+    """Whether a depth map (h, w) is of another room: many are heard too early, or another convention hides none."""
     wrong = len(contradicting(depth, known))
     if wrong < FEWEST:
         return False
@@ -135,7 +78,7 @@ def contradicts(depth: np.ndarray, known: Known) -> bool:
 
 
 def complaint(depth: np.ndarray, known: Known) -> str:
-    """What contradicts, in words."""
+    """What contradicts a depth map (h, w), in words."""
     early = contradicting(depth, known)
     distance = np.linalg.norm(known.places[early[0]])
     surface = distance - behind(depth, known.places[early[:1]])[0]
@@ -146,18 +89,18 @@ def complaint(depth: np.ndarray, known: Known) -> str:
 
 
 def turned(depth: np.ndarray, degrees: int, mirrored: bool) -> np.ndarray:
-    """A depth map whose azimuth has another sign, then another zero: turned about the vertical by whole degrees."""
+    """A depth map (h, w) whose azimuth has another sign, then another zero: turned about the vertical by degrees."""
     return np.roll(depth[:, ::-1] if mirrored else depth, round(degrees / 360 * depth.shape[1]), axis=1)
 
 
 def agreeing_turns(depth: np.ndarray, known: Known) -> list[tuple[int, bool]]:
-    """Which quarter turns (degrees), of the map or of its mirror image, hide no position; the least changed first."""
+    """Which quarter turns (degrees), of a map (h, w) or its mirror image, hide no position; the least changed first."""
     every = [(0, True), (180, False), (90, False), (-90, False), (180, True), (90, True), (-90, True)]
     return [way for way in every if not len(contradicting(turned(depth, *way), known))]
 
 
 def sight_notes(depth: np.ndarray, known: Known) -> tuple[str, ...]:
-    """How far positions and direct sound bear a depth map out."""
+    """How far positions and direct sound bear a depth map (h, w) out."""
     count, early = len(known.on_time), contradicting(depth, known)
     if not count:
         return ("no direct sound comes at distance / 343 m/s or later, so nothing was checked against it",)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from haa_peft.errors import InputError
-from haa_peft.geometry.depth_file import read_depth_map
+from haa_peft.geometry.estimate.depth_file import read_depth_map
 from haa_peft.geometry.panorama import depth_around, directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from tests.geometry.conftest import RECEIVER, SIZE, heard_at

@@ -5,6 +5,7 @@ By reciprocity the simulation runs from the receiver to all positions at once.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.simulation.draw import OCTAVE_BANDS, DrawnRoom
+from haa_peft.simulation.draw import OCTAVE_BANDS, DrawnRoom, Face
 
 ORDER = 3
 """Of image sources. More leave a hole: scattering takes energy off every image, and pyroomacoustics' rays give it back
@@ -57,7 +58,7 @@ class Beam:
         return rear + (1 - rear) * ((1 + directions @ self.facing) / 2).clip(0) ** sharpness
 
     def get_response(self, azimuth: np.ndarray, colatitude: np.ndarray, degrees: bool) -> np.ndarray:
-        """For image sources; bands come first, against pyroomacoustics' own docstring but as its code needs."""
+        """For image sources, angles (N,) -> (7, N): against pyroomacoustics' own docstring but as its code needs."""
         import pyroomacoustics as pra
 
         return self.amplitude(pra.doa.spher2cart(azimuth, colatitude, degrees=degrees).T)
@@ -71,25 +72,17 @@ class Beam:
 
 
 def simulate(drawn: DrawnRoom, seed: tuple[int, ...]) -> np.ndarray:
-    """RIRs from every position to the receiver, (P, 9600) float32 at 22 050 Hz, direct sound at d / 343 s."""
-    import pyroomacoustics as pra
+    """RIRs from every position to the receiver, (P, 9600) float32 at 22 050 Hz, direct sound at d / 343 s.
 
-    pra.constants.set("num_threads", 1)
-    pra.random.seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-    room = _box(drawn) if drawn.is_box else _polyhedron(drawn)
+    Raises ``InputError`` if pyroomacoustics gives something silent or not finite.
+    """
+    room = _box(drawn) if drawn.is_box else polyhedron([*drawn.walls, *drawn.obstacles], drawn.scattering, ORDER)
     radius = RECEIVER_RADIUS * max(1.0, drawn.volume / 60) ** (1 / 3)
-    room.set_ray_tracing(
-        n_rays=RAYS,
-        receiver_radius=radius,
-        energy_thres=ENERGY_THRESHOLD,
-        time_thres=LENGTH / SAMPLE_RATE,
-        hist_bin_size=BIN_SECONDS,
-    )
-    source = pra.soundsource.SoundSource(drawn.receiver)
-    if drawn.facing is not None:
-        source.directivity = Beam(drawn.facing, drawn.beam, drawn.rear)
-    room.add(source)
-    room.add_microphone_array(drawn.positions.T)
+    beam = None if drawn.facing is None else Beam(drawn.facing, drawn.beam, drawn.rear)
+    rays = {"n_rays": RAYS, "receiver_radius": radius, "time_thres": LENGTH / SAMPLE_RATE}
+    rays |= {"energy_thres": ENERGY_THRESHOLD, "hist_bin_size": BIN_SECONDS}
+    start = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    place(room, drawn.receiver, beam, drawn.positions, start, rays)
     room.image_source_model()
     room.ray_tracing()
     surfaces = drawn.surfaces
@@ -98,22 +91,63 @@ def simulate(drawn: DrawnRoom, seed: tuple[int, ...]) -> np.ndarray:
     energy = share_late_energy(traced_energy(room) / inside[:, None, None], distance)
     room.simulator_state["rt_needed"] = False  # its images alone from here on
     room.compute_rir()
-    # pyroomacoustics delays every RIR by half its fractional-delay filter
-    lead = pra.constants.get("frac_delay_length") // 2
     responses = band_responses(room.octave_bands)
-    rirs = late_field(energy, distance, room, responses, np.random.default_rng(seed))
-    for row, (rir,) in zip(rirs, room.rir, strict=True):
-        kept = rir[lead : lead + LENGTH]
-        row[: len(kept)] += kept
-    sees_receiver = room.visibility[0][:, source.orders == 0].any(axis=1)
-    for i in np.flatnonzero(~sees_receiver):
+    rirs = late_field(energy, distance, room, responses, np.random.default_rng(seed)) + computed(room, LENGTH)
+    for i in out_of_sight(room):
         rirs[i] += round_the_edges(drawn, surfaces, drawn.positions[i], responses)
-    # octave bands are of zero phase: what rings before the direct sound fades in over 35 samples
-    arrival = distance / SPEED_OF_SOUND * SAMPLE_RATE
-    rirs *= ((np.arange(LENGTH) - arrival[:, None] + 40) / 35).clip(0, 1)
+    rirs *= fade_in(distance, LENGTH)
     if not np.isfinite(rirs).all() or not (np.abs(rirs[:, :RIR_LENGTH]).max(axis=1) > 0).all():
         raise InputError(f"pyroomacoustics gave silent or non-finite RIRs for a room of {drawn.size} m, seed {seed}")
     return rirs[:, :RIR_LENGTH].astype(np.float32)
+
+
+def place(
+    room: Any, source: np.ndarray, beam: Beam | None, positions: np.ndarray, seed: int, rays: dict[str, float]
+) -> None:
+    """Put a source and microphones into a room of pyroomacoustics.
+
+    Parameters
+    ----------
+    room : which is changed. source, positions : (3,) and (P, 3) m.
+    beam : of the source, None if it is omnidirectional.
+    seed : of the random numbers of ray tracing. rays : the arguments of ``set_ray_tracing``.
+    """
+    import pyroomacoustics as pra
+
+    pra.constants.set("num_threads", 1)
+    pra.random.seed(seed)
+    room.set_ray_tracing(**rays)
+    room.add(pra.soundsource.SoundSource(source))
+    if beam is not None:
+        room.sources[0].directivity = beam
+    room.add_microphone_array(positions.T)
+
+
+def computed(room: Any, length: int) -> np.ndarray:
+    """What a room of pyroomacoustics computed, (P, length), direct sound at d / 343 s."""
+    import pyroomacoustics as pra
+
+    # pyroomacoustics delays every RIR by half its fractional-delay filter
+    lead = pra.constants.get("frac_delay_length") // 2
+    rirs = np.zeros((len(room.rir), length))
+    for row, (rir,) in zip(rirs, room.rir, strict=True):
+        kept = rir[lead : lead + length]
+        row[: len(kept)] = kept
+    return rirs
+
+
+def out_of_sight(room: Any) -> np.ndarray:
+    """Indices (M,) of the microphones that do not see the source."""
+    return np.flatnonzero(~room.visibility[0][:, room.sources[0].orders == 0].any(axis=1))
+
+
+def fade_in(distance: np.ndarray, length: int) -> np.ndarray:
+    """Weights (P, length) at distances (P,) m: octave bands are of zero phase and ring before the direct sound.
+
+    What does fades in over 35 samples.
+    """
+    arrival = distance / SPEED_OF_SOUND * SAMPLE_RATE
+    return ((np.arange(length) - arrival[:, None] + 40) / 35).clip(0, 1)
 
 
 def traced_energy(room: Any) -> np.ndarray:
@@ -127,7 +161,7 @@ def traced_energy(room: Any) -> np.ndarray:
 
 
 def share_inside(surfaces: Surfaces, position: np.ndarray, radius: float) -> float:
-    """Share of the rays of a diffuse field through a ball that are counted: those closest to its centre in the room.
+    """Share of the rays of a diffuse field through a ball at (3,) m that are counted: those closest to its centre.
 
     Half of them and more are lost to the walls of a corner. The closest points of isotropic lines have uniform
     directions from the centre and uniform squared distances, so what is left is the mean squared depth, over the
@@ -165,9 +199,14 @@ def share_late_energy(energy: np.ndarray, distance: np.ndarray) -> np.ndarray:
 def late_field(
     energy: np.ndarray, distance: np.ndarray, room: Any, responses: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Gaussian noise (P, 10240) whose energy per octave band follows ``energy`` (P, 7, bins).
+    """Gaussian noise (P, 10240) whose energy per octave band follows what was traced.
 
     In place of pyroomacoustics' own, whose few pulses make clarity differ by half a decibel between two runs.
+
+    Parameters
+    ----------
+    energy : (P, 7, bins). distance : (P,) m. room : of pyroomacoustics. rng : draws the noise.
+    responses : of the octave bands, (7, 5121).
     """
     samples = room.rt_args["hist_bin_size_samples"]
     spectra = np.fft.rfft(rng.standard_normal((len(energy), LENGTH)) / np.sqrt(samples))
@@ -192,6 +231,12 @@ def band_responses(octave_bands: Any) -> np.ndarray:
 def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, responses: np.ndarray) -> np.ndarray:
     """Direct sound (10240,) at a position that does not see the receiver: the shortest way round one or two edges.
 
+    Parameters
+    ----------
+    drawn, surfaces : the room. position : (3,) m. responses : of the octave bands, (7, 5121).
+
+    Notes
+    -----
     What passes is 1 / (3 + 20 N) of the energy, N = 2 detour / wavelength (ISO 9613-2, equation 14). Silent where no
     such way is free.
     """
@@ -274,14 +319,17 @@ def _box(drawn: DrawnRoom) -> Any:
     )
 
 
-def _polyhedron(drawn: DrawnRoom) -> Any:
-    """Walls and obstacles, whose normals must all point out of the air."""
+def polyhedron(faces: Sequence[Face], scattering: float, order: int) -> Any:
+    """A room of pyroomacoustics from walls and obstacles, with image sources to an order.
+
+    It wants all normals to point out of the air.
+    """
     import pyroomacoustics as pra
 
-    scattering = np.full(len(OCTAVE_BANDS), drawn.scattering)
+    scatters = np.full(len(OCTAVE_BANDS), scattering)
     walls = []
-    for face in (*drawn.walls, *drawn.obstacles):
+    for face in faces:
         normal = np.cross(face.corners[1:-1] - face.corners[0], face.corners[2:] - face.corners[0]).sum(axis=0)
         corners = face.corners if normal @ face.outwards > 0 else face.corners[::-1]
-        walls.append(pra.wall_factory(corners.T, face.absorption, scattering))
-    return pra.Room(walls, fs=SAMPLE_RATE, max_order=ORDER, ray_tracing=True, air_absorption=True)
+        walls.append(pra.wall_factory(corners.T, face.absorption, scatters))
+    return pra.Room(walls, fs=SAMPLE_RATE, max_order=order, ray_tracing=True, air_absorption=True)

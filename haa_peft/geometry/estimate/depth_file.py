@@ -10,12 +10,14 @@ import numpy as np
 from scipy.ndimage import map_coordinates
 
 from haa_peft.errors import InputError
-from haa_peft.geometry import sight
-from haa_peft.geometry.entry import UNITS, check_keys, choice, file_of, number, package
-from haa_peft.geometry.holes import fill_holes
+from haa_peft.geometry.entry import check_keys
+from haa_peft.geometry.estimate import sight
+from haa_peft.geometry.estimate.entry import UNITS, choice, file_of, number, package
+from haa_peft.geometry.estimate.holes import fill_holes
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, open_share, pixels_of
+from haa_peft.geometry.sources import FILES
 
-ENDINGS = (".npy", ".png", ".exr")
 KEYS = ("depth", "unit", "distance", "centre_azimuth", "turning", "first_row", "holes")
 TURNINGS = ("counterclockwise", "clockwise")
 LEAST_HEIGHT = 32
@@ -23,9 +25,15 @@ MEDIANS = (0.3, 50.0)
 """Metres; the median depth of a room lies between them."""
 
 
-def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
-    """An equirectangular depth panorama around the receiver, brought to this package's convention.
+def read_depth_map(entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> DepthMap:
+    """An equirectangular depth panorama (256, 512) around the receiver, brought to this package's convention.
 
+    Parameters
+    ----------
+    entry, folder, known, where : as :func:`haa_peft.geometry.estimate.estimate` takes them.
+
+    Notes
+    -----
     The entry's keys, and what goes without saying:
 
     - ``depth``: the file; twice as wide as high, any size.
@@ -45,30 +53,16 @@ def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, w
     """
     check_keys(entry, KEYS, where)
     path = file_of(entry, "depth", folder, where)
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"{where}: geometry depth is {path.name} but must end in {', '.join(ENDINGS)}")
-    values = _read(path)
-    height, width = values.shape
-    if width != 2 * height or height < LEAST_HEIGHT:
-        turned = "; transpose it" if height == 2 * width else ""
-        raise InputError(
-            f"{path} is {height} x {width} but a depth panorama is twice as wide as high, at least "
-            f"{LEAST_HEIGHT} x {2 * LEAST_HEIGHT}, such as 256 x 512{turned}"
-        )
-    depth, unit = _in_metres(values, entry, path, where)
-    depth = np.where(depth > 0, depth, np.inf)
-    missing = open_share(depth)
-    if missing > OPEN_SHARE:
-        raise InputError(
-            f"{path}: has no depth in {missing:.0%} of the directions and at most {OPEN_SHARE:.0%} are filled; "
-            "give one that saw more"
-        )
+    if path.suffix.lower() not in FILES["depth"]:
+        raise InputError(f"{where}: geometry depth is {path.name} but must end in {', '.join(FILES['depth'])}")
+    depth, unit, missing = _filled(path, entry, where)
+    height, width = depth.shape
     centre = number(entry, "centre_azimuth", -360, 360, 0.0, where) or 0.0
     clockwise = choice(entry, "turning", TURNINGS, TURNINGS[0], where) == TURNINGS[1]
     upside_down = choice(entry, "first_row", ("up", "down"), "up", where) == "down"
     planar = choice(entry, "distance", ("radial", "planar"), "radial", where) == "planar"
     rays = directions()
-    depth = at_pixels(fill_holes(depth), *source_pixels(rays, depth.shape, centre, clockwise, upside_down))
+    depth = at_pixels(depth, *source_pixels(rays, depth.shape, centre, clockwise, upside_down))
     if planar:
         depth = depth / np.abs(rays).max(axis=-1)
     if sight.contradicts(depth, known):
@@ -89,8 +83,34 @@ def read_depth_map(entry: Mapping[str, Any], folder: Path, known: sight.Known, w
     )  # fmt: skip
 
 
+def _filled(path: Path, entry: Mapping[str, Any], where: str) -> tuple[np.ndarray, str, float]:
+    """Depth (height, width) m of a file, its unit, and the share of the directions that were open and are filled."""
+    values = _read(path)
+    height, width = values.shape
+    if width != 2 * height or height < LEAST_HEIGHT:
+        turned = "; transpose it" if height == 2 * width else ""
+        raise InputError(
+            f"{path} is {height} x {width} but a depth panorama is twice as wide as high, at least "
+            f"{LEAST_HEIGHT} x {2 * LEAST_HEIGHT}, such as 256 x 512{turned}"
+        )
+    depth, unit = _in_metres(values, entry, path, where)
+    depth = np.where(depth > 0, depth, np.inf)
+    missing = open_share(depth)
+    if missing > OPEN_SHARE:
+        raise InputError(
+            f"{path}: has no depth in {missing:.0%} of the directions and at most {OPEN_SHARE:.0%} are filled; "
+            "give one that saw more"
+        )
+    return fill_holes(depth), unit, missing
+
+
 def other_convention(degrees: int, mirrored: bool, centre: float, clockwise: bool) -> tuple[str, float]:
-    """``turning`` and ``centre_azimuth`` that mirror and then turn a panorama read with others."""
+    """``turning`` and ``centre_azimuth`` that mirror and then turn a panorama read with others.
+
+    Parameters
+    ----------
+    degrees, mirrored : by how much, and whether. centre, clockwise : what it was read with.
+    """
     azimuth = ((-centre if mirrored else centre) + degrees + 180) % 360 - 180
     return TURNINGS[int(clockwise != mirrored)], azimuth
 
@@ -98,7 +118,13 @@ def other_convention(degrees: int, mirrored: bool, centre: float, clockwise: boo
 def source_pixels(
     rays: np.ndarray, shape: tuple[int, ...], centre_azimuth: float, clockwise: bool, upside_down: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (...,) of an equirectangular image of another convention that rays (..., 3) pass through."""
+    """Row and column (...,) of an equirectangular image of another convention that rays pass through.
+
+    Parameters
+    ----------
+    rays : (..., 3). shape : of the image, (height, width, ...).
+    centre_azimuth : degrees, of the image's middle. clockwise, upside_down : how it turns and stands.
+    """
     height, width = shape[:2]
     row, column = pixels_of(rays, height, width)
     offset = (column + 0.5) / width * 360 - 180 - centre_azimuth
@@ -107,7 +133,9 @@ def source_pixels(
 
 
 def at_pixels(depth: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Depth at fractional pixels: the nearest one where there are more of them than asked for, else between four.
+    """Depth (...,) of a map (height, width) at fractional pixels, rows and columns (...,).
+
+    The nearest one where there are more of them than asked for, else between four.
 
     Between pixels inverse depth is linear, which it is on planes.
     """
@@ -180,7 +208,7 @@ def _in_metres(values: np.ndarray, entry: Mapping[str, Any], path: Path, where: 
     return depth, unit
 
 
-def _remedy(depth: np.ndarray, known: sight.Known, centre: float, clockwise: bool, upside_down: bool) -> str:
+def _remedy(depth: np.ndarray, known: Known, centre: float, clockwise: bool, upside_down: bool) -> str:
     """Another convention under which a map hides no position."""
     for degrees, mirrored in sight.agreeing_turns(depth, known):
         wrong = " and ".join((["the sign of azimuth"] if mirrored else []) + (["its zero"] if degrees else []))

@@ -5,7 +5,7 @@ import pytest
 import trimesh
 
 from haa_peft.errors import InputError
-from haa_peft.geometry.mesh import UPS, read_mesh
+from haa_peft.geometry.estimate.mesh import UPS, read_mesh
 from haa_peft.geometry.panorama import directions
 from tests.geometry.conftest import RECEIVER, SIZE, heard_at
 

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 
 from haa_peft.errors import InputError
-from haa_peft.geometry import sight
 from haa_peft.geometry.channels import MATERIALS, UNKNOWN, material_number
-from haa_peft.geometry.entry import UNITS, check_keys, choice, file_of, number, package, point
-from haa_peft.geometry.holes import fill_holes
+from haa_peft.geometry.entry import check_keys, point
+from haa_peft.geometry.estimate import sight
+from haa_peft.geometry.estimate.entry import UNITS, choice, file_of, number, package
+from haa_peft.geometry.estimate.holes import fill_holes
+from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, facing, open_share
+from haa_peft.geometry.sources import FILES
 
-ENDINGS = (".obj", ".ply", ".glb", ".gltf", ".stl", ".off")
 KEYS = ("mesh", "unit", "up", "turn", "receiver", "materials")
 STATED_BY_FORMAT = {".glb": ("m", "y"), ".gltf": ("m", "y")}
 """Unit and up axis that glTF 2.0 prescribes (section 3.4)."""
@@ -127,7 +129,10 @@ class Mesh:
         )
 
     def classes(self, mapping: object, where: str) -> np.ndarray | None:
-        """Numbers of the classes of :attr:`materials`, as a mapping says or as they are called; None without any."""
+        """Numbers (M,) of the classes of :attr:`materials`, as a mapping says or as they are called; None without any.
+
+        Raises ``InputError``, which begins with ``where``, for names that are not in the file or are no class.
+        """
         if not isinstance(mapping, Mapping):
             raise InputError(f"{where}: geometry materials is {mapping!r:.60} but must be {{NAME IN FILE: CLASS}}")
         absent = sorted(set(mapping) - set(self.materials))
@@ -150,9 +155,15 @@ class Mesh:
         return placed.min(axis=0), placed.max(axis=0)
 
 
-def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where: str) -> DepthMap:
-    """The depth panorama of a mesh at the receiver.
+def read_mesh(entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> DepthMap:
+    """The depth panorama (256, 512) of a mesh at the receiver.
 
+    Parameters
+    ----------
+    entry, folder, known, where : as :func:`haa_peft.geometry.estimate.estimate` takes them.
+
+    Notes
+    -----
     The entry's keys: ``mesh``, the file; ``unit`` (mm, cm, m, in, ft) and ``up`` (x, y, z, -x, -y, -z), which are
     detected where they are not stated and one reading alone fits receiver, positions and direct sound; ``turn``,
     degrees about the vertical, counterclockwise seen from above; ``receiver``, the receiver in the mesh's own
@@ -166,8 +177,8 @@ def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where:
     """
     check_keys(entry, KEYS, where)
     path = file_of(entry, "mesh", folder, where)
-    if path.suffix.lower() not in ENDINGS:
-        raise InputError(f"{where}: geometry mesh is {path.name} but must end in {', '.join(ENDINGS)}")
+    if path.suffix.lower() not in FILES["mesh"]:
+        raise InputError(f"{where}: geometry mesh is {path.name} but must end in {', '.join(FILES['mesh'])}")
     by_format = STATED_BY_FORMAT.get(path.suffix.lower(), (None, None))
     unit = choice(entry, "unit", list(UNITS), by_format[0], where)
     up = choice(entry, "up", list(UPS), by_format[1], where)
@@ -205,7 +216,7 @@ def read_mesh(entry: Mapping[str, Any], folder: Path, known: sight.Known, where:
     )  # fmt: skip
 
 
-def _choose(mesh: Mesh, path: Path, readings: Sequence[Placement], known: sight.Known) -> tuple[Placement, str]:
+def _choose(mesh: Mesh, path: Path, readings: Sequence[Placement], known: Known) -> tuple[Placement, str]:
     """The one reading that fits, and what speaks for it."""
     misfits = [_misfit(mesh, placement, known) for placement in readings]
     fitting = [placement for placement, misfit in zip(readings, misfits, strict=True) if misfit is None]
@@ -228,7 +239,7 @@ def _choose(mesh: Mesh, path: Path, readings: Sequence[Placement], known: sight.
     raise InputError(f"{path}: {read} {reason}; {remedy}")
 
 
-def _others_that_fit(mesh: Mesh, stated: Placement, known: sight.Known) -> list[Placement]:
+def _others_that_fit(mesh: Mesh, stated: Placement, known: Known) -> list[Placement]:
     """Readings that fit where that which was stated does not: those that depart from it least."""
     others = [
         dataclasses.replace(stated, unit=unit, up=up, turn=stated.turn + turn)
@@ -252,7 +263,7 @@ REMEDIES = (
 """For each stage of :func:`_misfit`."""
 
 
-def _misfit(mesh: Mesh, placement: Placement, known: sight.Known) -> tuple[int, str] | None:
+def _misfit(mesh: Mesh, placement: Placement, known: Known) -> tuple[int, str] | None:
     """Why a mesh cannot lie so, and how far it came (0 to 4); None if it can."""
     low, high = mesh.bounds(placement)
     x, y, z = high - low
