@@ -38,7 +38,7 @@ def commands(page):
                     yield part.split(" # ")[0].strip()
 
 
-COMMANDS = sorted({command for page in PAGES for command in commands(page)})
+COMMANDS = sorted({command for page in PAGES + RESULTS for command in commands(page)})
 
 
 def parse(command, monkeypatch):

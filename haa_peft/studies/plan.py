@@ -96,7 +96,7 @@ class RunSpec:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A study as its file says; see README, Studies.
+    """A study as its file says; see docs/studies.md.
 
     ``draws``: every seed draws its own training positions among those that do not test, in all rooms that may
     (:func:`cannot_draw`) or those named. ``drawn``: for each ``room/configuration`` that draws and each seed, the first
