@@ -228,10 +228,11 @@ def _contents(results: Sequence[RunResult]) -> str:
 
 
 def _acceptance(results: Sequence[RunResult]) -> list[str]:
-    """By how many standard errors weights had to be better to be kept; pages of other rules are not comparable."""
+    """By how many standard errors weights had to be better to be kept."""
     found = {r.settings["training"]["caution"] for r in results if "caution" in r.settings.get("training", ())}
     kept = ", ".join(f"`--caution {caution:g}`" for caution in sorted(found))
-    return [f"trained weights are kept by {kept}; numbers of other rules are not comparable"] if found else []
+    line = f"acceptance of trained weights: {kept}; numbers made with other values are not comparable"
+    return [line] if found else []
 
 
 def _draws(results: Sequence[RunResult]) -> list[str]:

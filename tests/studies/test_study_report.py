@@ -134,7 +134,8 @@ def test_rooms_of_several_kinds_together(write_run):
         shown = f"+{percent}" + ".0" * (percent < 10)
         assert found[0].startswith(f"{shown} % [{shown}, {shown}]")
         assert found[1].startswith(f"{shown} % [{shown}, {shown}]")
-    pairs = [line for line in page.split("## Pairs")[1].split("## Details")[0].splitlines() if line.startswith("| none ")]
+    table = page.split("## Pairs")[1].split("## Details")[0]
+    pairs = [line for line in table.splitlines() if line.startswith("| none ")]
     assert [line.split("|")[3].strip() for line in pairs] == [title.lower() for title in expected]
     assert [line.split("|")[4].split()[0] for line in pairs] == ["-49", "-48", "-44", "-48", "-47"]
     # a row that adapts nothing has no runs that validation undid
