@@ -127,3 +127,18 @@ def anchors(page):
     """Headings as GitHub names them."""
     lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+def test_the_picture_of_readme_can_be_drawn(monkeypatch, capsys, tmp_path):
+    """The recipe that drew it, with a pack that the repository ships and that pack's own room."""
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    out = tmp_path / "room.png"
+    arguments = ["classroom-twin/base", "--adapter", "classroom-twin/base", "--store", str(ROOT / "adapters"), "--step"]
+    monkeypatch.setattr(sys, "argv", ["draw_room.py", *arguments, "2", "--out", str(out)])
+    runpy.run_path(str(ROOT / "recipes" / "draw_room.py"), run_name="__main__")
+    assert "classroom-twin/base" in capsys.readouterr().out
+    with Image.open(out) as picture, Image.open(ROOT / "docs" / "pictures" / "r3vival-050.png") as shown:
+        assert picture.size == shown.size
+        assert len(picture.convert("RGB").resize((60, 20)).getcolors(60 * 20)) > 20  # curves and a map, no blank page
