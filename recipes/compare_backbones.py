@@ -6,7 +6,7 @@
 Every variant is a run of `pretrain_backbone.py` with its own weights, curve and checkpoint in --out; those that are
 there already are not run again, and an interrupted one goes on. References aligned before they are encoded, as
 published, cost so much that this variant gets fewer steps, of about the same time. The table is of all runs in --out:
-run some variants with other --seed too, since what they differ by without any difference is chance.
+run some variants with other --seed too: differences between seeds are chance.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from haa_peft import RoomPredictor, load_backbone, load_room
 from haa_peft.adapters.kinds import METHODS
-from haa_peft.adapters.methods import BLIND
+from haa_peft.adapters.settings import BLIND
 from haa_peft.augmentation.transform import mirrored, rotated, scaled, seen_from
 from haa_peft.cli import main
 from haa_peft.errors import InputError

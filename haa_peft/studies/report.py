@@ -46,14 +46,15 @@ NOTES = {
     "reconstructed": "These rooms are *reconstructions*, not measured: RIRs rendered from published acoustic fits.",
     "simulated": "These rooms are simulated, not measured.",
 }
+PAGE = "README.md"
 METHOD = (
     "Negative is better. In brackets 95 % intervals of the paired difference (bootstrap over tested positions, draws "
     "of training positions, and seeds that share a draw), then the difference in just-noticeable differences (JND; ISO "
     '3382-1:2009, table A.1: 5 % of EDT and 1 dB of C80, used for T60 and C50 too). "Better" and "worse" where the '
     'interval excludes zero, "equal" where it lies within 0.05 %. Intervals are not corrected for their number: where '
-    "nothing differs, one in twenty still excludes zero. Of few positions, draws or seeds they are somewhat too short. "
-    "Only positions and seeds that both rows have count. A run with another number of measurements is held against the "
-    "others as it is, with fewer references too."
+    "nothing differs, one in twenty still excludes zero. With few positions, draws or seeds they are a little short. "
+    "Only positions and seeds that both rows have count. A run with another number of measurements is compared as it "
+    "is, with fewer references too."
 )
 
 
@@ -66,13 +67,20 @@ def write_report(
     show: Sequence[str] | None = None,
     pairs: Sequence[tuple[str, str]] = (),
 ) -> Path:
-    """Write ``folder/README.md`` and its figures about the runs below ``folder/runs``; gives the page's path.
+    """Write ``folder/README.md``, its figures and ``details.md`` about the runs below ``folder/runs``.
+
+    The page is what a person reads: means, winners, figures. The details are every difference with its interval and
+    every configuration.
 
     Parameters
     ----------
     compare_with : the run that all others are held against, besides the backbone and nearest neighbour.
     show : runs in maps and decay curves; by default nearest neighbour, the backbone, an adapter and ``compare_with``.
     pairs : runs that are held against each other too, the second being the one that the first may be better than.
+
+    Returns
+    -------
+    The path of the page.
     """
     kept = read_results(folder)
     results = for_every_seed(kept)
@@ -85,15 +93,19 @@ def write_report(
     adapter = "lora" if "lora" in adapters else next(iter(adapters), "")
     show = list(dict.fromkeys(show or [r for r in ("nearest", "backbone", adapter, compare_with) if r in names]))
     styles = figures.run_styles(results)
-    parts = [f"# {title}", question, "## What it is of", _contents(kept), *_summary(results)]
+    page = [f"# {title}", question, "## What this page covers", _contents(kept), *_summary(results)]
+    details = [f"# {title}: details", "The page is [README.md](README.md).", METHOD]
     for kind in KINDS:
         here = [r for r in results if r.kind == kind]
         if here:
-            parts += _kind(here, kind, folder, compare_with, show, styles)
-    parts += _together(results, compare_with, pairs)
-    path = folder / "README.md"
-    write_atomically(path, ("\n\n".join(part for part in parts if part) + "\n").encode())
-    return path
+            page += _kind(here, kind, folder, compare_with, show, styles)
+            details += _kind_in_detail(here, kind, compare_with)
+    page += _pairs(results, pairs)
+    details += _together(results, compare_with)
+    page.append("## Details\n\nDifferences with intervals, and every configuration: [details.md](details.md).")
+    for name, parts in (("details.md", details), (PAGE, page)):
+        write_atomically(folder / name, ("\n\n".join(part for part in parts if part) + "\n").encode())
+    return folder / PAGE
 
 
 def _kind(
@@ -103,7 +115,6 @@ def _kind(
     own = [r for r in results if not r.is_transfer]
     every = comparable(own)
     usual = with_shared_seeds(every)
-    names = run_names(usual)
     seeds = listed(r.seed for r in usual)
     parts = [f"## {kind.capitalize()} rooms", NOTES[kind], _winners(usual, compare_with)]
     parts += [
@@ -113,17 +124,7 @@ def _kind(
         "*Unchanged*: in how many runs validation kept the backbone as it was.",
         markdown(mean_table(usual)),
         _embed(figures.plot_size(usual, folder / f"size-{kind}.png", styles), "errors against weights and bytes"),
-        f"### Differences in {kind} rooms",
-        METHOD,
     ]
-    for other in dict.fromkeys((compare_with, "backbone", "nearest")):
-        if other in names and len(names) > 1:
-            parts += [f"Against `{other}`:", markdown(against_table(every, other))]
-    parts.append(f"### Each configuration, {kind}")
-    for column in HEARD:
-        parts += [f"{column[0]}, the lowest in bold:", markdown(configuration_table(usual, column))]
-    if compare_with in names:
-        parts += [f"Against `{compare_with}`:", markdown(verdict_table(every, compare_with))]
     for room in sorted({r.room for r in usual}):
         here = [r for r in usual if r.room == room]
         parts.append(_embed(figures.plot_maps(here, folder / f"map-{room}-{kind}.png", show), f"EDT errors in {room}"))
@@ -148,8 +149,25 @@ def _kind(
     return parts
 
 
-def _together(results: list[RunResult], compare_with: str, pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """The part of the page about rooms of several kinds together, and about the pairs of runs that were asked for."""
+def _kind_in_detail(results: list[RunResult], kind: str, compare_with: str) -> list[str]:
+    """Differences and configurations, for the rooms of one kind."""
+    every = comparable([r for r in results if not r.is_transfer])
+    usual = with_shared_seeds(every)
+    names = run_names(usual)
+    parts = [f"## {kind.capitalize()} rooms", f"### Differences in {kind} rooms"]
+    for other in dict.fromkeys((compare_with, "backbone", "nearest")):
+        if other in names and len(names) > 1:
+            parts += [f"Against `{other}`:", markdown(against_table(every, other))]
+    parts.append(f"### Each configuration, {kind}")
+    for column in HEARD:
+        parts += [f"{column[0]}, the lowest in bold:", markdown(configuration_table(usual, column))]
+    if compare_with in names:
+        parts += [f"Against `{compare_with}`:", markdown(verdict_table(every, compare_with))]
+    return parts
+
+
+def _several(results: list[RunResult]) -> tuple[dict[str, list[RunResult]], dict[str, list[RunResult]]]:
+    """Results of each kind of room, and of several kinds together."""
     own = comparable([r for r in results if not r.is_transfer])
     groups = {kind: [r for r in own if r.kind == kind] for kind in KINDS if any(r.kind == kind for r in own)}
     several: dict[str, list[RunResult]] = {}
@@ -157,21 +175,31 @@ def _together(results: list[RunResult], compare_with: str, pairs: Sequence[tuple
         several["measured and reconstructed"] = groups["measured"] + groups["reconstructed"]
     if len(groups) > 1:
         several["all"] = own
+    return groups, several
+
+
+def _together(results: list[RunResult], compare_with: str) -> list[str]:
+    """The details of rooms of several kinds together."""
     parts: list[str] = []
-    for name, here in several.items():
-        parts += [f"### {name.capitalize()} rooms", f"{len(configurations(here))} rooms, each of the same weight."]
+    for name, here in _several(results)[1].items():
+        parts += [f"## {name.capitalize()} rooms", f"{len(configurations(here))} rooms, each of the same weight."]
         parts += [markdown(mean_table(with_shared_seeds(here)))]
         if compare_with in run_names(here):
             parts += [f"Against `{compare_with}`:", markdown(against_table(here, compare_with))]
-    parts = ["## Rooms together", METHOD, *parts] if parts else []
-    if pairs:
-        cells = [["run", "against", "rooms", *(title_of(column) for column in SHOWN)]]
-        for run, other in pairs:
-            for name, here in {**groups, **several}.items():
-                found = [in_words(compare_runs(here, run, other, metric)) for _, metric, *_ in SHOWN]
-                cells.append([run, other, name, *found])
-        parts += ["## Pairs", markdown(cells)]
     return parts
+
+
+def _pairs(results: list[RunResult], pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """The pairs of runs that were asked for, in rooms of each kind and of several."""
+    if not pairs:
+        return []
+    groups, several = _several(results)
+    cells = [["run", "against", "rooms", *(title_of(column) for column in SHOWN)]]
+    for run, other in pairs:
+        for name, here in {**groups, **several}.items():
+            found = [in_words(compare_runs(here, run, other, metric)) for _, metric, *_ in SHOWN]
+            cells.append([run, other, name, *found])
+    return ["## Pairs", METHOD, markdown(cells)]
 
 
 def _contents(results: Sequence[RunResult]) -> str:
@@ -195,8 +223,16 @@ def _contents(results: Sequence[RunResult]) -> str:
     ]  # fmt: skip
     labels = {r.run: r.label for r in results if r.label and r.label != r.run}
     lines += [f"`{run}`: {labels[run]}" for run in run_names(results) if run in labels]
-    lines += _draws(results)
+    lines += _acceptance(results) + _draws(results)
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _acceptance(results: Sequence[RunResult]) -> list[str]:
+    """By how many standard errors weights had to be better to be kept."""
+    found = {r.settings["training"]["caution"] for r in results if "caution" in r.settings.get("training", ())}
+    kept = ", ".join(f"`--caution {caution:g}`" for caution in sorted(found))
+    line = f"acceptance of trained weights: {kept}; numbers made with other values are not comparable"
+    return [line] if found else []
 
 
 def _draws(results: Sequence[RunResult]) -> list[str]:
@@ -208,8 +244,8 @@ def _draws(results: Sequence[RunResult]) -> list[str]:
     lines = []
     for (draws, seeds), names in where.items():
         counts = f"{draws} draw{'s' * (draws > 1)} of training positions, {seeds} seed{'s' * (seeds > 1)}"
-        missing = ["which positions train"] * (draws == 1) + ["training's randomness"] * (seeds == 1)
-        without = f"; intervals hold nothing of {' and '.join(missing)}" if missing else ""
+        missing = ["the choice of training positions"] * (draws == 1) + ["training's randomness"] * (seeds == 1)
+        without = f"; intervals do not include {' and '.join(missing)}" if missing else ""
         lines.append(f"{', '.join(names)}: {counts}{without}")
     return lines
 

@@ -135,7 +135,7 @@ def test_a_study_elsewhere_from_command_to_page(draws, study_file, own, tmp_path
         assert {name.split("/")[1] for name in kept if room in name.split("/")[0]} == names | lora
     page = (out / "README.md").read_text()
     assert page.startswith("# Runs of made-up.yaml in cellar/empty, cellar/full\n")
-    one = "1 draw of training positions, 2 seeds; intervals hold nothing of which positions train"
+    one = "1 draw of training positions, 2 seeds; intervals do not include the choice of training positions"
     if draws:
         assert "- cellar/empty: 2 draws of training positions, 2 seeds\n" in page
         assert f"- cellar/full: {one}\n" in page

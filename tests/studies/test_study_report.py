@@ -39,6 +39,12 @@ def _no_figures(monkeypatch):
         monkeypatch.setattr(figures, name, lambda *_: None)
 
 
+def written(folder, **settings):
+    """Page and details of a report, as one text."""
+    page = write_report(folder, **settings)
+    return page.read_text() + "\n" + (folder / "details.md").read_text()
+
+
 def rows(page, heading):
     """The first table below a heading, per row its cells."""
     below = page.split(heading, 1)[1].splitlines()
@@ -53,11 +59,11 @@ def rows(page, heading):
 
 @pytest.mark.usefixtures("_no_figures")
 def test_means_are_over_seeds_that_all_runs_have(study, write_run):
-    before = write_report(study, compare_with="full", title="Methods", question="").read_text()
+    before = written(study, compare_with="full", title="Methods", question="")
     for name in ("r3vival/000", "r3vival/RB"):
         for run in ("lora", "full"):
             write_run(run, np.full(10, 0.5), name=name, seed=2)
-    page = write_report(study, compare_with="full", title="Methods", question="").read_text()
+    page = written(study, compare_with="full", title="Methods", question="")
     heading = "### Mean errors in measured rooms"
     assert "of seeds 0, 1, with 12 measurements" in page
     assert rows(page, heading) == rows(before, heading)
@@ -66,7 +72,7 @@ def test_means_are_over_seeds_that_all_runs_have(study, write_run):
 
 
 def test_the_page(study):
-    page = write_report(study, compare_with="full", title="Methods", question="Which is best?").read_text()
+    page = written(study, compare_with="full", title="Methods", question="Which is best?")
     assert page.startswith("# Methods\n\nWhich is best?\n")
     assert "*reconstructions*, not measured" in page
     own = [r for r in read_results(study) if r.room == "r3vival" and r.run == "lora" and r.shots == 12]
@@ -98,7 +104,7 @@ def test_the_page(study):
 
 
 def test_every_figure_is_there_and_no_other(study):
-    page = write_report(study, compare_with="full", title="Methods", question="?").read_text()
+    page = written(study, compare_with="full", title="Methods", question="?")
     embedded = {line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}
     found = {path.name for path in study.glob("*.png")}
     kinds = {"size-measured", "size-reconstructed", "shots-measured", "transfer-measured"}
@@ -120,15 +126,16 @@ def test_rooms_of_several_kinds_together(write_run):
             for run, error in (("true", 1), ("none", factor), ("none-zero", 2), ("backbone", 1.5)):
                 changes = {"group": "baseline", "trained_on": None, "seconds": None} if run == "none-zero" else {}
                 folder = write_run(run, [0.02 * error] * 10, name=name, seed=seed, **changes)
-    page = write_report(folder, title="t", question="q", compare_with="true", pairs=[("none", "none-zero")]).read_text()
+    page = written(folder, title="t", question="q", compare_with="true", pairs=[("none", "none-zero")])
     expected = {"Measured": 2, "Reconstructed": 4, "Simulated": 12, "Measured and reconstructed": 3, "All": 6}
     for title, percent in expected.items():
-        below = page.split(f"## {title} rooms\n", 1)[1].split("Against `true`", 1)[1]
+        below = page.rsplit(f"## {title} rooms\n", 1)[1].split("Against `true`", 1)[1]
         found = rows(below, ":")["none"]
         shown = f"+{percent}" + ".0" * (percent < 10)
         assert found[0].startswith(f"{shown} % [{shown}, {shown}]")
         assert found[1].startswith(f"{shown} % [{shown}, {shown}]")
-    pairs = [line for line in page.split("## Pairs")[1].splitlines() if line.startswith("| none ")]
+    table = page.split("## Pairs")[1].split("## Details")[0]
+    pairs = [line for line in table.splitlines() if line.startswith("| none ")]
     assert [line.split("|")[3].strip() for line in pairs] == [title.lower() for title in expected]
     assert [line.split("|")[4].split()[0] for line in pairs] == ["-49", "-48", "-44", "-48", "-47"]
     # a row that adapts nothing has no runs that validation undid
@@ -140,7 +147,7 @@ def test_a_study_of_baselines_has_fewer_figures(write_run):
     folder = write_run(
         "nearest", [np.nan] * 6, decay_curves={"position": [], "time_s": [], "true_db": [], "predicted_db": []}
     )
-    page = write_report(folder, title="t", question="q", compare_with="backbone").read_text()
+    page = written(folder, title="t", question="q", compare_with="backbone")
     assert {path.name for path in folder.glob("*.png")} == {"map-r3vival-measured.png", "decay-r3vival-measured.png"}
     assert rows(page, "### Mean errors")["nearest"][0] == "-"
 
