@@ -1,1 +1,1 @@
-"""What bounds a room, from planes, meshes, depth panoramas, photographs or nothing, as seen from its receiver."""
+"""What bounds a room: planes or a depth map, and the panorama that its receiver sees of them."""
