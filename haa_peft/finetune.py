@@ -33,12 +33,6 @@ from haa_peft.training.loop import Adaptation
 from haa_peft.training.sensitivity import sensitivity_table
 from haa_peft.training.settings import LEARNING_RATES, TrainingSettings
 
-ANY_GAIN = (
-    "--caution 0 to take any gain (errors in % of the backbone's with --caution 2, 1, 0: 91, 88, 88 in "
-    "reconstructions, 100, 101, 102 in R3VIVAL, 80, 75, 74 in other rooms; over 5 % worse in 1, 2, 2 of 42 runs)"
-)
-"""Measured in 14 reconstructions, 8 configurations of R3VIVAL and 14 measured rooms of other people."""
-
 
 def finetune(args: argparse.Namespace) -> None:
     """Adapt to a room as the arguments say, print the account and store the adapter."""
@@ -130,7 +124,7 @@ def _advice(adaptation: Adaptation, borrowed: bool) -> str:
     if not borrowed:
         ways.append("--borrow NAME (another configuration's)")
     if adaptation.training.caution > 0 and adaptation.acceptance is not None and adaptation.acceptance.gain > 0:
-        ways.append(ANY_GAIN)
+        ways.append("--caution 0 to take any gain (docs/methods.md says what that does)")
     return f"what may help: {'; '.join(ways)}"
 
 
