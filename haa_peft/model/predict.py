@@ -77,11 +77,11 @@ def predict_rirs(
 
     Parameters
     ----------
-    room : on the backbone's device; all its positions are references.
+    room : all its positions are references.
     positions : (N, 3) m from the receiver, each predicted from its K nearest references.
     seed, phase : as in :func:`waveforms`.
     """
-    (encoded,) = backbone.encode([room])
+    (encoded,) = backbone.encode([room.to(backbone.device)])
     found = [np.zeros((0, RIR_LENGTH), dtype=np.float32)]
     at_once = positions_at_once(backbone.device, k)
     for start in range(0, len(positions), at_once):

@@ -53,6 +53,10 @@ class RoomTensors(NamedTuple):
         is_moved = validation and room.viewpoint is not None
         return found._replace(view=torch.from_numpy(room.view).to(device)) if is_moved else found
 
+    def to(self, device: torch.device) -> RoomTensors:
+        """The same on a device."""
+        return RoomTensors(*(None if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
+
     @property
     def seen(self) -> Tensor:
         """What the geometry encoder sees, (3 or more, h, w) m."""

@@ -66,7 +66,7 @@ def borrow(room: Room, lender: Room, backbone: XRIR, k: int = 8) -> Room:
         raise InputError(f"{lender.name} has no measurement inside {room.name} that is not at one of its own positions")
     ratio = lender.scale / room.scale
     rirs = lender.rirs[lent] * ratio
-    references = RoomTensors.of_arrays(lender.panorama, rirs, places, backbone.device)
+    references = RoomTensors.of_arrays(lender.panorama, rirs, places)
     predicted = predict_rirs(backbone, references, here[own], min(k, len(lent)), 0)
     change = np.mean(_levels(room.rirs[own], here[own]) - _levels(predicted, here[own]), axis=0)
     places, rirs = places[kept], rirs[kept]
