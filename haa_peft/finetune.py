@@ -112,17 +112,15 @@ def account(adapted: AdaptedRoom, args: argparse.Namespace) -> str:
     how = f"{found.seconds:.0f} s of training: " if found.acceptance is not None else ""
     parts.append(f"\n{how}{kept_weights(adapted.card)}")
     if found.unchanged:
-        parts.append(_advice(found, args.borrow is not None))
+        parts.append(_advice(found))
     if report["rows"]:
         parts.append(report["verdict"]["line"])
     return "\n".join(parts)
 
 
-def _advice(adaptation: Adaptation, borrowed: bool) -> str:
+def _advice(adaptation: Adaptation) -> str:
     """What may help where validation refused what was found, in one line; of that only what was not done."""
     ways = ["more measurements"]
-    if not borrowed:
-        ways.append("--borrow NAME (another configuration's)")
     if adaptation.training.caution > 0 and adaptation.acceptance is not None and adaptation.acceptance.gain > 0:
         ways.append("--caution 0 to take any gain (docs/methods.md says what that does)")
     return f"what may help: {'; '.join(ways)}"

@@ -117,7 +117,7 @@ def test_what_validation_refused_is_called_unchanged(options, room_folder, tiny_
     assert f"Kept: {reason}" in page
     assert "lowest validation loss" not in page
     assert all("| studio/base (unchanged) |" in text for text in (out, page))
-    assert "what may help: more measurements; --borrow NAME (another configuration's); --caution 0 to take any" in out
+    assert "what may help: more measurements; --caution 0 to take any" in out
     assert report["verdict"]["line"] in out
     assert f"{report['verdict']['line']}." in page
     assert report["verdict"]["unchanged"] == "the backbone"

@@ -96,16 +96,17 @@ def _list(args: argparse.Namespace) -> None:
             pack = read_pack(store, name, tensors=verify is not None)
             if verify is not None:
                 verify(pack)
-                print(f"{name}: ok")
             made, training = pack.card["backbone"], pack.card["training"]
             weights, size = training["trainable_parameters"], training["adapter_bytes"]
             method = pack.card["method"]["method"]
             of = f"{made['origin']} {made['fingerprint'][:12]}"
             rows.append([str(name), method, str(weights), str(size), of, kept_weights(pack.card)])
+            if verify is not None:
+                print(f"{name}: ok")
         except InputError as error:
             failed += 1
             if verify is not None:
-                print(f"FAILED {error}")
+                print(f"FAILED {name}: {str(error).removeprefix(f'{name}: ')}")
             rows.append([str(name), "damaged", "-", "-", "-", "-"])
     if verify is None:
         print(markdown(rows))

@@ -98,7 +98,7 @@ def _sentence(label: str, found: Mapping[str, Paired]) -> str:
         for result in ("better", "worse")
     )
     if not better and not worse:
-        return f"no different from {label} (these positions cannot tell)"
+        return f"these positions cannot tell it from {label}"
     if not worse:
         return f"better than {label} in {_list(better)}"
     if not better:

@@ -62,7 +62,7 @@ def test_the_line_says_what_is_better_and_what_cannot_be_told():
     assert found["line"] == (
         "verdict at 24 test positions: better than the backbone in EDT (-28 %), C50 (-28 %) and T60 (-28 %); "
         "worse than nearest neighbour, which is better here, in EDT (+12 %), C50 (+12 %) and T60 (+12 %); "
-        "no different from the energy average (these positions cannot tell)"
+        "these positions cannot tell it from the energy average"
     )
     assert found["against"]["nearest"]["edt_s"]["ratio"] == pytest.approx(1.125)
     results = {name: {one["result"] for one in found["against"][name].values()} for name in found["against"]}
