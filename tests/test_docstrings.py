@@ -1,8 +1,9 @@
 """Public docstrings name every argument, the shapes of arrays, and the error a caller may meet.
 
 Out of scope: private names (leading underscore), nested functions, dunder methods (so also the `__init__` and
-`__post_init__` of dataclasses), properties, arguments whose name has a leading underscore, and the `add` and `run` of the commands, which
-argparse alone calls. Tensors in a mapping by name, such as an adapter's, need no shape: each has its own.
+`__post_init__` of dataclasses), properties, arguments whose name has a leading underscore, and the `add` and `run` of
+the commands, which argparse alone calls. Tensors in a mapping by name, such as an adapter's, need no shape: each has
+its own.
 """
 
 import ast

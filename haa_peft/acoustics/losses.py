@@ -34,7 +34,8 @@ def decay_curve_db(energy: Tensor) -> Tensor:
 def energy_decay_loss(log_spectrogram: Tensor, target_magnitude: Tensor, *, per_rir: bool = False) -> Tensor:
     """0.01 times the mean absolute difference of the decay curves in dB, frames without true energy left out.
 
-    Shapes as in :func:`stft_l1_loss`. The published code has the weight inside this term too.
+    Takes two of (B, 63, 310), gives a scalar or (B,), as :func:`stft_l1_loss`. The published code has the weight inside
+    this term too.
     """
     predicted, true = (
         magnitudes.square().sum(dim=-2) for magnitudes in (magnitude_from_log(log_spectrogram), target_magnitude)

@@ -54,7 +54,14 @@ class DepthMap:
 
     @classmethod
     def unbounded(cls, depth: np.ndarray, source: str, notes: tuple[str, ...], trust: str = "assumed") -> DepthMap:
-        """Of a depth (256, 512) m that is not the room's own, so that positions may lie outside it."""
+        """Of a depth that is not the room's own, so that positions may lie outside it.
+
+        Parameters
+        ----------
+        depth : (256, 512) m.
+        source, notes : where it comes from, and what is to be said of it.
+        trust : one of ``TRUST``.
+        """
         endless = np.full(3, np.inf)
         return cls(depth.astype(np.float32), source, trust, -endless, endless, notes)
 

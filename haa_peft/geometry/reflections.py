@@ -35,7 +35,7 @@ def first_reflections(panorama: Tensor, positions: Tensor) -> Tensor:
 
     Parameters
     ----------
-    panorama : (3, h, w) m from the receiver. positions : (P, 3) m from the receiver.
+    panorama, positions : (3, h, w) and (P, 3) m from the receiver.
     """
     surface = panorama.permute(1, 2, 0)
     there = surface.norm(dim=-1, keepdim=True)

@@ -100,7 +100,7 @@ class XRIR(nn.Module):
         ]
 
     def encode_views(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Run the geometry chain, or the stages from ``first`` to before ``last`` of it."""
+        """Run the geometry chain, (P, 3 or more, h, w) -> (P, C), or its stages from ``first`` to before ``last``."""
         for _, stage in self.geometry_stages()[first:last]:
             x = self._run(stage, x)
         return x.to(self.dist_embedder.freqs.dtype)
@@ -297,5 +297,5 @@ def join_views(views: Sequence[Tensor]) -> Tensor:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function(x)``, computed over ``AT_ONCE`` rows at a time unless gradients are asked for: bounds memory."""
+    """``function(x)`` of x (N, ...), ``AT_ONCE`` rows at a time unless gradients are asked for: bounds memory."""
     return function(x) if torch.is_grad_enabled() else torch.cat([function(part) for part in x.split(AT_ONCE)])
