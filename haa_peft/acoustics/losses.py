@@ -61,9 +61,9 @@ def audible_decay_loss(energy: Tensor, target_energy: Tensor) -> Tensor:
 
 
 def training_loss(log_spectrogram: Tensor, target_magnitude: Tensor, audible_decay: float = 0.0) -> Tensor:
-    """Objective per RIR, (B,): L1 on magnitudes plus 0.01 times L1 on decay curves, as published.
+    """Objective per RIR, two of (B, 63, 310) -> (B,): published L1 on magnitudes plus 0.01 times L1 on decay curves.
 
-    ``audible_decay`` times :func:`audible_decay_loss` is added; shapes as in :func:`stft_l1_loss`.
+    ``audible_decay`` times :func:`audible_decay_loss` is added; arguments as in :func:`stft_l1_loss`.
     """
     spectral = stft_l1_loss(log_spectrogram, target_magnitude, per_rir=True)
     loss = spectral + energy_decay_loss(log_spectrogram, target_magnitude, per_rir=True)

@@ -65,7 +65,7 @@ def energy_interpolation(
 
     Parameters
     ----------
-    rirs, places, chosen, positions : as for :func:`linear_interpolation`.
+    rirs, places, chosen, positions : (R, 9600), (R, 3), (N, K) and (N, 3), as for :func:`linear_interpolation`.
     seed, phase : as for :func:`~haa_peft.model.predict.waveforms`.
     """
     heard, at = torch.from_numpy(rirs[chosen]), torch.from_numpy(np.asarray(positions)).float()

@@ -85,7 +85,8 @@ class XRIR(nn.Module):
     def views(self, panorama: Tensor, positions: Tensor) -> Tensor:
         """What the geometry encoder reads for positions (P, 3) m in one room: (P, 3 or more, h, w).
 
-        Coordinates are in units of 5 m; channels of the panorama behind them are the same for all positions.
+        Coordinates are in units of 5 m; channels of the panorama (3 or more, 256, 512) behind them are the same for all
+        positions.
         """
         pooled = self.pool(panorama)
         images = (positions[..., None, None] - pooled[:3]) / LENGTH_SCALE
