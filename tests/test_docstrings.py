@@ -8,6 +8,7 @@ its own.
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "haa_peft"
@@ -22,17 +23,20 @@ def _public(node):
     return not node.name.startswith("_") and not decorators & {"property", "cached_property", "setter", "overload"}
 
 
+@cache
 def _functions():
     """Every public function and method as (place, node, is a method)."""
+    found = []
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.parse(path.read_text()).body:
-            methods = isinstance(node, ast.ClassDef) and not node.name.startswith("_")
-            for item in node.body if methods else [node]:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            is_class = isinstance(node, ast.ClassDef)
+            for item in node.body if is_class and not node.name.startswith("_") else [node]:
                 if not isinstance(item, FUNCTIONS) or not _public(item):
                     continue
                 if path.parent.name == "commands" and item.name in ("add", "run"):
                     continue
-                yield f"{path.relative_to(PACKAGE.parent)}:{item.lineno} {item.name}", item, bool(methods)
+                found.append((f"{path.relative_to(PACKAGE.parent)}:{item.lineno} {item.name}", item, is_class))
+    return found
 
 
 def _arguments(node, method):
