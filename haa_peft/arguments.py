@@ -45,7 +45,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_setting(parser: Any, settings: type, name: str, **more: Any) -> argparse.Action:
-    """The flag of a field of a dataclass; ``more`` is for argparse where a flag is not as the field says."""
+    """The flag of a field of a dataclass.
+
+    Parameters
+    ----------
+    parser : of argparse, or a group of it.
+    settings : the dataclass.
+    name : of the field.
+    **more : for argparse, where a flag is not as the field says.
+    """
     field = fields(settings)[name]
     flag, what, about = "--" + name.replace("_", "-"), kind(field), field.metadata["about"]
     if what == "bool":

@@ -13,7 +13,13 @@ from haa_peft.errors import InputError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a temporary file beside ``path``, then rename it; on failure ``path`` stays as it was."""
+    """Write a temporary file beside ``path``, then rename it; on failure ``path`` stays as it was.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

@@ -61,7 +61,13 @@ def settings_of(args: argparse.Namespace) -> tuple[MethodSettings, TrainingSetti
 
 
 def rooms_of(args: argparse.Namespace) -> tuple[Room, list[Room]]:
-    """The room, and those of a first stage."""
+    """The room, and those of a first stage.
+
+    Raises
+    ------
+    InputError
+        When both ``--start`` and ``--first-stage`` are given, or a room cannot be read.
+    """
     if args.start and args.first_stage:
         raise InputError("--start and --first-stage are two beginnings; give one of them")
     room = load_room(DEFAULT_ROOM if args.room is None else args.room, args.geometry)
@@ -93,7 +99,7 @@ def options_of(args: argparse.Namespace, room: Room) -> dict[str, Any]:
 
 
 def accelerator_of(args: argparse.Namespace, run_folder: Path) -> Accelerator:
-    """All processes of the launch, with the trackers asked for."""
+    """All processes of the launch, with the trackers asked for; ``InputError`` where TensorBoard is not installed."""
     if not args.tensorboard:
         return start_accelerator(args.seed)
     if find_spec("tensorboard") is None:
@@ -139,7 +145,16 @@ def write(adapted: AdaptedRoom, args: argparse.Namespace, kind: str = "finetune"
 def store_blend(
     args: argparse.Namespace, name: AdapterName, room: Room, backbone: XRIR, shares: Sequence[float]
 ) -> None:
-    """Blend the stored adapters ``args.of``, compare on test positions, print the account and store the pack."""
+    """Blend the stored adapters ``args.of``, compare on test positions, print the account and store the pack.
+
+    Parameters
+    ----------
+    args : of the command line.
+    name : of the new adapter.
+    room : that it is for, whose measurements are its references.
+    backbone : with no adapter attached.
+    shares : of the adapters, in their order.
+    """
     store = store_folder(args.store)
     check_writable(name.folder(store) / "card.json")
     packs = [load_pack(store, AdapterName.parse(one), backbone) for one in args.of]

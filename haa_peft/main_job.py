@@ -131,13 +131,14 @@ def adapt_room(
     room, method, training, backbone : what is adapted to what, and how. The backbone is moved to the accelerator's
         device and otherwise given back as it was.
     accelerator : of accelerate; a new one, seeded with ``training.seed``, unless given.
-    run_folder : of log and checkpoint, which ``resume`` goes on from; none is kept unless given.
+    run_folder : of log and checkpoint; none is kept unless given.
     start : adapter that training goes on from: its name in ``store``, or itself.
     on_top_of : adapter that stays as it is below the new one, likewise.
     borrow : another configuration, whose measurements are converted and added if that is better: the name of its
         stored adapter, or the room.
     first_stage : rooms that are adapted to together before the room itself.
     test_split : positions that it is compared at; None for no comparison.
+    resume : go on from the checkpoint in ``run_folder``.
     name : of the adapter; ``room/configuration``, with ``@method`` unless that is LoRA, if not given.
     store : folder of stored adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
     k : references a target, which the room must have; ``training.k``, or all others if fewer, unless given.
@@ -300,7 +301,13 @@ def compare_adapted(
 ) -> dict[str, Any]:
     """Report of baselines, backbone and an adapter of ``base``, with a verdict; without rows if nothing is tested.
 
-    ``below`` is the adapter that is merged into ``base``.
+    Parameters
+    ----------
+    room : with training measurements, the references.
+    base : the backbone, with ``below`` merged into it.
+    adaptation, name : the adapter, and what it is called.
+    split : whose positions are predicted; None for no test.
+    below : the adapter that is merged into ``base``.
     """
     k, seed = adaptation.training.k, adaptation.training.seed
     if split is None or not len(room.splits[split]):

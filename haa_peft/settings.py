@@ -28,9 +28,14 @@ LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le,
 
 
 def setting(default: Any, about: str, *, choices: Sequence[str] = (), **limits: float) -> Any:
-    """A dataclass field: its default, or a function that makes it, a sentence about it, and what it may be.
+    """A dataclass field with a sentence about it and what it may be.
 
-    ``limits`` are those of ``LIMITS``.
+    Parameters
+    ----------
+    default : a value, or a function that makes it.
+    about : a sentence, which is the help of its flag.
+    choices : the words that are allowed.
+    **limits : those of ``LIMITS``.
     """
     metadata = {"about": about, "choices": choices, "limits": limits}
     if callable(default):

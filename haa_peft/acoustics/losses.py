@@ -34,7 +34,8 @@ def decay_curve_db(energy: Tensor) -> Tensor:
 def energy_decay_loss(log_spectrogram: Tensor, target_magnitude: Tensor, *, per_rir: bool = False) -> Tensor:
     """0.01 times the mean absolute difference of the decay curves in dB, frames without true energy left out.
 
-    Shapes as in :func:`stft_l1_loss`. The published code has the weight inside this term too.
+    Takes two of (B, 63, 310), gives a scalar or (B,), as :func:`stft_l1_loss`. The published code has the weight inside
+    this term too.
     """
     predicted, true = (
         magnitudes.square().sum(dim=-2) for magnitudes in (magnitude_from_log(log_spectrogram), target_magnitude)
@@ -60,9 +61,9 @@ def audible_decay_loss(energy: Tensor, target_energy: Tensor) -> Tensor:
 
 
 def training_loss(log_spectrogram: Tensor, target_magnitude: Tensor, audible_decay: float = 0.0) -> Tensor:
-    """Objective per RIR, (B,): L1 on magnitudes plus 0.01 times L1 on decay curves, as published.
+    """Objective per RIR, two of (B, 63, 310) -> (B,): published L1 on magnitudes plus 0.01 times L1 on decay curves.
 
-    ``audible_decay`` times :func:`audible_decay_loss` is added; shapes as in :func:`stft_l1_loss`.
+    ``audible_decay`` times :func:`audible_decay_loss` is added; arguments as in :func:`stft_l1_loss`.
     """
     spectral = stft_l1_loss(log_spectrogram, target_magnitude, per_rir=True)
     loss = spectral + energy_decay_loss(log_spectrogram, target_magnitude, per_rir=True)

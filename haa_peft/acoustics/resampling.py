@@ -24,10 +24,16 @@ ROLLOFF = 0.99
 def resample(
     rirs: np.ndarray, rate: int, new_rate: int = SAMPLE_RATE, zero_crossings: int = ZERO_CROSSINGS
 ) -> np.ndarray:
-    """RIRs (N, T) at ``rate`` -> (N, 9600) at ``new_rate``, both in Hz, cut or padded with zeros.
+    """RIRs cut or padded with zeros to (N, 9600) at another sample rate.
 
     Time and level stay: a sound at t s is at t s again. Memory grows with ``rate * new_rate`` over the square of
     their greatest common divisor.
+
+    Parameters
+    ----------
+    rirs : (N, T) at ``rate``.
+    rate, new_rate : Hz.
+    zero_crossings : of the interpolating sinc, on each side.
     """
     if rate != new_rate:
         divisor = math.gcd(rate, new_rate)

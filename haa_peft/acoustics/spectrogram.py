@@ -105,10 +105,10 @@ def log_magnitude(rirs: Tensor) -> Tensor:
 
 
 def magnitude_from_log(log_spectrogram: Tensor) -> Tensor:
-    """Magnitude that a predicted log-spectrogram stands for; the inverse of :func:`log_magnitude`."""
+    """Magnitude (..., 63, 310) that a predicted log-spectrogram stands for; the inverse of :func:`log_magnitude`."""
     return torch.exp(log_spectrogram) - LOG_OFFSET
 
 
 def energy_above_floor(power: Tensor) -> Tensor:
-    """Squared magnitudes without the floor's, which is no sound but adds up to -20 dB in a dry room."""
+    """Squared magnitudes (..., 63, 310) without the floor's, which is no sound but adds up to -20 dB in a dry room."""
     return (power - MAGNITUDE_FLOOR_SQUARED).clamp_min(0)

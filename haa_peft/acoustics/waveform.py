@@ -54,7 +54,8 @@ def reference_phases(aligned: Tensor, distance: Tensor) -> Tensor:
 
     Parameters
     ----------
-    aligned : (N, K, 9600) references aligned to each target. distance : (N, K) m from the target.
+    aligned : (N, K, 9600) references aligned to each target.
+    distance : (N, K) m from the target.
     """
     weights = torch.softmax(-DISTANCE_RATE * distance, dim=-1).to(aligned.dtype)
     with full_precision(aligned.device):
@@ -71,7 +72,7 @@ def griffin_lim(magnitudes: Tensor, phases: Tensor, iterations: int = ITERATIONS
 
     Parameters
     ----------
-    magnitudes : (N, 63, 310). phases : (N, 63, 310) radians.
+    magnitudes, phases : (N, 63, 310), the phases in radians.
 
     Returns
     -------
@@ -135,7 +136,7 @@ def synthesise(real: Tensor, imaginary: Tensor) -> Tensor:
 
 
 def reflect_ends(blocks: Tensor) -> None:
-    """Continue a signal in blocks by its mirror image on both sides, in place, as torchaudio's Griffin-Lim does."""
+    """Mirror a signal at both ends, in place, as torchaudio's Griffin-Lim does; ``blocks`` are (N, 311, 32)."""
     blocks[:, 0, 1:HOP] = blocks[:, 1, 1:HOP].flip(-1)
     blocks[:, 0, 0] = blocks[:, 2, 0]
     inside = RIR_LENGTH - HOP * (N_BLOCKS - 2)  # samples of the last block that belong to the signal

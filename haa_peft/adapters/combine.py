@@ -29,6 +29,11 @@ def blend(backbone: XRIR, adapters: Sequence[Stored], shares: Sequence[float]) -
     """What lies between adapters: the sum of their changes of the weights, times ``shares``.
 
     LoRA stays LoRA, of the ranks' sum; all else becomes differences of the weights that change.
+
+    Raises
+    ------
+    InputError
+        When there are not as many shares as adapters, at least one, or an adapter does not fit the backbone.
     """
     if not adapters or len(shares) != len(adapters):
         raise InputError(f"{len(adapters)} adapters have {len(shares)} shares; give as many, at least one")

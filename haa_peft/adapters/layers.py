@@ -47,7 +47,13 @@ def untouched_layers(backbone: XRIR, config: dict) -> list[str]:
 
 
 def frozen_layers(backbone: XRIR, freeze: str) -> list[str]:
-    """The first or last N layers of ``early:N`` or ``late:N``; of ``auto`` see :mod:`haa_peft.training.sensitivity`."""
+    """The first or last N layers of ``early:N`` or ``late:N``; of ``auto`` see :mod:`haa_peft.training.sensitivity`.
+
+    Raises
+    ------
+    InputError
+        When ``freeze`` is not of this form or leaves no layer.
+    """
     which, count = parse_freeze(freeze)
     layers = layer_names(backbone)
     if count >= len(layers):

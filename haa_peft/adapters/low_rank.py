@@ -21,7 +21,16 @@ class LowRankProduct(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor, scale: float
     ) -> Tensor:
-        """(..., inputs) -> (..., outputs), of the type of x."""
+        """(..., inputs) -> (..., outputs), of the type of x.
+
+        Parameters
+        ----------
+        ctx : of autograd.
+        x : (..., inputs).
+        weight, bias : (outputs, inputs) and (outputs,) or None, of the layer.
+        down, up : (r, inputs) and (outputs, r), the two factors.
+        scale : of their product.
+        """
         with torch.autocast(x.device.type, enabled=False):
             whole = torch.addmm(weight, up, down, alpha=scale).to(x.dtype)
             ctx.save_for_backward(x, whole, down, up)
@@ -30,7 +39,7 @@ class LowRankProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of x, ``down`` and ``up``."""
+        """Gradients of x (..., inputs), ``down`` (r, inputs) and ``up`` (outputs, r) from that of the output."""
         (gradient,) = gradients
         x, whole, down, up = ctx.saved_tensors
         of_x = product(gradient, whole.T) if ctx.needs_input_grad[0] else None
@@ -45,7 +54,7 @@ class LowRankProduct(torch.autograd.Function):
 
 
 def fast_forward(layer: Any, x: Tensor) -> Tensor:
-    """Forward of a peft ``lora.Linear`` that holds one plain LoRA called ``default``."""
+    """Forward, (..., inputs) -> (..., outputs), of a peft ``lora.Linear`` with one plain LoRA called ``default``."""
     if layer.disable_adapters or layer.merged:
         return type(layer).forward(layer, x)
     base = layer.base_layer

@@ -25,7 +25,13 @@ Adapter = PeftAdapter | DeltaAdapter
 
 
 def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str] = ()) -> PeftSettings:
-    """Ranks of all Linear, and Conv2d if asked for, that run and are not frozen."""
+    """Ranks of all Linear, and Conv2d if asked for, that run and are not frozen.
+
+    Raises
+    ------
+    InputError
+        When ``--ranks`` names no layer, nothing is left to adapt, or the layer that reads ``--channels`` is left alone.
+    """
     kinds = (nn.Linear, nn.Conv2d) if settings.convolutions else (nn.Linear,)
     targets = [name for name, module in backbone.named_modules() if isinstance(module, kinds)]
     channels = bool(parse_channels(settings.channels))
@@ -61,7 +67,17 @@ def _left_out(channels: bool) -> tuple[str, ...]:
 def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = (), *, channels: bool = False) -> list[str]:
     """Parameters and BatchNorm statistics that a method of differences changes, of modules that run.
 
-    With ``channels``, what reads those behind the coordinates too.
+    Parameters
+    ----------
+    backbone : with no adapter attached.
+    method : one of those that store differences.
+    frozen : names of the layers that are left alone.
+    channels : whether what reads those behind the coordinates changes too.
+
+    Raises
+    ------
+    InputError
+        When nothing is left to change, or ``statistics`` meets a backbone without BatchNorm.
     """
     norms = [name for name, module in backbone.named_modules() if isinstance(module, NORMS)]
     of_norms = {name for name, _ in backbone.named_parameters() if name.rpartition(".")[0] in norms}
@@ -87,7 +103,17 @@ def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = (), *, cha
 def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence[str] | None = None) -> Adapter:
     """Put a fresh adapter, which changes nothing yet, on a frozen backbone and make its weights trainable.
 
-    ``frozen``: the layers that are left alone; as the settings say unless given, which ``auto`` needs.
+    Parameters
+    ----------
+    backbone : with no adapter attached.
+    settings : method, rank and what else an adapter is made of.
+    seed : of the first weights.
+    frozen : names of the layers that are left alone; as the settings say unless given, which ``auto`` needs.
+
+    Raises
+    ------
+    InputError
+        When ``--freeze auto`` comes without ``frozen``, or the settings fit no layer.
     """
     check_free(backbone)
     torch.manual_seed(seed)

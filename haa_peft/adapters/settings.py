@@ -72,7 +72,7 @@ class MethodSettings:
 
 
 def parse_freeze(freeze: str) -> tuple[str, int]:
-    """``early:N`` and ``late:N`` -> (which, N); ``none`` and ``auto`` -> (which, 0)."""
+    """``early:N``, ``late:N`` -> (which, N); ``none``, ``auto`` -> (which, 0); ``InputError`` for anything else."""
     which, _, count = freeze.partition(":")
     if which in ("none", "auto") and freeze == which:
         return which, 0

@@ -18,7 +18,9 @@ def baselines(room: Room, k: int, split: str = "test", seed: int = 0, phase: str
 
     Parameters
     ----------
+    room : with training measurements.
     k : nearest training measurements that are interpolated.
+    split : whose positions.
     seed, phase : of the waveforms of energy interpolation (:func:`~haa_peft.model.predict.waveforms`).
     """
     train = room.splits["train"]
@@ -38,7 +40,8 @@ def linear_interpolation(rirs: np.ndarray, places: np.ndarray, chosen: np.ndarra
     Parameters
     ----------
     rirs, places : (R, 9600) references and their positions (R, 3) m from the receiver.
-    chosen : (N, K) which of them each of ``positions`` (N, 3) m is made of.
+    chosen : (N, K) which of them each position is made of.
+    positions : (N, 3) m from the receiver.
     """
     rirs, places = rirs[chosen], places[chosen]
     distance = np.linalg.norm(places - positions[:, None], axis=-1)
@@ -62,7 +65,7 @@ def energy_interpolation(
 
     Parameters
     ----------
-    rirs, places, chosen, positions : as for :func:`linear_interpolation`.
+    rirs, places, chosen, positions : (R, 9600), (R, 3), (N, K) and (N, 3), as for :func:`linear_interpolation`.
     seed, phase : as for :func:`~haa_peft.model.predict.waveforms`.
     """
     heard, at = torch.from_numpy(rirs[chosen]), torch.from_numpy(np.asarray(positions)).float()

@@ -48,10 +48,12 @@ def compare(
 
     Parameters
     ----------
+    room : with training measurements, the references.
     backbone : with no adapter attached.
     candidates : adapters by name.
     k : nearest training measurements that a prediction starts from.
     seed, phase : of the waveforms (:func:`~haa_peft.model.predict.waveforms`).
+    split : whose positions are predicted.
 
     Raises
     ------

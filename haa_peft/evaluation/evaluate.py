@@ -29,7 +29,7 @@ class Measured:
 
     @classmethod
     def of(cls, rirs: np.ndarray, *, iso: bool = True) -> Measured:
-        """Measure them; without ``iso``, which takes longest, there are no bands in :attr:`iso`."""
+        """Measure RIRs (N, 9600); without ``iso``, which takes longest, there are no bands in :attr:`iso`."""
         return cls(rirs, paper_metrics(rirs, SAMPLE_RATE), iso_metrics(rirs, SAMPLE_RATE) if iso else {})
 
 
@@ -76,8 +76,10 @@ def evaluate(
 
     Parameters
     ----------
+    room : with the true RIRs.
     predictions : per predictor its RIRs (N, 9600) at the split's positions, in order.
     k, seed : what the predictions were made with, for the record.
+    split : whose positions were predicted.
     facts : per predictor what else its row says, such as ``trainable_parameters`` and ``bytes``.
 
     Returns
@@ -114,7 +116,13 @@ def means(per_position: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def report_head(room: Room, split: str, k: int, seed: int) -> dict[str, Any]:
-    """What a report is of, without its rows; arguments as of :func:`evaluate`."""
+    """What a report is of, without its rows.
+
+    Parameters
+    ----------
+    room, split : where, and at whose positions.
+    k, seed : what the predictions were made with.
+    """
     return {
         "room": room.room,
         "configuration": room.configuration,

@@ -36,12 +36,24 @@ class Fit(NamedTuple):
 def identify(room: Room, backbone: XRIR, store: Path, k: int | None = None) -> tuple[list[Fit], list[str]]:
     """Rank the adapters of a store, and the bare backbone, on a room's training measurements.
 
-    Each measurement is predicted from its K nearest others (K as in training unless given, or all if there are fewer),
-    by the backbone with each adapter; what an adapter keeps as references is not used.
+    Each measurement is predicted from its K nearest others by the backbone with each adapter; what an adapter keeps as
+    references is not used.
+
+    Parameters
+    ----------
+    room : with at least two training measurements.
+    backbone : with no adapter attached.
+    store : folder of adapters.
+    k : nearest others; as in training unless given, or all if there are fewer.
 
     Returns
     -------
     The fits, best first, and what was left out, with the reason.
+
+    Raises
+    ------
+    InputError
+        When the store has no adapter of this backbone, or there are fewer than K + 1 measurements.
     """
     shots = len(room.splits["train"])
     k = min(TrainingSettings().k, max(1, shots - 1)) if k is None else k

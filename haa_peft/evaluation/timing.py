@@ -80,7 +80,14 @@ def rates(device: str) -> dict[str, float]:
 
 
 def floor(case: str, operated: float, moved: float, best: dict[str, float]) -> float:
-    """Least seconds for these operations and bytes at the measured rates."""
+    """Least seconds for these operations and bytes at the measured rates.
+
+    Parameters
+    ----------
+    case : its name; one with ``bfloat16`` is held against that rate.
+    operated, moved : operations and bytes.
+    best : what :func:`rates` gave.
+    """
     rate = best["bfloat16_operations_per_s" if "bfloat16" in case else "operations_per_s"]
     return max(operated / rate, moved / best["bytes_per_s"])
 
@@ -91,7 +98,7 @@ def tensor_bytes(backbone: XRIR) -> int:
 
 
 def start_peak() -> int:
-    """Bytes in memory now; the peak counts from here on."""
+    """Bytes in memory now; the peak counts from here on. ``InputError`` where it cannot be measured."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:

@@ -39,7 +39,9 @@ class Known:
 
         Parameters
         ----------
-        receiver, positions : (3,) and (N, 3) m. rirs : (N, T) at 22 050 Hz. train : indices (M,) that may be heard.
+        receiver, positions : (3,) and (N, 3) m.
+        rirs : (N, T) at 22 050 Hz.
+        train : indices (M,) that may be heard.
         """
         onset, _ = sounding_part(rirs[train].astype(np.float64))
         return cls(receiver, positions, train, onset / SAMPLE_RATE * SPEED_OF_SOUND, rirs[train])

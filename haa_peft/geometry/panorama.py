@@ -54,7 +54,14 @@ class DepthMap:
 
     @classmethod
     def unbounded(cls, depth: np.ndarray, source: str, notes: tuple[str, ...], trust: str = "assumed") -> DepthMap:
-        """Of a depth (256, 512) m that is not the room's own, so that positions may lie outside it."""
+        """Of a depth that is not the room's own, so that positions may lie outside it.
+
+        Parameters
+        ----------
+        depth : (256, 512) m.
+        source, notes : where it comes from, and what is to be said of it.
+        trust : one of ``TRUST``.
+        """
         endless = np.full(3, np.inf)
         return cls(depth.astype(np.float32), source, trust, -endless, endless, notes)
 
@@ -175,7 +182,7 @@ def _distances(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np
 
 
 def depth_around(geometry: Geometry, receiver: np.ndarray) -> np.ndarray:
-    """Depth (256, 512) in metres around the receiver, inf where planes leave a room open."""
+    """Depth (256, 512) in metres around the receiver (3,), inf where planes leave a room open."""
     if isinstance(geometry, DepthMap):
         return geometry.depth
     receiver = np.asarray(receiver, dtype=np.float64)
@@ -183,7 +190,7 @@ def depth_around(geometry: Geometry, receiver: np.ndarray) -> np.ndarray:
 
 
 def render_panorama(geometry: Geometry, receiver: np.ndarray, channels: Sequence[str] = ()) -> np.ndarray:
-    """Coordinates in metres, from the receiver, of what each pixel sees: (3, 256, 512) float32.
+    """Coordinates in metres, from the receiver (3,), of what each pixel sees: (3, 256, 512) float32.
 
     Where planes leave a room open, the pixel takes the farthest distance that is seen anywhere. With ``channels``,
     those of :func:`surface_channels` lie behind.
@@ -193,7 +200,7 @@ def render_panorama(geometry: Geometry, receiver: np.ndarray, channels: Sequence
 
 
 def surface_channels(geometry: Geometry, receiver: np.ndarray, channels: Sequence[str]) -> np.ndarray:
-    """What each pixel's surface is: (3 + classes, 256, 512) float32.
+    """What each pixel's surface is, seen from the receiver (3,) m: (3 + classes, 256, 512) float32.
 
     With ``normals`` among the channels the first three are its unit normal towards the receiver; with ``materials`` the
     others are 1 for its class in ``MATERIALS``. All else is zero, as where nothing is known or seen.

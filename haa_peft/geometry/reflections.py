@@ -35,7 +35,7 @@ def first_reflections(panorama: Tensor, positions: Tensor) -> Tensor:
 
     Parameters
     ----------
-    panorama : (3, h, w) m from the receiver. positions : (P, 3) m from the receiver.
+    panorama, positions : (3, h, w) and (P, 3) m from the receiver.
     """
     surface = panorama.permute(1, 2, 0)
     there = surface.norm(dim=-1, keepdim=True)
@@ -57,7 +57,10 @@ def first_reflections(panorama: Tensor, positions: Tensor) -> Tensor:
 
 
 def reflection_levels(panorama: Tensor, positions: Tensor) -> Tensor:
-    """Levels (P, 16) in nepers of :func:`first_reflections`, mirrored in all spans and then scattered in all."""
+    """Levels (P, 16) in nepers of :func:`first_reflections`, mirrored in all spans and then scattered in all.
+
+    Arguments as there, (3, h, w) and (P, 3) m.
+    """
     reflections = first_reflections(panorama, positions)
     delay, energies = reflections[:, 0].flatten(1).contiguous(), reflections[:, 1:].flatten(2)
     span = torch.bucketize(delay, torch.tensor(SPANS, device=delay.device))

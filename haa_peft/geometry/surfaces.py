@@ -87,7 +87,7 @@ class Surfaces:
 
     @classmethod
     def shoebox(cls, size: Sequence[float] | np.ndarray) -> Surfaces:
-        """The six walls of a box of ``size`` (x, y, z) metres with a corner at the origin."""
+        """The six walls of a box of ``size`` (3,) metres with a corner at the origin."""
         x, y, z = (float(v) for v in size)
         corner, ex, ey, ez = np.zeros(3), np.array([x, 0, 0]), np.array([0, y, 0]), np.array([0, 0, z])
         walls = [

@@ -51,7 +51,7 @@ class PerRoom(nn.Module):
         self.layer, self._name, self._rows = layer, name, rows
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """As the layer; the first dimension of every input is the batch."""
+        """As the layer: inputs (B, ...) -> (B, ...), rows of a batch with the weights of their rooms."""
         parts = self._rows.parts
         if len(parts) == 1:
             return self._run(parts[0][0], *inputs)
@@ -205,7 +205,8 @@ class RoomNetwork:
         Parameters
         ----------
         weights, room : as given to and by :meth:`encode`.
-        positions : (N, 3) m from the receiver, each predicted from its K nearest references.
+        positions : (N, 3) m from the receiver.
+        k : nearest references that each is predicted from.
         seed : of a random phase.
 
         Yields

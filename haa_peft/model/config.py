@@ -93,7 +93,7 @@ class XRIRConfig:
 
     @classmethod
     def from_dict(cls, values: dict, where: str) -> XRIRConfig:
-        """Read a configuration from JSON values; unknown fields are an error."""
+        """Read a configuration from JSON values; ``InputError`` names unknown fields, and ``where`` they were found."""
         if not isinstance(values, dict):
             raise InputError(f"{where}: the configuration is {values!r:.40} but must be a JSON object")
         known = {field.name for field in dataclasses.fields(cls)}

@@ -38,7 +38,7 @@ class SinusoidalCode(nn.Module):
         self.register_buffer("freqs", 2 ** torch.linspace(0, top, 10))
 
     def forward(self, values: Tensor) -> Tensor:
-        """Encode the last dimension; each frequency's block holds all its coordinates."""
+        """Encode the last dimension, (..., D) -> (..., 21 * D); each frequency's block holds all its coordinates."""
         phase = (values[..., None, :] * self.freqs[:, None]).flatten(-2)
         return torch.cat([values, phase.sin(), phase.cos()], dim=-1)
 

@@ -77,8 +77,10 @@ def predict_rirs(
 
     Parameters
     ----------
+    backbone : on the device that computes.
     room : all its positions are references.
-    positions : (N, 3) m from the receiver, each predicted from its K nearest references.
+    positions : (N, 3) m from the receiver.
+    k : nearest references that each is predicted from.
     seed, phase : as in :func:`waveforms`.
     """
     (encoded,) = backbone.encode([room.to(backbone.device)])

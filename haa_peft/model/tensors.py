@@ -35,7 +35,9 @@ class RoomTensors(NamedTuple):
 
         Parameters
         ----------
-        panorama, rirs, positions : as the attributes; positions in any precision.
+        panorama : (3 or more, 256, 512) m.
+        rirs : (R, 9600) at 22 050 Hz.
+        positions : (P, 3) m from the receiver, in any precision.
         device : where the tensors shall lie.
         """
         arrays = (torch.from_numpy(panorama), torch.from_numpy(rirs), torch.from_numpy(positions).float())

@@ -85,7 +85,8 @@ class XRIR(nn.Module):
     def views(self, panorama: Tensor, positions: Tensor) -> Tensor:
         """What the geometry encoder reads for positions (P, 3) m in one room: (P, 3 or more, h, w).
 
-        Coordinates are in units of 5 m; channels of the panorama behind them are the same for all positions.
+        Coordinates are in units of 5 m; channels of the panorama (3 or more, 256, 512) behind them are the same for all
+        positions.
         """
         pooled = self.pool(panorama)
         images = (positions[..., None, None] - pooled[:3]) / LENGTH_SCALE
@@ -100,7 +101,7 @@ class XRIR(nn.Module):
         ]
 
     def encode_views(self, x: Tensor, first: int = 0, last: int | None = None) -> Tensor:
-        """Run the geometry chain, or the stages from ``first`` to before ``last`` of it."""
+        """Run the geometry chain, (P, 3 or more, h, w) -> (P, C), or its stages from ``first`` to before ``last``."""
         for _, stage in self.geometry_stages()[first:last]:
             x = self._run(stage, x)
         return x.to(self.dist_embedder.freqs.dtype)
@@ -297,5 +298,5 @@ def join_views(views: Sequence[Tensor]) -> Tensor:
 
 
 def in_parts(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """``function(x)``, computed over ``AT_ONCE`` rows at a time unless gradients are asked for: bounds memory."""
+    """``function(x)`` of x (N, ...), ``AT_ONCE`` rows at a time unless gradients are asked for: bounds memory."""
     return function(x) if torch.is_grad_enabled() else torch.cat([function(part) for part in x.split(AT_ONCE)])

@@ -115,7 +115,7 @@ def is_unseen(room: str) -> bool:
 
 
 def numbers(path: Path) -> tuple[int, int]:
-    """Source and receiver of ``S<s>_R<r>_hybrid_IR.wav``."""
+    """Source and receiver of ``S<s>_R<r>_hybrid_IR.wav``; ``InputError`` for any other name."""
     source, receiver = path.name.removesuffix(ENDING).split("_")[:2]
     try:
         return int(source[1:]), int(receiver[1:])
@@ -124,7 +124,13 @@ def numbers(path: Path) -> tuple[int, int]:
 
 
 def read_rir(path: Path) -> np.ndarray:
-    """The first 9600 samples of a WAV file at 22 050 Hz, zeros behind a shorter one."""
+    """The first samples (9600,) float32 of a WAV file at 22 050 Hz, zeros behind a shorter one.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, is of another sample rate or has more than one channel.
+    """
     import soundfile
 
     try:

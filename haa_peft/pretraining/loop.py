@@ -131,7 +131,7 @@ class PretrainingObjective(nn.Module):
         self.only_energies = config.weighting == "energy" and not config.align_before_encoding
 
     def forward(self, batch: Sequence[Drawn]) -> Tensor:
-        """Mean :func:`~haa_peft.acoustics.losses.audible_decay_loss` over all rooms.
+        """Mean :func:`~haa_peft.acoustics.losses.audible_decay_loss` over all rooms, a scalar.
 
         The published weighting shapes spectra too, so it has the published loss.
         """
@@ -181,7 +181,7 @@ def draw_batch(
     Parameters
     ----------
     corpus, panoramas : the rooms, and their panoramas.
-    rooms : numbers of those to draw from.
+    rooms : numbers (B,) of those to draw from.
     seed : decides, with a room's number, what is drawn.
     targets, max_k : of a room, and references of a target at most.
     training : turn the rooms, and draw K from 1 to ``max_k``, mostly large.

@@ -21,7 +21,15 @@ FLOOR_KNOWN = 0.7
 
 
 def draw_maps(corpus: Corpus, seed: int, plain: bool, job: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Echo maps (CHANNELS, 16, 32) of one draw of one room, and its true logarithmic depth (16, 32)."""
+    """Echo maps (CHANNELS, 16, 32) of one draw of one room, and its true logarithmic depth (16, 32).
+
+    Parameters
+    ----------
+    corpus : the simulated rooms.
+    seed : decides, with the job, what is drawn.
+    plain : the usual number of measurements, without noise or misplaced positions, and a known floor.
+    job : number of the room and of the draw.
+    """
     index, draw = job
     torch.set_num_threads(1)
     room = corpus[index]

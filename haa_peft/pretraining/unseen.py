@@ -39,8 +39,12 @@ def predict_unseen(
 
     Parameters
     ----------
+    backbone : with no adapter attached.
+    room : one that it was not trained in.
     panorama : (3, h, w) m, as rendered or pooled.
-    targets, references : (N,) and (N, largest K) indices of positions; the first K references are used.
+    targets, references : (N,) and (N, largest K) indices of positions.
+    ks : the numbers of references; the first K of them are used.
+    phase, seed : of the waveforms (:func:`~haa_peft.model.predict.waveforms`).
     """
     positions, rirs = room.positions - room.receiver, room.rirs.astype(np.float32)
     device = backbone.device
@@ -72,8 +76,11 @@ def evaluate_unseen(
 
     Parameters
     ----------
+    backbone : with no adapter attached.
     rooms : (number, room) pairs; number and ``seed`` decide which positions are targets and which references.
-    panorama_of : gives a room's panorama.
+    panorama_of : gives a room's panorama, (3, h, w) m.
+    ks : numbers of references.
+    phase, seed : of the waveforms (:func:`~haa_peft.model.predict.waveforms`).
     iso : whether to compute the ISO 3382-1 errors too, which takes longer.
 
     Returns
@@ -99,7 +106,13 @@ def evaluate_unseen(
 
 
 def draw_unseen(seed: tuple[int, ...], sources: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Targets (N,), and for each the others in random order as references, (N, ``most``)."""
+    """Targets (N,), and for each the others in random order as references, (N, ``most``).
+
+    Raises
+    ------
+    InputError
+        When ``sources``, the positions of the room, are no more than ``most``.
+    """
     if sources <= most:
         raise InputError(f"--k is {most} but a room has only {sources} positions; give at most {sources - 1}")
     rng = np.random.default_rng(seed)

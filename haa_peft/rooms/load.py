@@ -114,6 +114,7 @@ def with_geometry(room: Room, entry: object, folder: Path, where: str) -> Room:
 
     Parameters
     ----------
+    room : with measurements.
     entry, folder, where : as :func:`~haa_peft.geometry.sources.read_geometry` takes them.
 
     Raises

@@ -32,6 +32,7 @@ def kept(
 
     Parameters
     ----------
+    target : folder of the simulated room.
     name : what is simulated, for people.
     shape : of its RIRs, (N, T).
     make : gives RIRs (N, T), positions (N, 3) m and the content of ``room.json``.

@@ -97,7 +97,13 @@ def row_of(index: int, room: DrawnRoom, rirs: np.ndarray) -> dict[str, Any]:
 
 
 def write_shard(folder: Path, seed: int, odd: bool, shard: int) -> Path:
-    """Simulate one ``shard`` of rooms of :func:`simulate_corpus` and write it beside its target, then rename."""
+    """Simulate one shard of rooms of :func:`simulate_corpus` and write it beside its target, then rename.
+
+    Parameters
+    ----------
+    folder, shard : the corpus, and the number of the shard in it.
+    seed, odd : of the rooms, as :func:`~haa_peft.simulation.draw.draw_room` takes them.
+    """
     from datasets.arrow_writer import ArrowWriter
 
     path = shard_path(folder, shard)

@@ -108,9 +108,11 @@ def place(
 
     Parameters
     ----------
-    room : which is changed. source, positions : (3,) and (P, 3) m.
+    room : which is changed.
+    source, positions : (3,) and (P, 3) m.
     beam : of the source, None if it is omnidirectional.
-    seed : of the random numbers of ray tracing. rays : the arguments of ``set_ray_tracing``.
+    seed : of the random numbers of ray tracing.
+    rays : the arguments of ``set_ray_tracing``.
     """
     import pyroomacoustics as pra
 
@@ -205,8 +207,11 @@ def late_field(
 
     Parameters
     ----------
-    energy : (P, 7, bins). distance : (P,) m. room : of pyroomacoustics. rng : draws the noise.
+    energy : (P, 7, bins).
+    distance : (P,) m.
+    room : of pyroomacoustics.
     responses : of the octave bands, (7, 5121).
+    rng : draws the noise.
     """
     samples = room.rt_args["hist_bin_size_samples"]
     spectra = np.fft.rfft(rng.standard_normal((len(energy), LENGTH)) / np.sqrt(samples))
@@ -233,7 +238,9 @@ def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, 
 
     Parameters
     ----------
-    drawn, surfaces : the room. position : (3,) m. responses : of the octave bands, (7, 5121).
+    drawn, surfaces : the room.
+    position : (3,) m.
+    responses : of the octave bands, (7, 5121).
 
     Notes
     -----

@@ -85,7 +85,9 @@ def simulate_twin(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np
 
     Parameters
     ----------
-    twin : the room. positions : (N, 3) m. name, seed : draw diffuse tails and noise.
+    twin : the room.
+    positions : (N, 3) m.
+    name, seed : draw diffuse tails and noise.
     """
     from scipy.signal import fftconvolve, firwin2, minimum_phase
 

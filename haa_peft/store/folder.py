@@ -22,6 +22,11 @@ def write_pack(store: Path, pack: RoomPack) -> Path:
 
     The files are written beside the entry and the folder is renamed, so a full disk or an interruption leaves the
     old entry; in the instant between two renames it is found under its ``.previous`` name.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
     """
     target = pack.name.folder(store)
     files = pack.to_files()
@@ -73,7 +78,13 @@ def _previous(target: Path) -> list[Path]:
 
 
 def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
-    """All files of one state of an entry, also while another process replaces it."""
+    """All files of one state of an entry, also while another process replaces it.
+
+    Raises
+    ------
+    InputError
+        When there is no such entry, it cannot be read, or its files are not those that its card describes.
+    """
     target = name.folder(store)
     last_error, absent = "", 0
     for _ in range(ATTEMPTS):

@@ -26,7 +26,7 @@ class AdapterName:
 
     @classmethod
     def parse(cls, text: str) -> AdapterName:
-        """Read a name; anything that is not one, such as a path, is refused."""
+        """Read a name; anything that is not one, such as a path, is an ``InputError``."""
         match = _NAME.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise InputError(
@@ -54,7 +54,13 @@ def store_folder(given: str | Path | None = None) -> Path:
 
 
 def list_names(store: Path) -> list[AdapterName]:
-    """Every entry of a store, sorted, damaged ones too; what a killed writer left counts under its entry's name."""
+    """Every entry of a store, sorted, damaged ones too; what a killed writer left counts under its entry's name.
+
+    Raises
+    ------
+    InputError
+        When ``store`` is no folder.
+    """
     if not store.is_dir():
         raise InputError(f"store {store} is no folder; name one with --store or ${STORE_VARIABLE}")
     names = set()

@@ -88,7 +88,15 @@ class RoomPack:
 
     @classmethod
     def of_room(cls, name: AdapterName, room: Room, config: dict, tensors: dict[str, Tensor], card: dict) -> RoomPack:
-        """Pack an adapter with its room's training measurements as references."""
+        """Pack an adapter with its room's training measurements as references.
+
+        Parameters
+        ----------
+        name : of the adapter.
+        room : with its measurements and geometry.
+        config, tensors : the adapter.
+        card : what ``card.json`` says besides schema and name.
+        """
         train = room.splits["train"]
         return cls(
             name,
@@ -136,7 +144,13 @@ class RoomPack:
         return {"rirs": self.rirs, "positions": self.positions, **seen}
 
     def to_files(self) -> dict[str, bytes]:
-        """Content of every file of the pack; the card holds the others' SHA-256."""
+        """Content of every file of the pack; the card holds the others' SHA-256.
+
+        Raises
+        ------
+        InputError
+            When a tensor of the adapter is not finite.
+        """
         import safetensors.torch
         import torch
 
@@ -242,7 +256,7 @@ class RoomPack:
 
 
 def parse_card(name: AdapterName, content: bytes) -> dict:
-    """Read ``card.json`` and check its schema and name."""
+    """Read ``card.json``; ``InputError`` where it is no JSON, of another schema or name, or incomplete."""
     card = _parsed(name, CARD, lambda: json.loads(content))
     if not isinstance(card, dict) or card.get("schema") != SCHEMA:
         found = card.get("schema") if isinstance(card, dict) else None

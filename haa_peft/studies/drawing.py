@@ -27,7 +27,15 @@ def show_points(axis: Any, points: Sequence[tuple[float, float, str]], lines: Ma
 
 
 def name_lines(axis: Any, lines: Mapping[str, float], digits: int, styles: Mapping[str, dict[str, str]]) -> None:
-    """Horizontal lines, named at the right of the panel in order and not over one another."""
+    """Horizontal lines, named at the right of the panel in order and not over one another.
+
+    Parameters
+    ----------
+    axis : of matplotlib, its limits set.
+    lines : height by run; what is not finite is left out.
+    digits : of the heights, behind the point.
+    styles : of :func:`~haa_peft.studies.figures.run_styles`.
+    """
     low, high = axis.get_ylim()
     gap = 0.055
     defined = sorted((value, run) for run, value in lines.items() if np.isfinite(value))

@@ -50,10 +50,17 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
 
     Packed runs (:func:`~haa_peft.studies.results.unpack`) are unpacked and count as there.
 
+    Parameters
+    ----------
+    study : what to run.
+    out : folder of the results.
+    executor : one of ``EXECUTORS``.
+    workers : runs at once; one for each GPU, or each core, unless given.
+
     Raises
     ------
     InputError
-        When ``out`` holds results of other settings, or Ray is asked for and not there.
+        When a run fails, ``out`` holds results of other settings, or Ray is asked for and not there.
     """
     from tqdm import tqdm
 

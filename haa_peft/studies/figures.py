@@ -142,7 +142,15 @@ def plot_maps(results: Sequence[RunResult], path: Path, runs: Sequence[str]) -> 
 def plot_decay_curves(
     results: Sequence[RunResult], path: Path, runs: Sequence[str], styles: Mapping[str, dict[str, str]]
 ) -> Path | None:
-    """True and predicted decay curves at the kept positions, a row for each configuration; the first seed's."""
+    """True and predicted decay curves at the kept positions, a row for each configuration; the first seed's.
+
+    Parameters
+    ----------
+    results : of the runs.
+    path : of the figure.
+    runs : which of them are drawn, in order.
+    styles : of :func:`run_styles`.
+    """
     first = {name: min(r.seed for r in results if r.name == name) for name in configurations(results)}
     kept_by = sorted((r for r in results if r.run in runs), key=lambda r: runs.index(r.run))
     kept_by = [r for r in kept_by if len(r.decay_curves["position"])]
@@ -220,9 +228,13 @@ def plot_transfer(results: Sequence[RunResult], path: Path) -> Path | None:
 
 
 def transfer_table(results: Sequence[RunResult], run: str) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Of one run: where trained (rows), where tested (columns), mean EDT errors (s), and relative to the backbone's.
+    """Of one run: mean EDT errors by where it was trained (rows, R) and tested (columns, C).
 
     Only seeds and configurations that take part in transfers, so that the diagonal compares with what is beside it.
+
+    Returns
+    -------
+    The rows' names, the columns' names, errors (R, C) s, and (R, C) how much they are above the backbone's, as a share.
     """
     moved = [r for r in results if r.run == run and r.is_transfer]
     seeds, names = {r.seed for r in moved}, {r.name for r in moved} | {str(r.trained_on) for r in moved}

@@ -66,7 +66,14 @@ def training_of(study: Study, job: Job) -> TrainingSettings:
 
 @lru_cache(maxsize=4096)
 def fingerprint_of_room(study: Study, name: str, seed: int, shots: int, run: str = "") -> str:
-    """Of a room with the splits of a seed and its number of measurements, as a run takes it to be."""
+    """Of a room with the splits of a seed and its number of measurements, as a run takes it to be.
+
+    Parameters
+    ----------
+    study : that has the room.
+    name, seed, shots : of the room, of its splits, and its measurements.
+    run : that takes it to be something; without one it is what it is.
+    """
     return study.room(name, seed, shots, run).fingerprint
 
 

@@ -117,7 +117,13 @@ class Study:
     pairs: tuple[tuple[str, str], ...] = setting((), "runs that the report holds against each other too")
 
     def room(self, name: str, seed: int, shots: int, run: str = "") -> Room:
-        """A room with the splits of a seed and its number of measurements, as a run takes it to be."""
+        """A room with the splits of a seed and its number of measurements, as a run takes it to be.
+
+        Parameters
+        ----------
+        name, seed, shots : of the room, of its splits, and its measurements.
+        run : that takes it to be something; without one it is what it is.
+        """
         return assumed_room(self, name, seed, shots, self.assumption(name, run))
 
     def assumption(self, name: str, run: str) -> Assumption:
@@ -154,7 +160,14 @@ def _room(study: Study, name: str, seed: int, shots: int) -> Room:
 
 @lru_cache(maxsize=16)
 def assumed_room(study: Study, name: str, seed: int, shots: int, assumption: Assumption) -> Room:
-    """The room that an assumption makes of another; they share their RIRs."""
+    """The room that an assumption makes of another; they share their RIRs.
+
+    Parameters
+    ----------
+    study : that has the room.
+    name, seed, shots : of the room, of its splits, and its measurements.
+    assumption : what the room is taken to be.
+    """
     room = _room(study, name, seed, shots)
     return room if assumption == Assumption() else assumption.applied(room, seed)
 
@@ -224,7 +237,13 @@ def channels_of(study: Study, job: Job) -> tuple[str, ...]:
 
 
 def waves(study: Study) -> list[list[Job]]:
-    """The jobs in groups, each of which only needs adapters of those before it."""
+    """The jobs in groups, each of which only needs adapters of those before it.
+
+    Raises
+    ------
+    InputError
+        When a job needs an adapter that no job of the study makes.
+    """
     jobs = jobs_of(study)
     left: Sequence[Job] = jobs
     done: set[Job] = set()

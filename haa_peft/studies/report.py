@@ -74,13 +74,20 @@ def write_report(
 
     Parameters
     ----------
+    folder : of the results.
     compare_with : the run that all others are held against, besides the backbone and nearest neighbour.
+    title, question : what the page is called, and what it answers.
     show : runs in maps and decay curves; by default nearest neighbour, the backbone, an adapter and ``compare_with``.
     pairs : runs that are held against each other too, the second being the one that the first may be better than.
 
     Returns
     -------
     The path of the page.
+
+    Raises
+    ------
+    InputError
+        When a run that is named is none of the folder's.
     """
     kept = read_results(folder)
     results = for_every_seed(kept)

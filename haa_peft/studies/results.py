@@ -275,6 +275,6 @@ def of_backbone(results: Sequence[RunResult], run: str) -> float:
 
 
 def mean_defined(values: np.ndarray) -> float:
-    """Mean of what is finite, NaN if nothing is."""
+    """Mean of what is finite in values (N,), a scalar; NaN if nothing is."""
     defined = values[np.isfinite(values)]
     return float(defined.mean()) if len(defined) else float("nan")

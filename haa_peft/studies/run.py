@@ -62,7 +62,14 @@ class Outcome(NamedTuple):
 
 
 def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | None = None) -> Outcome:
-    """Adapt to a job's room and test it; ``needed`` are the adapters that :func:`sources_of` names."""
+    """Adapt to a job's room and test it.
+
+    Parameters
+    ----------
+    study, job : what to do.
+    needed : the adapters that :func:`~haa_peft.studies.plan.sources_of` names.
+    device : where to compute; the CPU unless given.
+    """
     device = device or "cpu"
     backbone = load_backbone(study.backbone).to(device)
     room = study.room(job.room, job.seed, job.shots, job.run)

@@ -70,10 +70,11 @@ def difference(
 
     Parameters
     ----------
-    a, b : per configuration errors (seeds, positions), NaN where undefined or not tested; only pairs count.
-    jnd : per configuration what is just noticeable (seeds, positions), in the unit of the errors.
+    a, b : per configuration errors (S, N) of seeds and positions, NaN where undefined or not tested; only pairs count.
+    jnd : per configuration what is just noticeable, (S, N) in the unit of the errors.
     places : per configuration and position what place of which room it is; all are different unless given.
     draws : which draw of training positions each seed has; all are different unless given.
+    resamples, seed : how many, and of their draws.
     """
     given = [np.broadcast_to(np.nan, x.shape) for x in a] if jnd is None else jnd
     where = [[(i, p) for p in range(x.shape[1])] for i, x in enumerate(a)] if places is None else places
@@ -137,9 +138,13 @@ def _groups(configurations: Sequence[Sequence[Hashable]]) -> list[dict[Hashable,
 def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **options: int) -> Difference:
     """:func:`difference` of two runs over the configurations that both were tested in.
 
-    ``results`` are of one number of measurements and without transfers, so that a run has one result for each
-    configuration and seed (:func:`~haa_peft.studies.results.for_every_seed`); ``options`` are ``resamples`` and
-    ``seed``.
+    Parameters
+    ----------
+    results : of one number of measurements and without transfers, so that a run has one result for each configuration
+        and seed (:func:`~haa_peft.studies.results.for_every_seed`).
+    a, b : the runs.
+    metric : whose errors.
+    **options : ``resamples`` and ``seed``.
     """
     tables: list[dict[str, np.ndarray]] = []
     places: list[list[Hashable]] = []

@@ -34,7 +34,14 @@ class Acceptance:
 
     @classmethod
     def of(cls, before: Sequence[float], after: Sequence[float], best_step: int, caution: float) -> Acceptance:
-        """Of losses (N,) at the same positions, by :func:`least_fall`."""
+        """Of losses at the same positions, by :func:`least_fall`.
+
+        Parameters
+        ----------
+        before, after : losses (N,) of the start and of the best step.
+        best_step : when they were best.
+        caution : standard errors that they must fall by.
+        """
         start, best = float(np.mean(before)), float(np.mean(after))
         threshold = least_fall(before, after, caution)
         return cls(start, best, best_step, threshold, start - best > threshold)
@@ -77,7 +84,13 @@ class Acceptance:
 
     @classmethod
     def of_card(cls, training: Mapping[str, Any]) -> Acceptance | None:
-        """What a card's ``training`` says, or its losses where it is older; None if nothing was validated."""
+        """What a card's ``training`` says, or its losses where it is older; None if nothing was validated.
+
+        Raises
+        ------
+        InputError
+            When the card's ``acceptance`` is damaged.
+        """
         try:
             if (kept := training.get("acceptance")) is not None:
                 losses = float(kept["start_loss"]), float(kept["best_loss"])

@@ -40,9 +40,17 @@ def adapt(
 
     The weights kept are those with the lowest validation loss, or the start's if it was not lower by enough
     (:mod:`~haa_peft.training.acceptance`); without validation positions, those of the step that was best when each
-    measurement in turn was left out. The backbone is given back as it was. ``run_folder`` gets ``log.jsonl`` and
-    ``checkpoint.pt``, which holds the adapter and its optimiser only; with ``resume`` training goes on from it, to the
-    same result as without a break.
+    measurement in turn was left out. The backbone is given back as it was.
+
+    Parameters
+    ----------
+    backbone : on the accelerator's device.
+    rooms : one, or those that are adapted to together.
+    method, training : what is trained, and how.
+    accelerator : of accelerate, with all processes.
+    run_folder : gets ``log.jsonl`` and ``checkpoint.pt``, which holds the adapter and its optimiser only.
+    start : adapter that training goes on from.
+    resume : go on from the checkpoint, to the same result as without a break.
 
     Raises
     ------

@@ -42,6 +42,12 @@ def borrow(room: Room, lender: Room, backbone: XRIR, k: int = 8) -> Room:
     measurement itself, are not borrowed. What was measured, in either frame, where ``room`` validates or tests is not
     used at all.
 
+    Parameters
+    ----------
+    room, lender : two configurations of one room.
+    backbone : with no adapter attached.
+    k : nearest of the lender's measurements that predict; all if there are fewer.
+
     Raises
     ------
     InputError
@@ -88,9 +94,14 @@ def borrow_if_better(
 ) -> Room:
     """:func:`borrow`, if that lowers the backbone's mean loss; otherwise ``room`` itself.
 
-    ``validation`` says whose loss, as in training (:class:`~haa_peft.training.settings.TrainingSettings`): that at the
-    validation positions, or that of every training measurement, which is left out of all that predicts it. With one
-    measurement and nothing else that cannot be told: ``room`` is given back.
+    With one measurement and nothing else that cannot be told: ``room`` is given back.
+
+    Parameters
+    ----------
+    room, lender, backbone, k : as in :func:`borrow`.
+    audible_decay : weight in the loss (:class:`~haa_peft.training.settings.TrainingSettings`).
+    validation : whose loss, as in training: that at the validation positions, or that of every training measurement,
+        which is left out of all that predicts it.
     """
     tried = [room]
     if measurements_validate([room], validation):

@@ -22,7 +22,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any], needed: Iterable[str]) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote, with its ``needed`` entries, of a run of the same ``settings``."""
+    """Read what :func:`save_checkpoint` wrote, with its ``needed`` entries, of a run of the same ``settings``.
+
+    Raises
+    ------
+    InputError
+        When there is none, it is damaged, or its settings are others.
+    """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         found = new_names(dict(state["settings"]))

@@ -21,7 +21,13 @@ Curve = list[tuple[int, float]]
 
 
 def measurements_validate(rooms: Sequence[Room], validation: str) -> bool:
-    """Whether the training measurements themselves must choose the weights."""
+    """Whether the training measurements themselves must choose the weights.
+
+    Raises
+    ------
+    InputError
+        When ``validation`` is ``positions`` and no room has validation positions.
+    """
     if validation == "auto":
         return not any(len(room.splits["valid"]) for room in rooms)
     if validation == "positions" and not any(len(room.splits["valid"]) for room in rooms):
@@ -61,8 +67,15 @@ def leave_one_out(
 ) -> tuple[Acceptance, Curve, float]:
     """What is said of the best number of steps, mean losses of adapters each trained without one measurement, seconds.
 
-    The best steps are accepted if better by ``caution`` standard errors. ``train`` runs one fold to the end; its losses
-    are kept in ``folder``, for a resumed run of the same ``settings``.
+    Parameters
+    ----------
+    rooms : whose training measurements are left out in turn.
+    folder : keeps the losses of a fold, for a resumed run of the same ``settings``.
+    settings : what the result depends on.
+    train : runs one fold to the end, in its folder.
+    accelerator : of accelerate.
+    caution : standard errors by which the best steps must be better.
+    resume : take folds that are done from ``folder``.
     """
     curves, total = [], 0.0
     for i, fold in enumerate(folds_of(rooms)):

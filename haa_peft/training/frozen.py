@@ -57,7 +57,7 @@ class FrozenParts:
         self.keeps_pairs = len(room.positions) * len(room.rirs) * N_BINS * N_FRAMES * 4 <= KEPT_BYTES
 
     def known(self, rows: Tensor, references: int) -> Known:
-        """What is known of positions of the room, of which the first few are references."""
+        """What is known of positions, ``rows`` (P,) of the room, of which the first ``references`` are references."""
         if not self._keep:
             return Known()
         views = audio = None

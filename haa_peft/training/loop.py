@@ -132,7 +132,15 @@ class Run:
 
 
 def train(run: Run, *, resume: bool, title: str, stop_at: int | None = None) -> Adaptation:
-    """Train to the end, or to step ``stop_at`` without validation, and give the backbone back as it was."""
+    """Train to the end and give the backbone back as it was.
+
+    Parameters
+    ----------
+    run : what it is made of.
+    resume : go on from the run's checkpoint.
+    title : of the progress bar.
+    stop_at : step at which to stop, without validation; at the end of the settings unless given.
+    """
     settings = run.settings()  # of the backbone alone
     adapter = attach(run.backbone, run.method, run.training.seed, run.frozen)
     try:

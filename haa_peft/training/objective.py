@@ -107,7 +107,7 @@ class RoomObjective(nn.Module):
             return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
 
     def validation_losses(self, k: int) -> Tensor:
-        """Losses at the validation positions, each predicted from its K nearest training positions."""
+        """Losses (N,) at the validation positions, each predicted from its K nearest training positions."""
         return self.losses_at(np.arange(self.shots, len(self.positions)), k)
 
     @torch.no_grad()

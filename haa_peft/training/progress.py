@@ -50,7 +50,7 @@ class Average:
             self._set(own)
 
     def restore(self, tensors: list[Tensor]) -> None:
-        """Go on from averages that were kept."""
+        """Go on from averages that were kept: ``tensors`` (...,), each of the shape of its weight."""
         for mine, kept in zip(self.tensors, tensors, strict=True):
             mine.copy_(kept)
 
@@ -85,7 +85,7 @@ class Progress:
     def consider(self, losses: list[float], patience: int, min_delta: float) -> None:
         """Keep the weights if they are the best; stop after ``patience`` validations that gained next to nothing.
 
-        ``losses`` are those at the validation positions.
+        ``losses`` are those at the validation positions; ``InputError`` if they are not finite before the first step.
         """
         loss = sum(losses) / len(losses)
         if self.step == 0 and not math.isfinite(loss):

@@ -109,7 +109,8 @@ def other_convention(degrees: int, mirrored: bool, centre: float, clockwise: boo
 
     Parameters
     ----------
-    degrees, mirrored : by how much, and whether. centre, clockwise : what it was read with.
+    degrees, mirrored : by how much, and whether.
+    centre, clockwise : what it was read with, degrees and whether it turns that way.
     """
     azimuth = ((-centre if mirrored else centre) + degrees + 180) % 360 - 180
     return TURNINGS[int(clockwise != mirrored)], azimuth
@@ -122,8 +123,10 @@ def source_pixels(
 
     Parameters
     ----------
-    rays : (..., 3). shape : of the image, (height, width, ...).
-    centre_azimuth : degrees, of the image's middle. clockwise, upside_down : how it turns and stands.
+    rays : (..., 3) unit vectors.
+    shape : of the image, (height, width, ...).
+    centre_azimuth : degrees, of the image's middle.
+    clockwise, upside_down : how it turns and stands.
     """
     height, width = shape[:2]
     row, column = pixels_of(rays, height, width)

@@ -55,7 +55,8 @@ def echo_maps(rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray, flo
 
     Parameters
     ----------
-    rirs : (N, T) at 22 050 Hz with propagation delay, N at least 3. positions, receiver : (N, 3) and (3,) m.
+    rirs : (N, T) at 22 050 Hz with propagation delay, N at least 3.
+    positions, receiver : (N, 3) and (3,) m.
     floor : z of the floor in m, None if it is not known.
     """
     evidence = echo_evidence(rirs, positions, receiver)

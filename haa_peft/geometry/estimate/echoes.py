@@ -75,7 +75,8 @@ def echo_evidence(rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray)
 
     Parameters
     ----------
-    rirs : (N, T) at least 3 measurements. positions : (N, 3) m. receiver : (3,) m.
+    rirs : (N, T), at least 3 measurements.
+    positions, receiver : (N, 3) and (3,) m.
 
     Raises
     ------

@@ -22,7 +22,9 @@ def choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], default: 
 
     Parameters
     ----------
-    entry, key : where it is looked for. allowed : words. default : what it is if it is not given.
+    entry, key : where it is looked for.
+    allowed : words.
+    default : what it is if it is not given.
     where : what an error begins with.
 
     Raises
@@ -43,7 +45,9 @@ def number(
 
     Parameters
     ----------
-    entry, key : where it is looked for. low, high : limits. default : what it is if it is not given.
+    entry, key : where it is looked for.
+    low, high : limits, which are allowed too.
+    default : what it is if it is not given.
     where : what an error begins with.
 
     Raises
@@ -64,7 +68,9 @@ def file_of(entry: Mapping[str, Any], key: str, folder: Path, where: str) -> Pat
 
     Parameters
     ----------
-    entry, key : where it is named. folder : that its name is relative to. where : what an error begins with.
+    entry, key : where it is named.
+    folder : that its name is relative to.
+    where : what an error begins with.
 
     Raises
     ------

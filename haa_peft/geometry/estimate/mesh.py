@@ -99,7 +99,7 @@ class Mesh:
         self._rays = trimesh.ray.ray_pyembree.RayMeshIntersector(mesh)
 
     def depth(self, placement: Placement, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
-        """Distance in metres along rays (..., 3) from the receiver, in room coordinates; inf where nothing is hit."""
+        """Metres (...) from the receiver (3,) along rays (..., 3), in room coordinates; inf where nothing is hit."""
         return self.look(placement, receiver, rays)[0]
 
     def look(

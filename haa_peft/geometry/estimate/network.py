@@ -74,7 +74,7 @@ class PanoramaNetwork(nn.Module):
 
 
 def panorama_loss(log_depth: Tensor, log_scale: Tensor, true_log_depth: Tensor) -> Tensor:
-    """Negative log likelihood (Laplace) of true log distances (B, 16, 32), mean over the sphere."""
+    """Negative log likelihood (Laplace) of true log distances, three of (B, 16, 32) -> scalar mean over the sphere."""
     weight = torch.from_numpy(solid_angles(HEIGHT, WIDTH)).to(log_depth)
     wrong = (log_depth - true_log_depth).abs()
     return ((wrong * (-log_scale).exp() + log_scale) * weight).sum(dim=(1, 2)).mean()

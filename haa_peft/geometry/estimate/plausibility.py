@@ -28,8 +28,11 @@ LEAST_PATHS = 3
 class SurfaceEcho:
     """What is heard of one surface.
 
-    paths : measurements that have a first-order echo off it. evidence : log likelihood ratio of those echoes against
-    chance, at most ``TOLERANCE`` m from the surface. chance : share of places up to 3 m away that would do as well.
+    Attributes
+    ----------
+    paths : measurements that have a first-order echo off it.
+    evidence : log likelihood ratio of those echoes against chance, at most ``TOLERANCE`` m from the surface.
+    chance : share of places up to 3 m away that would do as well.
     heard : None where fewer than three measurements could.
     """
 
@@ -66,8 +69,10 @@ def check_surfaces(
 
     Parameters
     ----------
-    rirs : (N, T) at 22 050 Hz. positions : (N, 3) m. receiver : (3,) m.
-    surfaces : in the same coordinates. estimate : of :func:`~haa_peft.geometry.estimate.shoebox.estimate_shoebox`.
+    rirs : (N, T) at 22 050 Hz.
+    positions, receiver : (N, 3) and (3,) m.
+    surfaces : in the same coordinates.
+    estimate : of :func:`~haa_peft.geometry.estimate.shoebox.estimate_shoebox`.
     """
     evidence = echo_evidence(rirs, positions, receiver)
     echoes = [surface_echo(evidence, surfaces, index) for index in range(len(surfaces))]

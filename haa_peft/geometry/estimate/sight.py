@@ -22,7 +22,7 @@ STEPS, FIRST = 24, 2
 
 
 def behind(depth: np.ndarray, places: np.ndarray, neighbours: int = NEIGHBOURS) -> np.ndarray:
-    """Metres that places (N, 3), as seen from the receiver, lie behind what a depth map shows there; negative before.
+    """Metres (N,) that places (N, 3) m from the receiver lie behind what a depth map (h, w) m shows; negative before.
 
     The deepest of 5 x 5 pixels (2 ``neighbours``) counts, and what is open (inf) hides nothing.
     """
@@ -117,7 +117,10 @@ def sight_notes(depth: np.ndarray, known: Known) -> tuple[str, ...]:
 
 
 def box_of(depth: np.ndarray, known: Known, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest corner (3,) m of the box around what is seen and all positions, with ``MARGIN``."""
+    """Lowest and highest corner (3,) m of the box around what is seen and all positions, with ``MARGIN``.
+
+    ``depth`` (h, w) m is what is seen along ``rays`` (h, w, 3).
+    """
     seen = (depth[..., None] * rays).reshape(-1, 3) + known.receiver
     points = np.concatenate([seen, known.positions])
     return points.min(axis=0) - MARGIN, points.max(axis=0) + MARGIN

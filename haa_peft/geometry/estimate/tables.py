@@ -45,7 +45,9 @@ def depth_errors(
 
     Parameters
     ----------
-    rirs : (N, T) at 22 050 Hz. positions, receiver : (N, 3) and (3,) m. estimate : the shoebox from them.
+    rirs : (N, T) at 22 050 Hz.
+    positions, receiver : (N, 3) and (3,) m.
+    estimate : the shoebox from them.
     truth : what the depth is compared with; where it is open, nothing is.
     """
     true = depth_around(truth, receiver)
