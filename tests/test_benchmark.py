@@ -3,11 +3,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "benchmark.py"
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_on_the_bundled_backbone(tmp_path):
     report = tmp_path / "benchmark.json"
     options = ["--sizes", "small", "--devices", "cpu", "--rounds", "1", "--parts", "swaps", "--json", str(report)]

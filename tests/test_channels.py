@@ -149,6 +149,7 @@ def test_a_pack_without_channels_knows_nothing_of_materials(options, labelled_fo
     assert cards[0]["method"] == cards[1]["method"]
 
 
+@pytest.mark.slow
 def test_one_on_top_of_another_reads_what_that_reads(options, labelled_folder, tiny_backbone_file, capsys):
     finetune(*options, "--lr", 0.02, "--channels", "normals", "--name", "studio/base@below", "--rank", 1)
     finetune(*options, "--lr", 0.02, "--name", "studio/base@above", "--on-top-of", "studio/base@below", "--rank", 1)

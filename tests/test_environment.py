@@ -54,6 +54,7 @@ def one_line(outcome):
     return told
 
 
+@pytest.mark.slow
 def test_a_torchvision_of_another_torch(install, run, room_folder):
     """Peft imports transformers, which imports torchvision where there is one."""
     install("torchvision", "0.27.0", NO_OPERATOR, "numpy", "torch (==2.12.0)")

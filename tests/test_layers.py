@@ -179,14 +179,14 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
     ("name", "arguments"),
     [
         ("simulation", ["evaluate", "classroom-twin/base"]),
-        ("simulation", ["simulate", "--rooms", "1", "--out", "corpus"]),
-        ("augmentation", ["finetune", "--room", "ROOM", "--augment", "mirror"]),
+        ("simulation", ["pretrain", "simulate", "--count", "1", "--out", "corpus"]),
+        ("augmentation", ["adapt", "ROOM", "--augment", "mirror"]),
         ("downloads", ["download", "haa"]),
-        ("pretraining", ["evaluate-backbone", "corpus"]),
+        ("pretraining", ["pretrain", "evaluate", "corpus"]),
         ("studies", [ROOT / "recipes" / "compare_full_vs_adapter.py", "--study", "study.yaml"]),
         ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "depth.npy"]),
         ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "sound"]),
-        ("geometry.estimate", ["geometry-from-sound", "ROOM"]),
+        ("geometry.estimate", ["geometry", "ROOM", "--from-sound"]),
     ],
 )
 def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(name, arguments, without, room_folder, tmp_path):

@@ -58,6 +58,7 @@ def test_the_recipe_gives_what_the_function_gives(
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_beginnings_by_name_and_as_tensors_are_the_same(room_folder, tiny_backbone, tmp_path):
     room, method = load_room(room_folder), MethodSettings(rank=1)
     below = adapt_room(room, method, SHORT, backbone=tiny_backbone, test_split=None)

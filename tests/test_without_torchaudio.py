@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import importlib, pkgutil, sys
 
@@ -33,10 +35,12 @@ def run(code, room_folder):
     assert (room_folder.parent / "adapters" / "studio" / "base" / "card.json").exists()
 
 
+@pytest.mark.slow
 def test_missing(room_folder):
     run('import sys; sys.modules["torchaudio"] = None' + CODE, room_folder)
 
 
+@pytest.mark.slow
 def test_made_for_another_torch(room_folder, broken_torchaudio):
     run(CODE + "import transformers.audio_utils", room_folder)
 

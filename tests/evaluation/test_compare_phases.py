@@ -3,9 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare_phases.py"
 
 
+@pytest.mark.slow
 def test_the_recipe_tells_reconstruction_from_prediction(simulated_corpus, tiny_backbone_file, tmp_path):
     report = tmp_path / "phases.json"
     options = ["--corpus", simulated_corpus, "--corpus-rooms", "2", "--backbone", tiny_backbone_file, "--json", report]

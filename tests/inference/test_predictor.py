@@ -158,6 +158,7 @@ def test_a_room_stored_anew_is_loaded_anew(room, store, tiny_backbone):
     assert np.abs(predictor.predict(QUERIES) - before).max() > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"merged": True}], ids=str)
 @pytest.mark.parametrize("changes", [{}, {"align_before_encoding": True, "normalisation": "batch"}], ids=str)
 def test_every_method_in_one_batch(options, changes, room, tmp_path):

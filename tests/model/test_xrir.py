@@ -168,6 +168,7 @@ def test_distinct_inputs_are_encoded_once(mixed_rooms, monkeypatch):
     assert seen["encode_views"] == 9
 
 
+@pytest.mark.slow
 def test_published_network_in_one_batch_has_the_plain_gradients(published_state):
     """At the published size, two targets of one configuration; in double precision, to tell rounding from errors."""
     network = XRIR().eval()

@@ -152,6 +152,7 @@ def test_a_corpus_is_known_by_its_content(corpus_folder):
     assert Corpus(corpus_folder, 25).fingerprint() != before
 
 
+@pytest.mark.slow
 def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
     recipe = load_recipe()
@@ -211,6 +212,7 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     assert resumed["fingerprint"] == story["fingerprint"]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(corpus_folder, tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(TINY)))
     options = f"--corpus {corpus_folder} --config {tmp_path / 'config.json'} --count 25 --validation-rooms 2 --k 4"
@@ -225,6 +227,7 @@ def test_two_processes_learn_what_one_learns(corpus_folder, tmp_path, monkeypatc
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkeypatch, capsys):
     recipe = load_recipe(RECIPE.with_name("compare_backbones.py"))
     for changes in recipe.VARIANTS.values():

@@ -124,6 +124,7 @@ def test_another_room_s_panorama(study_file, other):
         assert np.array_equal(room.positions, study.room("studio/panel", 0, 12).positions)
 
 
+@pytest.mark.slow
 def test_a_study_of_them(study_file, other, tiny_backbone_file, tmp_path):
     runs = f"""
   lora: {{rank: 2}}
@@ -203,6 +204,7 @@ def test_channels_are_those_of_the_geometry_that_a_run_takes(study_file, room_fo
     assert test["job"] == keys[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["methods-r3vival", "transfer", "rank-and-placement", "geometry"])
 def test_committed_results_are_resumed(name, shared_data, tmp_path, monkeypatch):
     """Of one seed and the rooms of R3VIVAL: what is packed is taken for done."""
@@ -217,7 +219,7 @@ def test_committed_results_are_resumed(name, shared_data, tmp_path, monkeypatch)
     for room in [room for room in study.rooms if room.startswith("r3vival")]:
         for run in [run for run in study.runs.values() if room in (run.only or study.rooms)]:
             checked += is_done(study, Job(run.name, room, (run.shots or study.shots)[0], 0), tmp_path)
-    assert checked > 20
+    assert checked >= (12 if name == "methods-r3vival" else 21)  # that one has three runs in four rooms
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_the_page(study):
     assert "Means over r3vival/000." in measurements
 
 
+@pytest.mark.slow
 def test_every_figure_is_there_and_no_other(study):
     page = written(study, compare_with="full", title="Methods", question="?")
     embedded = {line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")}

@@ -39,6 +39,7 @@ def test_the_floor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
     assert np.abs(np.stack([x, 6 - x, y, 4 - y])).min(axis=0).max() < 0.02
 
 
+@pytest.mark.slow
 def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
     study, out = load_study(study_file(seeds="[0, 3]", draws="[studio]")), tmp_path / "out"
     assert [len(group) for group in waves(study)] == [2 * 2 * 4 + 2 * 2, 2 * 3]
@@ -96,6 +97,7 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
         run_study(load_study(study_file(k="3")), out, workers=1)
 
 
+@pytest.mark.slow
 def test_few_measurements(study_file, tmp_path):
     runs = "\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora, configuration: base}, only: [studio/panel]}"
     runs += "\n  few: {rank: 2, shots: [3], start: {run: lora, configuration: {studio: base}}, only: [studio/panel]}"
@@ -170,6 +172,7 @@ def test_bad_studies(runs, more, message, study_file):
         load_study(study_file(runs, **more))
 
 
+@pytest.mark.slow
 def test_studies_that_are_shipped(shared_data, monkeypatch, tmp_path):
     monkeypatch.chdir(Path(__file__).parents[2])
     monkeypatch.setenv("HAA_PEFT_CACHE", str(tmp_path))
@@ -184,6 +187,7 @@ def test_studies_that_are_shipped(shared_data, monkeypatch, tmp_path):
             assert load_room(folder).name == name
 
 
+@pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes_gives_the_same(study_file, tmp_path):
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
@@ -281,7 +285,9 @@ def test_a_run_that_fails_does_not_end_the_others(study_file, tmp_path):
     }
 
 
-def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, capsys):
+@pytest.mark.slow
+def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, caplog):
+    caplog.set_level("INFO")
     study, out = load_study(study_file("\n  lora: {rank: 2}")), tmp_path / "out"
 
     others = set(multiprocessing.active_children())  # of tests before this one
@@ -296,10 +302,11 @@ def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, capsys):
     killer.start()
     run_study(study, out, workers=2)
     killer.join()
-    assert "a worker died (attempt 1 of 3, exit code -9); 4 runs are left" in capsys.readouterr().out
+    assert "a worker died (attempt 1 of 3, exit code -9); 4 runs are left" in caplog.text
     assert len(kept_tests(out)) == 2 * 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc")
 def test_results_of_workers_keep_no_files_open(study_file):
     """Torch sends a tensor as an open file; hundreds of runs would exceed what a process may open."""

@@ -69,6 +69,7 @@ VARIED = Augmentation.parse(USUAL_AUGMENTATION)
 RESUMED += [(MethodSettings("lora", dropout=0.3), False, VARIED)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "published", "augment"), RESUMED, ids=str)
 def test_a_broken_run_resumes_to_the_same_adapter(method, published, augment, room, accelerator, tmp_path, monkeypatch):
     short = dataclasses.replace(SHORT, augment=augment)
@@ -164,6 +165,7 @@ def test_every_measurement_is_left_out_once(room):
         assert fold.splits["test"].tolist() == room.splits["test"].tolist()
 
 
+@pytest.mark.slow
 def test_leave_one_out_validation(room, tiny_backbone, accelerator, tmp_path, monkeypatch):
     """Against folds trained one by one; and a broken run goes on to the same adapter."""
     alone = without_positions(room.with_shots(6))
@@ -217,6 +219,7 @@ def test_leave_one_out_validation(room, tiny_backbone, accelerator, tmp_path, mo
     assert all(torch.equal(resumed.tensors[name], found.tensors[name]) for name in found.tensors)
 
 
+@pytest.mark.slow
 def test_leave_one_out_undoes_a_gain_by_chance_too(room, tiny_backbone, accelerator, tmp_path):
     alone, careful = without_positions(room.with_shots(6)), dataclasses.replace(SHORT, caution=100.0)
     undone = adapt(tiny_backbone, alone, MethodSettings(), careful, accelerator, tmp_path)
@@ -374,6 +377,7 @@ def test_statistics_are_the_rooms(room, accelerator, tmp_path):
     assert fingerprint(network) == before
 
 
+@pytest.mark.slow
 def test_auto_freezing_measures_both_domains(room, tiny_backbone, accelerator, tmp_path, monkeypatch):
     """Shares against squared gradients of the network's plain forward pass."""
     other = dataclasses.replace(room, rirs=room.rirs[:, ::-1].copy())

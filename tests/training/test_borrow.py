@@ -95,6 +95,7 @@ def test_a_receiver_that_moved(base, panel, monkeypatch):
     assert len(expected) < 11
 
 
+@pytest.mark.slow
 def test_what_is_left_out_converts_nothing(base, panel, tiny_backbone, tmp_path, monkeypatch):
     """In every fold measurements are borrowed anew, by what is not left out."""
     from accelerate import Accelerator

@@ -42,6 +42,7 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
+@pytest.mark.slow
 def test_every_method_in_two_processes(room_folder, tmp_path):
     """The same validation losses as in one; a network with BatchNorm, which ``statistics`` needs."""
     torch.manual_seed(0)
@@ -80,6 +81,7 @@ def test_every_method_in_two_processes(room_folder, tmp_path):
         assert first.keys() == second.keys()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, tmp_path):
     script = ["--room", str(room_folder), "--backbone", str(tiny_backbone_file), "--k", "4", "--shots", "11"]
     script += [
@@ -125,6 +127,7 @@ def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, 
     assert len((tmp_path / "run-one" / "log.jsonl").read_text().splitlines()) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [["--cpu", *TWO_ON_CPU[1:]], TWO_ON_CPU], ids=["cpu", "multi_gpu"])
 def test_a_launch_that_silently_gives_fewer_processes_is_refused(launcher, room_folder, tiny_backbone_file, tmp_path):
     script = ["--room", str(room_folder), "--backbone", str(tiny_backbone_file)]
