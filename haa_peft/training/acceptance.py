@@ -124,5 +124,6 @@ def least_fall(before: Sequence[float], after: Sequence[float], caution: float) 
     gains = np.subtract(before, after)
     if len(gains) < 2:
         return 0.0
-    errors = float(stdtrit(len(gains) - 1, ndtr(caution)))
+    certain = ndtr(caution) == 1  # for which older scipy gives NaN
+    errors = math.inf if certain else float(stdtrit(len(gains) - 1, ndtr(caution)))
     return math.inf if math.isinf(errors) else errors * float(gains.std(ddof=1)) / math.sqrt(len(gains))
