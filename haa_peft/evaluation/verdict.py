@@ -70,11 +70,14 @@ def verdict(report: Mapping[str, Any], name: str, unchanged: str | None = None) 
         if baseline in rows
     }
     parts = [] if unchanged is None else [f"the adapter is unchanged from {unchanged}"]
-    parts += [
-        _sentence(BASELINES[baseline], found)
+    said = {
+        BASELINES[baseline]: _sentence(BASELINES[baseline], found)
         for baseline, found in against.items()
         if not (baseline == "backbone" and unchanged is not None and _equal(found))
-    ]
+    }
+    parts += filter(None, said.values())
+    if open_ones := [label for label, sentence in said.items() if not sentence]:
+        parts.append(f"these positions cannot tell it from {_list(open_ones)}")
     return {
         "line": f"verdict at {report['positions']} {report['split']} positions: {'; '.join(parts)}",
         "confidence": CONFIDENCE,
@@ -90,7 +93,7 @@ def _equal(found: Mapping[str, Paired]) -> bool:
 
 
 def _sentence(label: str, found: Mapping[str, Paired]) -> str:
-    """Such as ``better than the backbone in EDT (-12 %) and C50 (-15 %)``."""
+    """Such as ``better than the backbone in EDT (-12 %) and C50 (-15 %)``; empty where nothing can be told."""
     if _equal(found):
         return f"the same as {label}"
     better, worse = (
@@ -98,7 +101,7 @@ def _sentence(label: str, found: Mapping[str, Paired]) -> str:
         for result in ("better", "worse")
     )
     if not better and not worse:
-        return f"these positions cannot tell it from {label}"
+        return ""
     if not worse:
         return f"better than {label} in {_list(better)}"
     if not better:

@@ -70,6 +70,16 @@ def test_the_line_says_what_is_better_and_what_cannot_be_told():
     json.dumps(nan_to_null(found), allow_nan=False)
 
 
+def test_what_cannot_be_told_is_said_once():
+    noise = RNG.normal(0, 0.3, 24)
+    close = BASE + noise - noise.mean()
+    line = verdict(report(nearest=close, energy=close, backbone=close, mine=BASE), "mine")["line"]
+    assert line == (
+        "verdict at 24 test positions: "
+        "these positions cannot tell it from the backbone, nearest neighbour and the energy average"
+    )
+
+
 def test_metrics_that_disagree():
     made = report(nearest=BASE, backbone=BASE, mine=0.9 * BASE)
     made["rows"][2]["per_position"] |= {"c50_db": (1.004 * BASE).tolist(), "t60_percent": [None] * 24}
