@@ -272,6 +272,7 @@ RAW = {"raw/RIRs.npy": b"other", "raw/xyzs.npy": b"other"}
         room_zip("release/Hallway/hallwayPanel1/", "raw/mic_numbers.npy"),
         room_zip(others=RAW),
     ],
+    ids=["at the top", "in a dot", "in folders", "with others"],  # bytes hold the time that they were made
 )
 def test_layouts_of_an_archive(zenodo, tmp_path, archive):
     zenodo.contents["hallwayPanel1.zip"] = archive
@@ -291,6 +292,7 @@ def test_layouts_of_an_archive(zenodo, tmp_path, archive):
         (room_zip(others={"C:/x.npy": b""}), "leads out"),
         (b"no zip at all", "cannot be unpacked"),
     ],
+    ids=["no folder", "two", "up", "root", "backslash", "drive", "no zip"],
 )
 def test_archives_that_are_refused(zenodo, tmp_path, archive, says):
     zenodo.contents["hallwayPanel1.zip"] = archive
