@@ -66,7 +66,7 @@ def compare(
     def predict(weights: RoomWeights, references: Room, k: int) -> np.ndarray:
         encoded = network.encode(weights, RoomTensors.of_room(references, network.base.device))
         targets = room.positions[room.splits[split]] - room.receiver
-        return np.concatenate(list(network.stream(weights, encoded, targets, k, seed)))
+        return np.concatenate(list(network.stream(encoded, targets, k, seed)))
 
     own = room.without_borrowed()
     of_own = min(k, len(own.splits["train"]))

@@ -15,16 +15,13 @@ from haa_peft.adapters.weights import BASE, RoomWeights, own_layers
 from haa_peft.errors import InputError
 from haa_peft.model.linear import product
 from haa_peft.model.phases import PHASES
-from haa_peft.model.predict import align_references, choose_targets, positions_at_once, waveforms
-from haa_peft.model.tensors import EncodedRoom, RoomTensors, Targets
+from haa_peft.model.predict import rirs_of, stream_rirs
+from haa_peft.model.tensors import Asked, EncodedRoom, RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 
 OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
 """Layers whose channels are the second dimension."""
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-
-Served = tuple[RoomWeights, EncodedRoom, Targets]
-"""What a batch is made of: a room's weights, the room as encoded with them, and what is asked there."""
 
 
 class Rows:
@@ -170,49 +167,40 @@ class RoomNetwork:
     def encode(self, weights: RoomWeights, room: RoomTensors) -> EncodedRoom:
         """A room on this network's device as it is seen with its weights."""
         with self.using([(weights, 1)]):
-            return self.network.encode([room])[0]
+            return self.network.encode([room])[0]._replace(weights=weights)
 
     @torch.no_grad()
-    def predict(self, batch: Sequence[Served]) -> Tensor:
-        """Log-spectrograms (N, 63, 310) of all rooms' targets, one room after the other; all have the same K."""
+    def predict(self, asked: Sequence[Asked]) -> Tensor:
+        """As :meth:`XRIR.predict`, (N, 63, 310), every room with the weights that it was encoded with."""
 
-        def using(parts: Sequence[tuple[int, int]]) -> AbstractContextManager:
-            return self.using([(batch[i][0], rows) for i, rows in parts])
+        def using(parts: Sequence[tuple[EncodedRoom, int]]) -> AbstractContextManager:
+            return self.using([(room.weights, rows) for room, rows in parts])
 
         autocast = torch.autocast(self.base.device.type, self._precision, enabled=self._precision is not None)
         with autocast:
             if self.compiled:
-                return torch.cat([self._predict_compiled(*one) for one in batch])
-            return self.network.predict([(room, targets) for _, room, targets in batch], using)
+                return torch.cat([self._predict_compiled(*one) for one in asked])
+            return self.network.predict(asked, using)
 
-    def _predict_compiled(self, weights: RoomWeights, room: EncodedRoom, targets: Targets) -> Tensor:
+    def _predict_compiled(self, room: EncodedRoom, targets: Targets) -> Tensor:
         count = len(targets.positions)
         if count == 1:  # torch would compile a batch of one again
             targets = Targets(targets.positions.expand(2, -1), targets.references.expand(2, -1))
-        with self.using([(weights, 1)]):
+        with self.using([(room.weights, 1)]):
             return self.network.predict([(room, targets)])[:count]
 
-    def rirs(self, batch: Sequence[Served], seed: int) -> np.ndarray:
-        """RIRs (N, 9600) float32 of all rooms' targets; ``seed`` is that of a random phase."""
-        aligned = align_references([(room, targets) for _, room, targets in batch])
-        return waveforms(self.predict(batch), *aligned, seed, self._phase)
+    def rirs(self, asked: Sequence[Asked], seed: int) -> np.ndarray:
+        """RIRs (N, 9600) float32 of all rooms' targets (:func:`~haa_peft.model.predict.rirs_of`)."""
+        return rirs_of(self, asked, seed, self._phase)
 
-    def stream(
-        self, weights: RoomWeights, room: EncodedRoom, positions: np.ndarray, k: int, seed: int
-    ) -> Iterator[np.ndarray]:
-        """RIRs in one room, some positions after the other.
+    def stream(self, room: EncodedRoom, positions: np.ndarray, k: int, seed: int) -> Iterator[np.ndarray]:
+        """RIRs (n, 9600) float32 in one room, some positions after the other; see :func:`stream_rirs`.
 
         Parameters
         ----------
-        weights, room : as given to and by :meth:`encode`.
+        room : as :meth:`encode` gives it.
         positions : (N, 3) m from the receiver.
         k : nearest references that each is predicted from.
         seed : of a random phase.
-
-        Yields
-        ------
-        (n, 9600) float32.
         """
-        at_once = positions_at_once(self.base.device, k)
-        for start in range(0, len(positions), at_once):
-            yield self.rirs([(weights, room, choose_targets(room, positions[start : start + at_once], k))], seed)
+        return stream_rirs(self, room, positions, k, seed, self._phase)

@@ -31,22 +31,18 @@ from haa_peft.inference.packs import (
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.phases import PHASES
 from haa_peft.model.predict import choose_targets, positions_at_once
-from haa_peft.model.tensors import EncodedRoom
+from haa_peft.model.tensors import Asked, EncodedRoom
 from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import CARD, RoomPack
 
 
-class LoadedRoom(NamedTuple):
-    """A room in memory: its pack but for the tensors, and what :class:`RoomNetwork` serves it with.
-
-    ``state`` tells which state of the store's entry it was read from.
-    """
+class _Entry(NamedTuple):
+    """Of the rooms in memory: a pack but for its tensors, the room as encoded, and what state of the store it is of."""
 
     pack: RoomPack
-    weights: RoomWeights
-    encoded: EncodedRoom
+    room: EncodedRoom
     state: tuple[int, int, int] | None
 
 
@@ -87,8 +83,8 @@ class RoomPredictor:
         self._networks = RoomNetwork(backbone, device, compiled=compiled, precision=precision, phase=phase)
         if compiled and self._networks.base.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "cl"))):
             raise InputError("compiled=True needs a C++ compiler on a CPU; install one or leave it out")
-        self._rooms: OrderedDict[str, LoadedRoom] = OrderedDict()
-        self._room: LoadedRoom | None = None
+        self._rooms: OrderedDict[str, _Entry] = OrderedDict()
+        self._room: _Entry | None = None
 
     @classmethod
     def load(
@@ -160,7 +156,7 @@ class RoomPredictor:
         return list(self._rooms)
 
     @property
-    def _in_use(self) -> LoadedRoom:
+    def _in_use(self) -> _Entry:
         if self._room is None:
             raise InputError("no adapter is loaded; call switch(name)")
         return self._room
@@ -170,20 +166,20 @@ class RoomPredictor:
         self._room = self._load(name)
         self._forget()
 
-    def _load(self, name: str) -> LoadedRoom:
+    def _load(self, name: str) -> _Entry:
         parsed = AdapterName.parse(name)
         state = self._state(parsed)
-        room = self._rooms.get(name)
-        if room is None or room.state != state or state is None:
-            room = self._read(parsed, state)
-            self._rooms[name] = room
+        entry = self._rooms.get(name)
+        if entry is None or entry.state != state or state is None:
+            entry = _Entry(*self._read(parsed), state)
+            self._rooms[name] = entry
         self._rooms.move_to_end(name)
-        return room
+        return entry
 
     def _forget(self) -> None:
         """Let the least recently used rooms go; the one in use stays."""
         while len(self._rooms) > self._max_loaded:
-            oldest = next(name for name, room in self._rooms.items() if room is not self._room)
+            oldest = next(name for name, entry in self._rooms.items() if entry is not self._room)
             del self._rooms[oldest]
 
     def _state(self, name: AdapterName) -> tuple[int, int, int] | None:
@@ -194,7 +190,7 @@ class RoomPredictor:
             return None
         return card.st_ino, card.st_mtime_ns, card.st_size
 
-    def _read(self, name: AdapterName, state: tuple[int, int, int] | None) -> LoadedRoom:
+    def _read(self, name: AdapterName) -> tuple[RoomPack, EncodedRoom]:
         base = self._networks.base
         pack = read_pack(self._store, name)
         check_backbone(pack, self._fingerprint, self._origin)
@@ -205,8 +201,7 @@ class RoomPredictor:
             weights = weights.complete(base)
         elif self._merged:
             weights = weights.with_merged(base)
-        encoded = self._encode(pack, weights)
-        return LoadedRoom(dataclasses.replace(pack, tensors={}, prepared=None), weights, encoded, state)
+        return dataclasses.replace(pack, tensors={}, prepared=None), self._encode(pack, weights)
 
     def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
         base = self._networks.base
@@ -215,6 +210,7 @@ class RoomPredictor:
         prepared = EncodedRoom(
             rirs=torch.from_numpy(pack.rirs).to(base.device),
             positions=torch.from_numpy(pack.positions - pack.receiver).float().to(base.device),
+            weights=weights,
             **{key: tensor.to(base.device) for key, tensor in pack.prepared.items()},
         )
         check_prepared(pack, prepared, base)
@@ -248,10 +244,10 @@ class RoomPredictor:
 
     def stream(self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0) -> Iterator[np.ndarray]:
         """As :meth:`predict`, some positions after the other: (n, 9600) arrays whose memory can be let go."""
-        room = self._in_use
-        positions = check_positions(room.pack, positions_xyz)
-        k = check_references(room.pack, k)
-        return self._networks.stream(room.weights, room.encoded, positions - room.pack.receiver, k, seed)
+        pack, room, _ = self._in_use
+        positions = check_positions(pack, positions_xyz)
+        k = check_references(pack, k)
+        return self._networks.stream(room, positions - pack.receiver, k, seed)
 
     def predict_many(
         self, requests: Sequence[tuple[str, ArrayLike]], *, k: int | None = None, seed: int = 0
@@ -268,13 +264,13 @@ class RoomPredictor:
         For each request (N, 9600) float32, each in units of its room's ``scale``.
         """
         answers: list[np.ndarray] = [np.empty(0)] * len(requests)
-        batch: list[tuple[LoadedRoom, np.ndarray, int]] = []
+        batch: list[Asked] = []
         places: list[tuple[int, slice]] = []
 
         def flush() -> None:
             if batch:
-                parts = np.split(self._predict_batch(batch, seed), np.cumsum([len(p) for _, p, _ in batch])[:-1])
-                for (i, rows), rirs in zip(places, parts, strict=True):
+                ends = np.cumsum([rows.stop - rows.start for _, rows in places])
+                for (i, rows), rirs in zip(places, np.split(self._networks.rirs(batch, seed), ends[:-1]), strict=True):
                     answers[i][rows] = rirs
             batch.clear()
             places.clear()
@@ -284,30 +280,22 @@ class RoomPredictor:
         first = {name: i for i, (name, _) in reversed(list(enumerate(requests)))}
         for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):
             name, positions_xyz = requests[i]
-            room = self._load(name)
-            positions, references = check_positions(room.pack, positions_xyz), check_references(room.pack, k)
-            rooms = {id(other) for other, *_ in batch} | {id(room)}
-            if batch and (len(rooms) > self._max_loaded or batch[0][2] != references):
+            pack, room, _ = self._load(name)
+            positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
+            rooms = {id(other) for other, _ in batch} | {id(room)}
+            if batch and (len(rooms) > self._max_loaded or batch[0][1].references.shape[1] != references):
                 flush()
             answers[i] = np.empty((len(positions), RIR_LENGTH), dtype=np.float32)
             at_once = positions_at_once(self._networks.base.device, references)
             start = 0
             while start < len(positions):
-                free = at_once - sum(len(p) for _, p, _ in batch)
+                free = at_once - sum(rows.stop - rows.start for _, rows in places)
                 if free <= 0:
                     flush()
                     continue
                 rows = slice(start, min(len(positions), start + free))
-                batch.append((room, positions[rows], references))
+                batch.append((room, choose_targets(room, positions[rows] - pack.receiver, references)))
                 places.append((i, rows))
                 start = rows.stop
         flush()
         return answers
-
-    def _predict_batch(self, batch: Sequence[tuple[LoadedRoom, np.ndarray, int]], seed: int) -> np.ndarray:
-        """RIRs (N, 9600) of all rooms' positions (n, 3) m in room coordinates, one after the other."""
-        served = [
-            (room.weights, room.encoded, choose_targets(room.encoded, positions - room.pack.receiver, k))
-            for room, positions, k in batch
-        ]
-        return self._networks.rirs(served, seed)

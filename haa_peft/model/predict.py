@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,12 +12,19 @@ from torch import Tensor
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, energy_above_floor, magnitude_from_log
 from haa_peft.acoustics.waveform import FEWER_ITERATIONS, griffin_lim, query_seeds, random_phases, reference_phases
-from haa_peft.model.tensors import EncodedRoom, RoomTensors, Targets
+from haa_peft.model.tensors import Asked, EncodedRoom, RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 
 POSITIONS_AT_ONCE = {"cpu": 16}
 """Positions predicted together, with up to eight references each: bounds memory, and on a CPU fits its caches."""
 POSITIONS_ELSEWHERE = 128
+
+
+class Network(Protocol):
+    """A backbone, or what serves several rooms with one."""
+
+    def predict(self, asked: Sequence[Asked]) -> Tensor:
+        """Log-spectrograms (N, 63, 310) of all rooms' targets, one room after the other."""
 
 
 def nearest_references(targets: np.ndarray, references: np.ndarray, k: int) -> np.ndarray:
@@ -37,7 +45,7 @@ def choose_targets(room: EncodedRoom, positions: np.ndarray, k: int) -> Targets:
     return Targets(torch.from_numpy(positions).float().to(device), torch.from_numpy(chosen).to(device))
 
 
-def align_references(rooms: Sequence[tuple[EncodedRoom, Targets]]) -> tuple[Tensor, Tensor, Tensor]:
+def align_references(rooms: Sequence[Asked]) -> tuple[Tensor, Tensor, Tensor]:
     """References (N, K, 9600) aligned to all rooms' targets, with the places (N, K, 3) and (N, 3) m of both."""
     places = torch.cat([room.positions[targets.references] for room, targets in rooms])
     positions = torch.cat([targets.positions for _, targets in rooms])
@@ -70,6 +78,39 @@ def waveforms(
 
 
 @torch.no_grad()
+def rirs_of(network: Network, asked: Sequence[Asked], seed: int, phase: str) -> np.ndarray:
+    """RIRs (N, 9600) float32 of all rooms' targets, one room after the other.
+
+    Parameters
+    ----------
+    network : on the rooms' device.
+    asked : all with the same K.
+    seed, phase : as in :func:`waveforms`.
+    """
+    aligned = align_references(asked)
+    return waveforms(network.predict(asked), *aligned, seed, phase)
+
+
+def stream_rirs(
+    network: Network, room: EncodedRoom, positions: np.ndarray, k: int, seed: int, phase: str
+) -> Iterator[np.ndarray]:
+    """RIRs (n, 9600) float32 in one room, some positions after the other.
+
+    Parameters
+    ----------
+    network : that the room was encoded by.
+    room : all its references may be used.
+    positions : (N, 3) m from the receiver.
+    k : nearest references that each is predicted from.
+    seed, phase : as in :func:`waveforms`.
+    """
+    at_once = positions_at_once(room.rirs.device, k)
+    for start in range(0, len(positions), at_once):
+        targets = choose_targets(room, positions[start : start + at_once], k)
+        yield rirs_of(network, [(room, targets)], seed, phase)
+
+
+@torch.no_grad()
 def predict_rirs(
     backbone: XRIR, room: RoomTensors, positions: np.ndarray, k: int, seed: int, phase: str = "references"
 ) -> np.ndarray:
@@ -78,15 +119,9 @@ def predict_rirs(
     Parameters
     ----------
     backbone : on the device that computes.
-    room : all its positions are references.
-    positions : (N, 3) m from the receiver.
-    k : nearest references that each is predicted from.
-    seed, phase : as in :func:`waveforms`.
+    room : all its references may be used.
+    positions, k, seed, phase : as in :func:`stream_rirs`.
     """
     (encoded,) = backbone.encode([room.to(backbone.device)])
-    found = [np.zeros((0, RIR_LENGTH), dtype=np.float32)]
-    at_once = positions_at_once(backbone.device, k)
-    for start in range(0, len(positions), at_once):
-        asked = [(encoded, choose_targets(encoded, positions[start : start + at_once], k))]
-        found.append(waveforms(backbone.predict(asked), *align_references(asked), seed, phase))
-    return np.concatenate(found)
+    parts = stream_rirs(backbone, encoded, positions, k, seed, phase)
+    return np.concatenate([np.zeros((0, RIR_LENGTH), dtype=np.float32), *parts])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +20,20 @@ class RoomTensors(NamedTuple):
     rirs : (R, 9600) measured RIRs at 22 050 Hz, the references.
     positions : (P, 3) m from the receiver; the first R are those of ``rirs``.
     view : what the geometry encoder sees if not the panorama: the same surfaces from another viewpoint.
+    views : (1 + P, ...) what the first ``stages`` of the geometry chain give for the receiver and the positions, where
+        nothing changes them any more; computed unless given, as ``audio`` and ``features`` are.
+    audio : (R, F) features of the references as measured.
+    features : (P, 3 or 19) :meth:`~haa_peft.model.xrir.XRIR.position_features`.
     """
 
     panorama: Tensor
     rirs: Tensor
     positions: Tensor
     view: Tensor | None = None
+    stages: int = 0
+    views: Tensor | None = None
+    audio: Tensor | None = None
+    features: Tensor | None = None
 
     @classmethod
     def of_arrays(
@@ -40,8 +48,8 @@ class RoomTensors(NamedTuple):
         positions : (P, 3) m from the receiver, in any precision.
         device : where the tensors shall lie.
         """
-        arrays = (torch.from_numpy(panorama), torch.from_numpy(rirs), torch.from_numpy(positions).float())
-        return cls(*(array.to(device) for array in arrays))
+        room = cls(torch.from_numpy(panorama), torch.from_numpy(rirs), torch.from_numpy(positions).float())
+        return room if device is None else room.to(device)
 
     @classmethod
     def of_room(cls, room: Room, device: torch.device | None = None, *, validation: bool = False) -> RoomTensors:
@@ -57,14 +65,15 @@ class RoomTensors(NamedTuple):
 
     def to(self, device: torch.device) -> RoomTensors:
         """The same on a device."""
-        return RoomTensors(*(None if tensor is None else tensor.to(device) for tensor in self))  # type: ignore[arg-type]
+        moved: dict[str, Any] = {k: v.to(device) for k, v in self._asdict().items() if isinstance(v, Tensor)}
+        return self._replace(**moved)
 
     @property
     def seen(self) -> Tensor:
         """What the geometry encoder sees, (3 or more, h, w) m."""
         return self.panorama if self.view is None else self.view
 
-    def narrowed(self, targets: Tensor, references: Tensor) -> tuple[RoomTensors, Tensor, Tensor, Tensor]:
+    def narrowed(self, targets: Tensor, references: Tensor) -> tuple[RoomTensors, Tensor, Tensor]:
         """The room with the positions alone that a batch needs, so that nothing else is encoded.
 
         Parameters
@@ -73,32 +82,21 @@ class RoomTensors(NamedTuple):
 
         Returns
         -------
-        The smaller room, its rows among the positions of this one, and the targets and references as rows of it.
+        The smaller room, and the targets and references as rows of it.
         """
         heard = torch.unique(references)
         others = torch.unique(targets[~torch.isin(targets, heard)])
         rows = torch.cat([heard, others])
         places = torch.empty(len(self.positions), dtype=rows.dtype, device=rows.device)
         places[rows] = torch.arange(len(rows), device=rows.device)
-        room = self._replace(rirs=self.rirs[heard], positions=self.positions[rows])
-        return room, rows, places[targets], places[references]
-
-
-class Known(NamedTuple):
-    """What is not to be encoded again, because nothing changes it.
-
-    Attributes
-    ----------
-    stages : of the geometry chain that ``views`` have been through.
-    views : (1 + P, ...) what these stages give for the receiver and the positions.
-    audio : (R, F) features of the references as measured.
-    features : (P, 3 or 19) :meth:`~haa_peft.model.xrir.XRIR.position_features`.
-    """
-
-    stages: int = 0
-    views: Tensor | None = None
-    audio: Tensor | None = None
-    features: Tensor | None = None
+        room = self._replace(
+            rirs=self.rirs[heard],
+            positions=self.positions[rows],
+            views=None if self.views is None else self.views[torch.cat([rows.new_zeros(1), 1 + rows])],
+            audio=None if self.audio is None else self.audio[heard],
+            features=None if self.features is None else self.features[rows],
+        )
+        return room, places[targets], places[references]
 
 
 class EncodedRoom(NamedTuple):
@@ -111,6 +109,8 @@ class EncodedRoom(NamedTuple):
     receiver, views : (C,) and (P, C) what is seen from the receiver and from the positions.
     keys : (R, C) the references' vectors, or (R, 0) where references are encoded as aligned to each target.
     features : (P, 3 or 19) of the positions; None where they are computed when needed.
+    weights : :class:`~haa_peft.adapters.weights.RoomWeights` that it was encoded with and is to be predicted with; None
+        where a backbone has one room's at a time.
     """
 
     panorama: Tensor
@@ -120,6 +120,7 @@ class EncodedRoom(NamedTuple):
     views: Tensor
     keys: Tensor
     features: Tensor | None = None
+    weights: Any = None
 
     def targets(
         self, rows: Tensor, references: Tensor, values: Tensor | None = None, audio: Tensor | None = None
@@ -154,3 +155,7 @@ class Targets(NamedTuple):
     features: Tensor | None = None
     values: Tensor | None = None
     audio: Tensor | None = None
+
+
+Asked = tuple[EncodedRoom, Targets]
+"""A room as encoded, and what is asked there."""

@@ -18,7 +18,7 @@ from haa_peft.geometry.reflections import LEVELS, reflection_levels
 from haa_peft.model.config import XRIRConfig
 from haa_peft.model.heads import EnergyBlend, Projection, SinusoidalCode
 from haa_peft.model.resnet import ResNet18
-from haa_peft.model.tensors import EncodedRoom, Known, RoomTensors, Targets
+from haa_peft.model.tensors import Asked, EncodedRoom, RoomTensors
 from haa_peft.model.vit import GeometryEncoder, Stage
 
 LENGTH_SCALE = 5.0
@@ -194,22 +194,15 @@ class XRIR(nn.Module):
         rooms = self.encode([RoomTensors(*room) for room in zip(panorama, reference_rirs, positions, strict=True)])
         return self.predict([(room, room.targets(rows[-1:], rows[None, :-1])) for room in rooms])
 
-    def encode(self, rooms: Sequence[RoomTensors], known: Sequence[Known] = ()) -> list[EncodedRoom]:
-        """See rooms from all their positions and hear their references: once a room.
+    def encode(self, rooms: Sequence[RoomTensors]) -> list[EncodedRoom]:
+        """See rooms from all their positions and hear their references: once a room, but for what they bring along.
 
         All rooms go through the encoders together; without gradients, some of their inputs at a time.
-
-        Parameters
-        ----------
-        rooms : see :class:`~haa_peft.model.tensors.RoomTensors`.
-        known : for each room what need not be encoded; nothing unless given.
         """
-        known = known or [Known()] * len(rooms)
-        vectors, audio = self._see(rooms, known), self._hear(rooms, known)
         found = []
-        for room, given, seen, heard in zip(rooms, known, vectors, audio, strict=True):
+        for room, seen, heard in zip(rooms, self._see(rooms), self._hear(rooms), strict=True):
             count, pooled = len(room.rirs), self.pool(room.panorama)
-            keys, features = seen.new_zeros(count, 0), given.features
+            keys, features = seen.new_zeros(count, 0), room.features
             with torch.autocast(self.device.type, enabled=False):
                 if features is None:
                     features = self.position_features(pooled, room.positions)
@@ -220,8 +213,8 @@ class XRIR(nn.Module):
 
     def predict(
         self,
-        asked: Sequence[tuple[EncodedRoom, Targets]],
-        using: Callable[[Sequence[tuple[int, int]]], AbstractContextManager] = lambda _: nullcontext(),
+        asked: Sequence[Asked],
+        using: Callable[[Sequence[tuple[EncodedRoom, int]]], AbstractContextManager] = lambda _: nullcontext(),
     ) -> Tensor:
         """Log-spectrograms (B, 63, 310) of all rooms' targets, one room after the other, in one batch.
 
@@ -231,13 +224,13 @@ class XRIR(nn.Module):
         using : is told, as (room, rows) pairs in order, whose rows come next, for a backbone whose weights depend on
             the room (:class:`~haa_peft.inference.network.RoomNetwork`).
         """
-        rows = [(i, len(targets.positions)) for i, (_, targets) in enumerate(asked)]
+        rows = [(room, len(targets.positions)) for room, targets in asked]
         positions = torch.cat([targets.positions for _, targets in asked])
         places = torch.cat([room.positions[targets.references] for room, targets in asked])
         receiver = torch.cat([room.receiver.expand(len(targets.positions), -1) for room, targets in asked])
         with using(rows):
             seen = self._see_targets(asked)
-        with using([(i, count * places.shape[1]) for i, count in rows]):
+        with using([(room, count * places.shape[1]) for room, count in rows]):
             values, audio = self._hear_pairs(asked, places, positions)
         with using(rows), torch.autocast(self.device.type, enabled=False):
             features = [self._features(room, t.positions, t.features) for room, t in asked]
@@ -253,34 +246,32 @@ class XRIR(nn.Module):
     def _features(self, room: EncodedRoom, positions: Tensor, known: Tensor | None) -> Tensor:
         return self.position_features(room.panorama, positions) if known is None else known
 
-    def _see(self, rooms: Sequence[RoomTensors], known: Sequence[Known]) -> list[Tensor]:
+    def _see(self, rooms: Sequence[RoomTensors]) -> list[Tensor]:
         """What is seen from receiver and positions of every room, (1 + P, C)."""
-        if all(part.views is not None for part in known):
-            return [in_parts(partial(self.encode_views, first=part.stages), part.views) for part in known]  # type: ignore[arg-type]
+        if all(room.views is not None for room in rooms):
+            return [in_parts(partial(self.encode_views, first=room.stages), room.views) for room in rooms]  # type: ignore[arg-type]
         asked = [(self.pool(room.seen), functional.pad(room.positions, (0, 0, 1, 0))) for room in rooms]
         if torch.is_grad_enabled() or sum(len(where) for _, where in asked) <= AT_ONCE:
             images = join_views([self.views(*one) for one in asked])
             return list(self.encode_views(images).split([len(where) for _, where in asked]))
         return [in_parts(lambda part, p=p: self.encode_views(self.views(p, part)), where) for p, where in asked]  # type: ignore[misc]
 
-    def _hear(self, rooms: Sequence[RoomTensors], known: Sequence[Known]) -> Sequence[Tensor | None]:
+    def _hear(self, rooms: Sequence[RoomTensors]) -> Sequence[Tensor | None]:
         """Features (R, F) of every room's references as measured; None where they are encoded as aligned."""
-        if self.config.align_before_encoding or all(part.audio is not None for part in known):
-            return [part.audio for part in known]
+        if self.config.align_before_encoding or all(room.audio is not None for room in rooms):
+            return [room.audio for room in rooms]
         rirs = torch.cat([room.rirs for room in rooms])
         heard = in_parts(lambda part: self.encode_audio(log_magnitude(part)), rirs)
         return heard.split([len(room.rirs) for room in rooms])
 
-    def _see_targets(self, asked: Sequence[tuple[EncodedRoom, Targets]]) -> Tensor:
+    def _see_targets(self, asked: Sequence[Asked]) -> Tensor:
         """What is seen from the targets, (B, C)."""
         views = [targets.views for _, targets in asked if targets.views is not None]
         if len(views) == len(asked):
             return torch.cat(views)
         return self.encode_views(join_views([self.views(room.panorama, t.positions) for room, t in asked]))
 
-    def _hear_pairs(
-        self, asked: Sequence[tuple[EncodedRoom, Targets]], places: Tensor, positions: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    def _hear_pairs(self, asked: Sequence[Asked], places: Tensor, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Values (B, K, 63, 310) of the aligned references, and their features (B, K, F) if they are encoded so."""
         values = [targets.values for _, targets in asked if targets.values is not None]
         audio = [targets.audio for _, targets in asked if targets.audio is not None]

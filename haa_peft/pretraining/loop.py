@@ -135,12 +135,12 @@ class PretrainingObjective(nn.Module):
 
         The published weighting shapes spectra too, so it has the published loss.
         """
-        rooms = [RoomTensors(*(t.to(self.backbone.device) for t in one.room[:3])) for one in batch]
+        rooms = [one.room.to(self.backbone.device) for one in batch]
         asked = [[t.to(self.backbone.device) for t in (one.targets, one.references)] for one in batch]
         narrow = [room.narrowed(*rows) for room, rows in zip(rooms, asked, strict=True)]
         encoded = self.backbone.encode([room for room, *_ in narrow])
         losses = []
-        for one, room, known, (targets, references), (*_, rows, others) in zip(
+        for one, room, known, (targets, references), (_, rows, others) in zip(
             batch, rooms, encoded, asked, narrow, strict=True
         ):
             if self.backbone.config.weighting == "published":

@@ -13,7 +13,7 @@ from torch import Tensor
 from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation
 from haa_peft.evaluation.evaluate import Measured, errors, means
-from haa_peft.model.predict import align_references, waveforms
+from haa_peft.model.predict import rirs_of
 from haa_peft.model.tensors import RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining.acoustic_rooms import AcousticRooms
@@ -48,8 +48,8 @@ def predict_unseen(
     """
     positions, rirs = room.positions - room.receiver, room.rirs.astype(np.float32)
     device = backbone.device
-    on_device = (tensor.to(device) for tensor in (panorama, torch.from_numpy(rirs), torch.from_numpy(positions)))
-    (encoded,) = backbone.encode([RoomTensors(*on_device)])
+    tensors = RoomTensors(panorama, torch.from_numpy(rirs), torch.from_numpy(positions))
+    (encoded,) = backbone.encode([tensors.to(device)])
     found = {}
     for k in ks:
         distance = np.linalg.norm(positions[references[:, :k]] - positions[targets][:, None], axis=-1)
@@ -58,7 +58,7 @@ def predict_unseen(
         found[k, "linear"] = linear_interpolation(rirs, positions, chosen, positions[targets])
         found[k, "energy"] = energy_interpolation(rirs, positions, chosen, positions[targets], seed, phase)
         asked = [(encoded, Targets(encoded.positions[targets], torch.from_numpy(chosen).to(device)))]
-        found[k, "backbone"] = waveforms(backbone.predict(asked), *align_references(asked), seed, phase)
+        found[k, "backbone"] = rirs_of(backbone, asked, seed, phase)
     return found
 
 

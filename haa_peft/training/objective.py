@@ -16,7 +16,7 @@ from haa_peft.model.predict import nearest_references
 from haa_peft.model.tensors import EncodedRoom, RoomTensors
 from haa_peft.model.xrir import AT_ONCE, XRIR
 from haa_peft.rooms.room import Room
-from haa_peft.training.frozen import FrozenParts
+from haa_peft.training.frozen import Pairs, align_pairs, all_pairs, with_frozen
 
 VARIANTS = 12
 """Of a room, made when they are first drawn; each is prepared as the room itself is, in a quarter of a second."""
@@ -58,8 +58,8 @@ def draw_references(shots: int, k: int, seed: int, step: int, room: int = 0) -> 
 class RoomObjective(nn.Module):
     """Loss of the backbone over measurements of a room; a module, so that DDP sees the forward pass.
 
-    Frozen parts are computed once (:class:`FrozenParts`), so this is made after the adapter is attached; with
-    ``reuse=False`` every step computes everything anew.
+    What is frozen is computed once (:mod:`~haa_peft.training.frozen`), so this is made after the adapter is attached;
+    with ``reuse=False`` every step computes everything anew.
     """
 
     panorama: Tensor
@@ -73,38 +73,66 @@ class RoomObjective(nn.Module):
         self.backbone, self.audible_decay = backbone, audible_decay
         self.shots = len(room.splits["train"])
         used = np.concatenate([room.splits["train"], room.splits["valid"]])
-        tensors = RoomTensors.of_room(room, validation=True)._asdict()
-        for name, tensor in {**tensors, "magnitudes": magnitude(torch.from_numpy(room.rirs[used]))}.items():
-            self.register_buffer(name, tensor, persistent=False)
+        tensors = RoomTensors.of_room(room, validation=True)
+        for name in ("panorama", "rirs", "positions", "view"):
+            self.register_buffer(name, getattr(tensors, name), persistent=False)
+        self.register_buffer("magnitudes", magnitude(torch.from_numpy(room.rirs[used])), persistent=False)
         self._reuse = reuse
-        self._frozen: FrozenParts | None = None
+        self._kept: tuple[RoomTensors, Pairs | None] | None = None
 
     @property
-    def frozen(self) -> FrozenParts:
-        """The room and what does not change during the run; made when first used, on the device of the run."""
-        if self._frozen is None:
-            room = RoomTensors(self.panorama, self.rirs, self.positions, self.view)
-            self._frozen = FrozenParts(self.backbone, room, keep=self._reuse)
-        return self._frozen
+    def room(self) -> RoomTensors:
+        """The room with what does not change during the run."""
+        return self._room_and_pairs()[0]
+
+    def _room_and_pairs(self) -> tuple[RoomTensors, Pairs | None]:
+        """The room and its aligned pairs; made when first used, on the device of the run."""
+        if self._kept is None:
+            view = None if self.view is None else self.backbone.pool(self.view)
+            room = RoomTensors(self.backbone.pool(self.panorama), self.rirs, self.positions, view)
+            self._kept = room, None
+            if self._reuse:
+                self._kept = with_frozen(self.backbone, room), all_pairs(self.backbone, room)
+        return self._kept
 
     def forget(self) -> None:
         """Frozen parts have changed after all: compute them again."""
-        self._frozen = None
+        self._kept = None
 
     def forward(self, targets: Tensor, references: Tensor) -> Tensor:
         """Loss of each target, (B,): indices (B,) into training then validation, (B, K) into training."""
-        room, rows, there, heard = self.frozen.room.narrowed(targets, references)
-        (encoded,) = self.backbone.encode([room], [self.frozen.known(rows, len(room.rirs))])
+        room, there, heard = self.room.narrowed(targets, references)
+        (encoded,) = self.backbone.encode([room])
         return self._losses(encoded, there, heard, targets, references)
 
     def _losses(
         self, room: EncodedRoom, rows: Tensor, row_references: Tensor, targets: Tensor, references: Tensor
     ) -> Tensor:
         """Losses of targets that are known by their rows in an encoded room, and in this one."""
-        asked = room.targets(rows, row_references, *self.frozen.pairs(targets, references))
+        asked = room.targets(rows, row_references, *self._pairs(targets, references))
         predicted = self.backbone.predict([(room, asked)])
         with torch.autocast(targets.device.type, enabled=False):
             return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
+
+    def _pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Values and features of references (B, K) aligned to targets (B,), as in ``Targets``, if they are kept.
+
+        The features come with gradients where the audio encoder trains.
+        """
+        if not self._reuse:
+            return None, None
+        room, pairs = self._room_and_pairs()
+        places = targets[:, None].expand_as(references), references
+        if pairs is not None:
+            values, features = pairs[0][places], pairs[1][places]
+        else:
+            computed = align_pairs(self.backbone, room, *(rows.flatten() for rows in places))
+            values, features = (part.unflatten(0, references.shape) for part in computed)
+        if not self.backbone.config.align_before_encoding:
+            return values, None
+        if features.shape[-1]:
+            return values, features
+        return self.backbone.values(values), self.backbone.encode_audio(values)
 
     def validation_losses(self, k: int) -> Tensor:
         """Losses (N,) at the validation positions, each predicted from its K nearest training positions."""
@@ -117,8 +145,7 @@ class RoomObjective(nn.Module):
         nearest = nearest_references(positions[rows], positions[: self.shots], self.shots)
         references = np.stack([order[order != row][:k] for row, order in zip(rows, nearest, strict=True)])
         device = self.positions.device
-        everywhere = torch.arange(len(positions), device=device)
-        (encoded,) = self.backbone.encode([self.frozen.room], [self.frozen.known(everywhere, self.shots)])
+        (encoded,) = self.backbone.encode([self.room])
         losses = []
         for part in np.array_split(np.arange(len(rows)), -(-len(rows) // AT_ONCE)):
             targets, chosen = (torch.from_numpy(values[part]).to(device) for values in (rows, references))

@@ -118,7 +118,7 @@ def predict_rooms(network, asked):
     """As training does it: what a batch needs of every room is encoded together, and then predicted from."""
     narrow = [room.narrowed(targets, references) for room, targets, references in asked]
     encoded = network.encode([room for room, *_ in narrow])
-    return [network.predict([(room, room.targets(*rows))]) for room, (_, _, *rows) in zip(encoded, narrow, strict=True)]
+    return [network.predict([(room, room.targets(*rows))]) for room, (_, *rows) in zip(encoded, narrow, strict=True)]
 
 
 @pytest.fixture

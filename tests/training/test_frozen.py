@@ -92,7 +92,7 @@ def trajectory(backbone, room, attach_one, reuse, steps=5):
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-    stages, validation = objective.frozen.stages, float(objective.validation_losses(4).mean())
+    stages, validation = objective.room.stages, float(objective.validation_losses(4).mean())
     tensors = adapter.tensors()
     adapter.detach()
     return losses, tensors, validation, stages, seen
@@ -127,12 +127,12 @@ def test_what_does_not_fit_is_computed_anew(trained, changes, room, monkeypatch)
     references = torch.from_numpy(draw_references(12, 4, 0, 0))
     kept = RoomObjective(backbone, room)
     expected = kept(torch.arange(12), references)
+    assert frozen_module.all_pairs(backbone, kept.room)[0].shape == (16, 12, 63, 310)
     monkeypatch.setattr(frozen_module, "KEPT_BYTES", 1000)
     objective = RoomObjective(backbone, room)
     torch.testing.assert_close(objective(torch.arange(12), references), expected)
-    assert kept.frozen._pairs[0].shape == (16, 12, 63, 310)
-    assert objective.frozen._pairs is None
-    assert objective.frozen._views is None
+    assert frozen_module.all_pairs(backbone, objective.room) is None
+    assert objective.room.views is None
 
 
 def test_a_failure_while_filling_leaves_nothing_wrong(room, tiny_backbone, monkeypatch):
