@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from haa_peft.arguments import Parser, say_new_name
-from haa_peft.commands import adapt, adapters, download, evaluate, geometry, predict, pretrain, study
+from haa_peft.commands import adapt, adapters, download, evaluate, geometry, import_, predict, pretrain, study
 from haa_peft.errors import command
 
 OLD_NAMES = {
@@ -44,7 +44,7 @@ def make_parser() -> Parser:
         example="haa-peft adapt path/to/hallwayPanel1",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for verb in (adapt, evaluate, predict, adapters, geometry, study, pretrain, download):
+    for verb in (adapt, evaluate, predict, adapters, import_, geometry, study, pretrain, download):
         verb.add(commands)
     return parser
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 from haa_peft.errors import InputError
@@ -47,6 +49,16 @@ def loading() -> Iterator[None]:
         if problem is None:
             raise
         raise EnvironmentProblem(problem) from error
+
+
+def package(name: str, what: str, extra: str = "geometry") -> ModuleType:
+    """Import an optional package; raises ``InputError``, which says what to install, where it is not there."""
+    missing = name.partition(".")[0]
+    try:
+        with loading() if find_spec(missing) else nullcontext():
+            return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise InputError(f'{what} needs the package {missing}; pip install "haa-peft[{extra}]"') from None
 
 
 @contextmanager

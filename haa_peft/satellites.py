@@ -8,7 +8,7 @@ from types import ModuleType
 
 from haa_peft.errors import InputError
 
-SATELLITES = ("simulation", "augmentation", "downloads", "pretraining", "studies", "geometry.estimate")
+SATELLITES = ("simulation", "augmentation", "downloads", "pretraining", "studies", "importing", "geometry.estimate")
 
 
 def satellite(name: str, asked_by: str) -> ModuleType:

@@ -9,6 +9,8 @@ import numpy as np
 
 from haa_peft.errors import InputError
 
+UNITS = {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "in": 0.0254, "ft": 0.3048}
+"""In metres."""
 FARTHEST = 1e4
 """Metres; larger coordinates are not of a room."""
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from haa_peft.environment import package
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.geometry.channels import MATERIALS
-from haa_peft.geometry.estimate.entry import package
 from haa_peft.geometry.estimate.sight import behind, sight_notes
 from haa_peft.geometry.known import STRAIGHT, Known
 from haa_peft.geometry.panorama import (

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from haa_peft.environment import loading
 from haa_peft.errors import InputError
-
-UNITS = {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "in": 0.0254, "ft": 0.3048}
-"""In metres."""
 
 
 def choice(entry: Mapping[str, Any], key: str, allowed: Sequence[str], default: str | None, where: str) -> str | None:
@@ -82,13 +74,3 @@ def file_of(entry: Mapping[str, Any], key: str, folder: Path, where: str) -> Pat
     if path is None or not path.is_file():
         raise InputError(f"{where}: geometry {key} is {value!r:.80} but must be a file; none is there")
     return path
-
-
-def package(name: str, what: str, extra: str = "geometry") -> ModuleType:
-    """Import an optional package; raises ``InputError``, which says what to install, where it is not there."""
-    missing = name.partition(".")[0]
-    try:
-        with loading() if find_spec(missing) else nullcontext():
-            return importlib.import_module(name)
-    except ModuleNotFoundError:
-        raise InputError(f'{what} needs the package {missing}; pip install "haa-peft[{extra}]"') from None

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from haa_peft.environment import broken_torchaudio_hidden, loading
+from haa_peft.environment import broken_torchaudio_hidden, loading, package
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import check_keys
 from haa_peft.geometry.estimate import sight
 from haa_peft.geometry.estimate.depth_file import TURNINGS, other_convention
-from haa_peft.geometry.estimate.entry import choice, file_of, number, package
+from haa_peft.geometry.estimate.entry import choice, file_of, number
 from haa_peft.geometry.estimate.scales import Heights, fit_depth
 from haa_peft.geometry.estimate.views import cut_views
 from haa_peft.geometry.known import Known
