@@ -47,9 +47,16 @@ def explain(error: BaseException) -> str | None:
     said = f"{type(error).__name__}: {reason:.200}"
     mend = f"{PROJECT} does not need it: `pip uninstall {package}`, or install its build for this torch"
     if package in ours or beside != "torch":
-        both = [package, *([beside] if beside and beside not in BESIDE else [])]
-        mend = f"`pip install --force-reinstall {' '.join(ours.get(each, each) for each in both)}` mends it"
+        both = [_wanted(each, ours) for each in (package, *([beside] if beside and beside not in BESIDE else []))]
+        index = ", with the --index-url that this build came from," if any("+" in each for each in both) else ""
+        mend = f"`pip install --force-reinstall {' '.join(both)}`{index} mends it"
     return f"{package} {version_of(package)} does not load{where} ({said}){_outside({package, beside})}; {mend}"
+
+
+def _wanted(package: str, ours: dict[str, str]) -> str:
+    """What pip is to install in place of a package: the same build, such as ``torch==2.13.0+cpu``, if that goes."""
+    version = version_of(package) or ""
+    return f"{package}=={version}" if "+" in version and not _outside({package}) else ours.get(package, package)
 
 
 def version_of(distribution: str) -> str | None:

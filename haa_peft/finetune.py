@@ -18,7 +18,7 @@ from haa_peft.evaluation.compare import check_unseen
 from haa_peft.files import check_report, check_writable, write_report
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.packs import load_pack
-from haa_peft.main_job import AdaptedRoom, adapt_room, compare_adapted
+from haa_peft.main_job import AdaptedRoom, adapt_room, check_one_beginning, compare_adapted
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.xrir import XRIR
 from haa_peft.options import DEFAULT_ROOM
@@ -68,8 +68,7 @@ def rooms_of(args: argparse.Namespace) -> tuple[Room, list[Room]]:
     InputError
         When both ``--start`` and ``--first-stage`` are given, or a room cannot be read.
     """
-    if args.start and args.first_stage:
-        raise InputError("--start and --first-stage are two beginnings; give one of them")
+    check_one_beginning(args.start, args.first_stage)
     room = load_room(DEFAULT_ROOM if args.room is None else args.room, args.geometry)
     others = [load_room(folder, args.geometry if folder == args.room else None) for folder in args.first_stage]
     if args.shots is not None:  # no more of the room itself than is to be used

@@ -77,19 +77,12 @@ class AdaptedRoom:
     @cached_property
     def card(self) -> dict[str, Any]:
         """What the pack says of itself."""
-        card = make_card(
-            self.adaptation,
-            self.room,
-            self.backbone.origin,
-            None,
-            made_for=fingerprint(self.backbone),
-            parent=self.parent,
-        )
-        if self.report["rows"]:
-            dropped = ("per_position", "iso", "iso_defined")
-            rows = [{k: v for k, v in row.items() if k not in dropped} for row in self.report["rows"]]
-            card["evaluation"] = {k: v for k, v in self.report.items() if k != "position_indices"} | {"rows": rows}
-        return card
+        dropped = ("per_position", "iso", "iso_defined")
+        rows = [{k: v for k, v in row.items() if k not in dropped} for row in self.report["rows"]]
+        evaluation = {k: v for k, v in self.report.items() if k != "position_indices"} | {"rows": rows}
+        backbone = {"origin": self.backbone.origin, "fingerprint": fingerprint(self.backbone)}
+        return make_card(self.adaptation, self.room, backbone, evaluation if rows else None, parent=self.parent,
+                         first=self.first)  # fmt: skip
 
     @cached_property
     def pack(self) -> RoomPack:
@@ -149,11 +142,8 @@ def adapt_room(
         When measurements are too few, a stored adapter is missing, of another backbone or has seen what is to be
         tested, or the start is none of this method.
     """
-    name = _name(name, room, method)
-    if start is not None and first_stage:
-        raise InputError("--start and --first-stage are two beginnings; give one of them")
-    if on_top_of == str(name):
-        raise InputError(f"--on-top-of {name} is what would be replaced; give the new adapter another --name")
+    name = _name(name, room, method, on_top_of)
+    check_one_beginning(start, first_stage)
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
     _check_beginnings(room, method, training, begin, below, first_stage)
@@ -172,10 +162,22 @@ def adapt_room(
     return AdaptedRoom(name, room, backbone, adaptation, report, below, first)
 
 
-def _name(given: str | AdapterName | None, room: Room, method: MethodSettings) -> AdapterName:
+def _name(
+    given: str | AdapterName | None, room: Room, method: MethodSettings, on_top_of: str | Start | None
+) -> AdapterName:
+    """The adapter's name, which must not be that of the one below it."""
     if given is None:
-        return AdapterName(room.room, room.configuration, None if method.method == "lora" else method.method)
-    return given if isinstance(given, AdapterName) else AdapterName.parse(given)
+        given = AdapterName(room.room, room.configuration, None if method.method == "lora" else method.method)
+    name = given if isinstance(given, AdapterName) else AdapterName.parse(given)
+    if on_top_of == str(name):
+        raise InputError(f"--on-top-of {name} is what would be replaced; give the new adapter another --name")
+    return name
+
+
+def check_one_beginning(start: object, first_stage: Sequence[object]) -> None:
+    """Raise ``InputError`` if there is both an adapter to go on from and a first stage."""
+    if start is not None and first_stage:
+        raise InputError("--start and --first-stage are two beginnings; give one of them")
 
 
 def _stored(
@@ -292,7 +294,10 @@ def _train(
     )
     others = [other.with_channels(room.channels) for other in first_stage]
     first = adapt(base, others, method, training, accelerator, stage, resume=begun)
-    begin = Start("first stage: " + ", ".join(other.name for other in others), first.config, first.tensors)
+    names = ", ".join(other.name for other in others)
+    if first.unchanged and first.acceptance is not None:
+        LOG.info(f"note: the first stage ({names}) is undone and training begins anew: {first.acceptance.reason()}")
+    begin = Start(f"first stage: {names}", first.config, first.tensors)
     return first, adapt(base, room, method, training, accelerator, folder, start=begin, resume=resumed)
 
 

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,6 +97,19 @@ def test_verify_fails_on_a_damaged_adapter(store, tiny_backbone_file, capsys):
     with pytest.raises(SystemExit):
         main(["adapters", "list"])
     assert "| studio/base | damaged |" in capsys.readouterr().out
+    (NAME.folder(store) / "card.json").write_text('{"schema": 2}')
+    with pytest.raises(SystemExit):
+        main(["adapters", "list"])
+    out = capsys.readouterr().out
+    assert "| studio/base |  newer |" in out
+    assert out.endswith("\nnewer: made by a newer haa-peft; update\n")
+
+
+def test_the_list_fits_a_terminal(capsys):
+    main(["adapters", "list", "--store", str(Path(__file__).parents[1] / "adapters")])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 8
+    assert max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,14 @@ def test_a_sound_library_that_does_not_load(install, run):
              "haa-peft needs accelerate", '--force-reinstall "peft'],
         ),
         (
+            [("torch", "2.13.0+cpu", "raise OSError('libgomp.so.1')", ["numpy"])],
+            ["`pip install --force-reinstall torch==2.13.0+cpu`, with the --index-url that this build came from, "],
+        ),
+        (
+            [("torch", "2.0.0+cpu", "raise OSError('libgomp.so.1')", ["numpy"])],
+            ["haa-peft needs torch>=", '`pip install --force-reinstall "torch>=2.5"` mends it'],
+        ),
+        (
             [("peft", "0.21.0", "import absent_package", [])],
             ["peft 0.21.0 needs the package absent_package, which is not installed", "pip install absent_package"],
         ),

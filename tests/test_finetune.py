@@ -219,6 +219,15 @@ def test_two_stages(options, room_folder, capsys):
     finetune(*options, "--first-stage", room_folder)
     assert pack("studio/base").card["training"]["started_from"] == "first stage: studio/base"
     assert Path("runs/studio/base/first-stage/log.jsonl").exists()
+    assert pack("studio/base").card["training"]["first_stage"]["outcome"] == "trained"
+    assert "the first stage" not in capsys.readouterr().out
+
+
+def test_a_first_stage_that_is_undone_is_said(options, room_folder, capsys):
+    finetune(*options, "--first-stage", room_folder, "--caution", 9)
+    assert pack("studio/base").card["training"]["first_stage"]["outcome"] == "unchanged"
+    told = "note: the first stage (studio/base) is undone and training begins anew: validation loss fell by "
+    assert told in capsys.readouterr().out
 
 
 def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):

@@ -82,34 +82,38 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from haa_peft.store.card import kept_weights
+    from haa_peft.store.card import kept_briefly
     from haa_peft.store.folder import read_pack
     from haa_peft.store.names import AdapterName, list_names, store_folder
+    from haa_peft.store.pack import NewerCardError
     from haa_peft.tables import markdown
 
     store = store_folder(args.store)
     names = [AdapterName.parse(args.name)] if args.name else list_names(store)
     verify = _verifier(args.backbone, store) if args.verify else None
-    rows, failed = [["adapter", "method", "weights", "bytes", "backbone", "training"]], 0
+    rows, failed, newer = [["adapter", "method", "weights", "kB", "backbone", "training"]], 0, 0
     for name in names:
         try:
             pack = read_pack(store, name, tensors=verify is not None)
             if verify is not None:
                 verify(pack)
             made, training = pack.card["backbone"], pack.card["training"]
-            weights, size = training["trainable_parameters"], training["adapter_bytes"]
-            method = pack.card["method"]["method"]
-            of = f"{made['origin']} {made['fingerprint'][:12]}"
-            rows.append([str(name), method, str(weights), str(size), of, kept_weights(pack.card)])
+            size = f"{training['adapter_bytes'] / 1000:.0f}"
+            method, weights = pack.card["method"]["method"], str(training["trainable_parameters"])
+            of = f"{made['origin']} {made['fingerprint'][:8]}"
+            rows.append([str(name), method, weights, size, of, kept_briefly(pack.card)])
             if verify is not None:
                 print(f"{name}: ok")
         except InputError as error:
             failed += 1
             if verify is not None:
                 print(f"FAILED {name}: {str(error).removeprefix(f'{name}: ')}")
-            rows.append([str(name), "damaged", "-", "-", "-", "-"])
+            newer += isinstance(error, NewerCardError)
+            rows.append([str(name), "newer" if isinstance(error, NewerCardError) else "damaged", "-", "-", "-", "-"])
     if verify is None:
         print(markdown(rows))
+    if newer:
+        print("newer: made by a newer haa-peft; update")
     if failed:
         raise InputError(f"{failed} of {len(names)} adapters cannot be used; `haa-peft adapters verify` says why")
 

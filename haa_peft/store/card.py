@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from haa_peft.geometry.panorama import DepthMap
 from haa_peft.rooms.room import Room
@@ -19,11 +19,11 @@ SCHEMA = 1
 def make_card(
     adaptation: Adaptation,
     room: Room,
-    origin: str,
+    backbone: dict[str, str],
     evaluation: dict | None,
     *,
-    made_for: str | None = None,
     parent: tuple[str, str] | None = None,
+    first: Adaptation | None = None,
 ) -> dict:
     """The card of a trained adapter.
 
@@ -31,10 +31,10 @@ def make_card(
     ----------
     adaptation : what training gave.
     room : what it was trained on.
-    origin : name of the backbone, for people; its fingerprint decides.
+    backbone : ``origin``, its name for people, and ``fingerprint``, which decides; below ``parent`` if there is one.
     evaluation : report of :func:`haa_peft.evaluation.evaluate.evaluate` on test positions, if there were any.
-    made_for : fingerprint of the backbone, if it is not the one that was trained on: that of below ``parent``.
     parent : name and digest of the adapter that it lies on top of.
+    first : the first of two stages of training.
     """
     from importlib.metadata import version
 
@@ -44,38 +44,51 @@ def make_card(
     if "target_modules" in adaptation.config:
         method["targets"] = adaptation.config["target_modules"]
     return {
-        "backbone": {"origin": origin, "fingerprint": made_for or adaptation.backbone_fingerprint},
+        "backbone": backbone,
         **({} if parent is None else {"parent": dict(zip(("name", "digest"), parent, strict=True))}),
         "method": method,
-        "training": {
-            **adaptation.training.describe(),
-            "precision": adaptation.precision,
-            "started_from": adaptation.started_from,
-            "steps": adaptation.steps,
-            "best_step": adaptation.best_step,
-            "acceptance": None if adaptation.acceptance is None else adaptation.acceptance.to_json(),
-            "validation": adaptation.validation,
-            "seconds": round(adaptation.seconds, 1),
-            "trainable_parameters": adaptation.trainable_parameters,
-            "adapter_bytes": adaptation.adapter_bytes,
-        },
-        "room": {
-            "name": room.name,
-            "source": room.source,
-            "licence": room.licence,
-            "fingerprint": room.without_borrowed().fingerprint,
-            "shots": len(room.own),
-            "borrowed": room.borrowed,
-            "borrowed_from": None if room.loan is None else room.loan.lender.name,
-            "splits": {split: indices.tolist() for split, indices in room.splits.items()},
-            **({"geometry": room.geometry.to_json()} if isinstance(room.geometry, DepthMap) else {}),
-            **({"channels": list(room.channels)} if room.channels else {}),
-        },
+        "training": {**_training(adaptation), **({} if first is None else {"first_stage": _acceptance(first)})},
+        "room": _room(room),
         "evaluation": evaluation,
         "versions": {
             "python": platform.python_version(),
             **{package: version(package) for package in ("haa-peft", "torch", "peft", "accelerate")},
         },
+    }
+
+
+def _training(adaptation: Adaptation) -> dict[str, Any]:
+    return {
+        **adaptation.training.describe(),
+        "precision": adaptation.precision,
+        "started_from": adaptation.started_from,
+        "steps": adaptation.steps,
+        "best_step": adaptation.best_step,
+        "acceptance": _acceptance(adaptation),
+        "validation": adaptation.validation,
+        "seconds": round(adaptation.seconds, 1),
+        "trainable_parameters": adaptation.trainable_parameters,
+        "adapter_bytes": adaptation.adapter_bytes,
+    }
+
+
+def _acceptance(adaptation: Adaptation) -> dict[str, Any] | None:
+    """What validation said, if anything was trained."""
+    return None if adaptation.acceptance is None else adaptation.acceptance.to_json()
+
+
+def _room(room: Room) -> dict[str, Any]:
+    return {
+        "name": room.name,
+        "source": room.source,
+        "licence": room.licence,
+        "fingerprint": room.without_borrowed().fingerprint,
+        "shots": len(room.own),
+        "borrowed": room.borrowed,
+        "borrowed_from": None if room.loan is None else room.loan.lender.name,
+        "splits": {split: indices.tolist() for split, indices in room.splits.items()},
+        **({"geometry": room.geometry.to_json()} if isinstance(room.geometry, DepthMap) else {}),
+        **({"channels": list(room.channels)} if room.channels else {}),
     }
 
 
@@ -94,6 +107,16 @@ def kept_weights(card: dict) -> str:
     if not acceptance.accepted:
         return f"unchanged from {began_with(card)}: {acceptance.reason()}"
     return f"weights of step {training.get('best_step')} of {training.get('steps')}: {acceptance.reason()}"
+
+
+def kept_briefly(card: dict) -> str:
+    """Which weights an adapter has, in some twenty characters; ``-`` where its card does not say."""
+    acceptance = Acceptance.of_card(card["training"])
+    if acceptance is None:
+        return "-"
+    if not acceptance.accepted:
+        return "unchanged"
+    return f"step {card['training'].get('best_step')}, loss {-acceptance.gain_percent:+.1f} %"
 
 
 def readme(card: dict) -> str:

@@ -52,6 +52,10 @@ PARENT_FIELDS = ("name", "digest")
 T = TypeVar("T")
 
 
+class NewerCardError(InputError):
+    """A pack is of a later version of this package."""
+
+
 @dataclass(frozen=True)
 class RoomPack:
     """Adapter, references, geometry and card of one configuration.
@@ -258,9 +262,11 @@ class RoomPack:
 def parse_card(name: AdapterName, content: bytes) -> dict:
     """Read ``card.json``; ``InputError`` where it is no JSON, of another schema or name, or incomplete."""
     card = _parsed(name, CARD, lambda: json.loads(content))
-    if not isinstance(card, dict) or card.get("schema") != SCHEMA:
-        found = card.get("schema") if isinstance(card, dict) else None
-        raise InputError(f"{name}: {CARD} has schema {found!r} but this version reads {SCHEMA}; update haa-peft")
+    schema = card.get("schema") if isinstance(card, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise NewerCardError(f"{name}: made by a newer haa-peft (schema {schema}, this one reads {SCHEMA}); update it")
+    if schema != SCHEMA:
+        raise InputError(f"{name}: {CARD} has schema {schema!r} but must have {SCHEMA}; restore or retrain the adapter")
     fields = [card.get(section) for section in ("files", "backbone", "method", "training", "room")]
     if card.get("name") != str(name) or not all(isinstance(field, dict) for field in fields):
         raise InputError(f"{name}: {CARD} is of {card.get('name')!r} or incomplete; restore or retrain the adapter")

@@ -52,6 +52,11 @@ class Acceptance:
         return self.start_loss - self.best_loss
 
     @property
+    def gain_percent(self) -> float:
+        """The same in percent of the start's loss; NaN if that is nothing."""
+        return self._percent(self.gain)
+
+    @property
     def outcome(self) -> str:
         """``trained`` or ``unchanged``."""
         return "trained" if self.accepted else "unchanged"
@@ -77,7 +82,7 @@ class Acceptance:
             "best_loss": self.best_loss,
             "best_step": self.best_step,
             "gain": self.gain,
-            "gain_percent": self._percent(self.gain),
+            "gain_percent": self.gain_percent,
             "threshold": self.threshold,
             "threshold_percent": self._percent(self.threshold),
         }

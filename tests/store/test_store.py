@@ -204,7 +204,8 @@ def test_damaged_files(file, content, message, store, tiny_backbone):
 
 @pytest.mark.parametrize(
     ("card", "message"),
-    [("{", "card.json cannot be read"), ('{"schema": 99}', "schema 99 but this version reads 1"),
+    [("{", "card.json cannot be read"), ('{"schema": 0}', "has schema 0 but must have 1"),
+     ('{"schema": 99}', r"made by a newer haa-peft \(schema 99, this one reads 1\); update it"),
      ('{"schema": 1, "name": "studio/other"}', "is of 'studio/other'"),
      ('{"schema": 1, "name": "studio/base", "files": {}, "backbone": {"origin": "x", "fingerprint": "y"}, "method": {},'
       ' "training": {"k": "eight"}, "room": {}}', "no valid method.method")],
