@@ -27,6 +27,21 @@ def baselines(room: Room, k: int, split: str = "test", seed: int = 0, phase: str
     rirs, places = room.rirs[train], room.positions[train] - room.receiver
     positions = room.positions[room.splits[split]] - room.receiver
     chosen = nearest_references(positions, places, k)
+    return interpolations(rirs, places, chosen, positions, seed, phase)
+
+
+def interpolations(
+    rirs: np.ndarray, places: np.ndarray, chosen: np.ndarray, positions: np.ndarray, seed: int, phase: str
+) -> dict[str, np.ndarray]:
+    """The baselines (N, 9600) by name, from given references of each position.
+
+    Parameters
+    ----------
+    rirs, places : (R, 9600) references and their positions (R, 3) m from the receiver.
+    chosen : (N, K) which of them each position is made of, the nearest first.
+    positions : (N, 3) m from the receiver.
+    seed, phase : of the waveforms of energy interpolation (:func:`~haa_peft.model.predict.waveforms`).
+    """
     return {
         "nearest": linear_interpolation(rirs, places, chosen[:, :1], positions),
         "linear": linear_interpolation(rirs, places, chosen, positions),

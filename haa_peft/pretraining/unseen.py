@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from haa_peft.errors import InputError
-from haa_peft.evaluation.baselines import energy_interpolation, linear_interpolation
+from haa_peft.evaluation.baselines import interpolations
 from haa_peft.evaluation.evaluate import Measured, errors, means
 from haa_peft.model.predict import rirs_of
 from haa_peft.model.tensors import RoomTensors, Targets
@@ -35,7 +35,7 @@ def predict_unseen(
     phase: str,
     seed: int,
 ) -> dict[tuple[int, str], np.ndarray]:
-    """RIRs (N, 9600) of nearest neighbour, linear and energy interpolation and the backbone, for each K.
+    """RIRs (N, 9600) of the baselines and the backbone, for each K.
 
     Parameters
     ----------
@@ -54,9 +54,8 @@ def predict_unseen(
     for k in ks:
         distance = np.linalg.norm(positions[references[:, :k]] - positions[targets][:, None], axis=-1)
         chosen = np.take_along_axis(references[:, :k], distance.argsort(axis=1), axis=1)
-        found[k, "nearest"] = linear_interpolation(rirs, positions, chosen[:, :1], positions[targets])
-        found[k, "linear"] = linear_interpolation(rirs, positions, chosen, positions[targets])
-        found[k, "energy"] = energy_interpolation(rirs, positions, chosen, positions[targets], seed, phase)
+        for name, heard in interpolations(rirs, positions, chosen, positions[targets], seed, phase).items():
+            found[k, name] = heard
         asked = [(encoded, Targets(encoded.positions[targets], torch.from_numpy(chosen).to(device)))]
         found[k, "backbone"] = rirs_of(backbone, asked, seed, phase)
     return found
