@@ -72,8 +72,8 @@ def run(name: str, args: argparse.Namespace) -> None:
         "--validation-rooms": args.validation_rooms, "--rooms-per-step": args.rooms_per_step,
     }  # fmt: skip
     story = read(out.with_suffix(".json"))
-    kept = {flag.replace("--count", "--rooms"): value for flag, value in settings.items()}  # as weights say it
-    is_same = all(f"{flag} {value} " in f"{story.get('made_with')} " for flag, value in kept.items())
+    made_with = f"{story.get('made_with')} ".replace("--rooms ", "--count ")  # its name until version 0.1
+    is_same = all(f"{flag} {value} " in made_with for flag, value in settings.items())
     is_same &= story.get("config") == dataclasses.asdict(dataclasses.replace(SMALL, **VARIANTS[name]))
     if is_same and story["curve"][-1]["step"] == steps:
         return

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.commands.common import add_phase, add_seed_and_json
-from haa_peft.errors import InputError, check_seed
 from haa_peft.files import check_report, write_report
 from haa_peft.options import add_backbone
 
@@ -72,42 +71,27 @@ def _card(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import numpy as np
-    import torch
-    from tqdm import tqdm
-
     from haa_peft.model.checkpoint import fingerprint, load_backbone, provenance, seeds_seen
-    from haa_peft.pretraining.unseen import evaluate_unseen, open_unseen, unseen_table
-    from haa_peft.simulation.draw import SOURCES_PER_ROOM
+    from haa_peft.pretraining import evaluate_backbone
+    from haa_peft.pretraining.unseen import unseen_table
 
     check_report(args.json, "evaluate-backbone")
-    for k in args.k:
-        if not 1 <= k < SOURCES_PER_ROOM:
-            raise InputError(f"--k is {k} but must be from 1 to {SOURCES_PER_ROOM - 1}")
-    if args.count is not None and args.count < 1:
-        raise InputError(f"--count is {args.count} but must be at least 1")
-    check_seed(args.seed)
     backbone = load_backbone(args.backbone)
     made = provenance(args.backbone)
     trained_on = seeds_seen(made) if made.get("fingerprint") == fingerprint(backbone) else set()
     if not trained_on:
         print(f"note: no record of what {args.backbone} was pretrained on; it may have seen these rooms")
-    opened = [open_unseen(folder, trained_on) for folder in args.corpora]
     reports = []
-    for rooms, about in opened:
-        count = min(len(rooms), args.count or len(rooms))
-        spread = np.linspace(0, len(rooms) - 1, count).round().astype(int).tolist()
-        numbered = ((i, rooms[i]) for i in tqdm(spread, desc=f"{about['corpus']} {about['unit']}"))
-        rows = evaluate_unseen(
-            backbone, numbered, lambda _, room: torch.from_numpy(room.panorama()), ks=args.k, phase=args.phase,
-            seed=args.seed,
-        )  # fmt: skip
-        reports.append({**about, about["unit"]: count, "rows": rows})
+    for report in evaluate_backbone(
+        backbone, args.corpora, trained_on=trained_on, count=args.count, ks=args.k, phase=args.phase, seed=args.seed
+    ):
+        unit, rows = report["unit"], report["rows"]
         print(
-            f"\n{about['corpus']}: mean absolute errors at {rows[0]['positions']} positions of {count} "
-            f"{about['unit']}, and divided by those of nearest neighbour; "
+            f"\n{report['corpus']}: mean absolute errors at {rows[0]['positions']} positions of {report[unit]} "
+            f"{unit}, and divided by those of nearest neighbour; "
             f"seed {args.seed}, phase of {args.phase}\n\n{unseen_table(rows)}\n"
         )
+        reports.append(report)
     if args.json is not None:
         about_it = {"backbone": backbone.origin, "fingerprint": fingerprint(backbone), "seed": args.seed}
         print(write_report(args.json, "evaluate-backbone", {**about_it, "phase": args.phase, "corpora": reports}))

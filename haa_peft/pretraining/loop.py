@@ -28,7 +28,7 @@ class Rooms(Protocol):
         """One room."""
 
 
-class Panoramas:
+class PooledPanoramas:
     """Panoramas of a corpus, rendered once each and kept at the network's resolution."""
 
     def __init__(self, corpus: Rooms, pooling: int) -> None:
@@ -61,7 +61,7 @@ class Drawn(NamedTuple):
     references: Tensor
 
 
-def load_tensors(corpus: Rooms, panoramas: Panoramas, index: int) -> RoomTensors:
+def load_tensors(corpus: Rooms, panoramas: PooledPanoramas, index: int) -> RoomTensors:
     """One simulated room as the network takes it, its panorama pooled."""
     room = corpus[index]
     positions = torch.from_numpy(room.positions - room.receiver).float()
@@ -167,7 +167,7 @@ class PretrainingObjective(nn.Module):
 
 def draw_batch(
     corpus: Rooms,
-    panoramas: Panoramas,
+    panoramas: PooledPanoramas,
     rooms: Sequence[int] | np.ndarray,
     seed: tuple[int, ...],
     targets: int,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, check_seed
 from haa_peft.evaluation.baselines import interpolations
 from haa_peft.evaluation.evaluate import Measured, errors, means
 from haa_peft.model.predict import rirs_of
@@ -18,10 +19,48 @@ from haa_peft.model.tensors import RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining.acoustic_rooms import AcousticRooms
 from haa_peft.simulation.corpus import Corpus, CorpusRoom
+from haa_peft.simulation.draw import SOURCES_PER_ROOM
 from haa_peft.tables import COLUMNS, figure, markdown
 
 TARGETS = 4
 """Positions predicted in each room."""
+
+
+def evaluate_corpora(
+    backbone: XRIR,
+    corpora: Sequence[Path],
+    trained_on: Collection[int],
+    count: int | None,
+    ks: Sequence[int],
+    phase: str,
+    seed: int,
+) -> Iterator[dict[str, Any]]:
+    """A report for each corpus.
+
+    Parameters
+    ----------
+    backbone, corpora, trained_on, count, ks, phase, seed : as :func:`haa_peft.pretraining.evaluate_backbone` takes
+        them.
+
+    Raises
+    ------
+    InputError
+        When a folder holds no rooms, or rooms that it was trained on, or a number is out of range.
+    """
+    for k in ks:
+        if not 1 <= k < SOURCES_PER_ROOM:
+            raise InputError(f"--k is {k} but must be from 1 to {SOURCES_PER_ROOM - 1}")
+    if count is not None and count < 1:
+        raise InputError(f"--count is {count} but must be at least 1")
+    check_seed(seed)
+    for rooms, about in [open_unseen(folder, trained_on) for folder in corpora]:
+        some = min(len(rooms), count or len(rooms))
+        spread = np.linspace(0, len(rooms) - 1, some).round().astype(int).tolist()
+        numbered = ((i, rooms[i]) for i in tqdm(spread, desc=f"{about['corpus']} {about['unit']}"))
+        rows = evaluate_unseen(
+            backbone, numbered, lambda _, room: torch.from_numpy(room.panorama()), ks=ks, phase=phase, seed=seed
+        )
+        yield {**about, about["unit"]: some, "rows": rows}
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from torch.utils.data import ConcatDataset
 
 from haa_peft.errors import InputError
 from haa_peft.pretraining.acoustic_rooms import UNSEEN, AcousticRooms, is_unseen
-from haa_peft.pretraining.loop import Panoramas, load_tensors
+from haa_peft.pretraining.loop import PooledPanoramas, load_tensors
 from tests.conftest import RECEIVERS, SOURCES
 
 
@@ -27,7 +27,7 @@ def test_the_layout_and_the_published_split(acoustic_rooms):
 
 def test_mixes_with_other_corpora(acoustic_rooms):
     mixed = ConcatDataset([AcousticRooms(acoustic_rooms), AcousticRooms(acoustic_rooms, "test")])
-    tensors = load_tensors(mixed, Panoramas(mixed, 4), 3)
+    tensors = load_tensors(mixed, PooledPanoramas(mixed, 4), 3)
     assert tensors.panorama.shape == (3, 64, 128)
     assert tensors.positions.dtype == tensors.rirs.dtype == torch.float32
 

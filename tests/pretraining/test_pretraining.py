@@ -13,10 +13,12 @@ import torch
 from haa_peft import load_backbone
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
+from haa_peft.model.config import SMALL
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
+from haa_peft.pretraining import backbone as pretraining_of_backbones
 from haa_peft.pretraining.loop import (
-    Panoramas,
+    PooledPanoramas,
     PretrainingObjective,
     draw_batch,
     draw_queries,
@@ -54,7 +56,7 @@ def corpus_folder(tmp_path):
 
 def test_augmentation_turns_geometry_and_positions_alike(corpus_folder):
     corpus = Corpus(corpus_folder)
-    panoramas = Panoramas(corpus, 1)
+    panoramas = PooledPanoramas(corpus, 1)
     rays = torch.from_numpy(directions()).float().permute(2, 0, 1)
     for seed in range(4):
         room = load_tensors(corpus, panoramas, 3)
@@ -103,9 +105,9 @@ def load_recipe(path=RECIPE):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--k 16", "--k is 16 but must be from 1 to 15"),
+        ("--k 16", "--k is 16 but must be at least 1 and at most 15"),
         ("--targets 0", "--targets is 0"),
-        ("--count 25 --validation-rooms 25", "--validation-rooms is 25 but must be from 1 to 24"),
+        ("--count 25 --validation-rooms 25", "--validation-rooms is 25 but must be at most 24"),
         ("--rooms-per-step 0", "--rooms-per-step is 0"),
         ("--validate-every 0", "--validate-every is 0"),
         ("--lr nan", "--lr is nan"),
@@ -126,7 +128,9 @@ def test_energies_alone_give_the_loss_and_gradients_of_whole_spectra(corpus_fold
     for parameter in backbone.parameters():  # also the weights that start at zero
         torch.nn.init.normal_(parameter, std=0.2)
     corpus = Corpus(corpus_folder)
-    batch = draw_batch(corpus, Panoramas(corpus, TINY.panorama_pooling), [3, 7], (0,), 6, 4, training=True, draws=2)
+    batch = draw_batch(
+        corpus, PooledPanoramas(corpus, TINY.panorama_pooling), [3, 7], (0,), 6, 4, training=True, draws=2
+    )
     assert [len(drawn.targets) for drawn in batch] == [12, 12]
     doubled = [RoomTensors(*(tensor.double() for tensor in drawn.room[:3])) for drawn in batch]
     batch = [d._replace(room=room, unturned=d.unturned.double()) for d, room in zip(batch, doubled, strict=True)]
@@ -175,7 +179,7 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
         assert [point["step"] for point in patient["curve"]] == [0, 2]
         assert patient["best_step"] == 0
 
-    real, calls = recipe.draw_batch, []
+    real, calls = pretraining_of_backbones.draw_batch, []
 
     def interrupted(*args, training, **more):
         calls.append(training)
@@ -183,10 +187,10 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
             raise KeyboardInterrupt
         return real(*args, training=training, **more)
 
-    monkeypatch.setattr(recipe, "draw_batch", interrupted)
+    monkeypatch.setattr(pretraining_of_backbones, "draw_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run("broken.safetensors")
-    monkeypatch.setattr(recipe, "draw_batch", real)
+    monkeypatch.setattr(pretraining_of_backbones, "draw_batch", real)
     run("broken.safetensors", "--resume")
     resumed = json.loads((tmp_path / "broken.json").read_text())
     assert resumed["curve"] == story["curve"]
@@ -231,7 +235,7 @@ def test_two_processes_learn_what_one_learns(corpus_folder, tmp_path, monkeypatc
 def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkeypatch, capsys):
     recipe = load_recipe(RECIPE.with_name("compare_backbones.py"))
     for changes in recipe.VARIANTS.values():
-        dataclasses.replace(load_recipe().SMALL, **changes)
+        dataclasses.replace(SMALL, **changes)
     options = f"--corpus {corpus_folder} --count 25 --validation-rooms 2 --rooms-per-step 2 --steps 8 --out {tmp_path}"
     report = tmp_path / "report.json"
     arguments = ["compare_backbones.py", "ResNet width 4", *options.split(), "--json", str(report)]
@@ -239,7 +243,7 @@ def test_networks_are_compared_on_the_same_rooms(corpus_folder, tmp_path, monkey
     recipe.main()
     (story,) = json.loads(report.read_text())["networks"]
     assert (story["network"], story["seed"]) == ("ResNet width 4", 0)
-    assert story["config"] == dataclasses.asdict(dataclasses.replace(load_recipe().SMALL, resnet_width=4))
+    assert story["config"] == dataclasses.asdict(dataclasses.replace(SMALL, resnet_width=4))
     assert [point["step"] for point in story["curve"]] == [0, 2, 4, 6, 8]
     assert "| ResNet width 4 |    0 |" in capsys.readouterr().out
     monkeypatch.setattr(recipe.subprocess, "run", lambda *_: pytest.fail("it is there already"))

@@ -12,7 +12,7 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.estimate.echo_maps import HEIGHT, WIDTH
 from haa_peft.geometry.estimate.network import load_network
 from haa_peft.geometry.panorama import directions, render_depth
-from haa_peft.pretraining.panoramas import draw_maps
+from haa_peft.pretraining.echo_draws import draw_maps
 from haa_peft.simulation.corpus import Corpus
 from tests.pretraining.test_pretraining import RECIPE, load_recipe
 
@@ -61,7 +61,7 @@ def test_the_recipe_trains_and_goes_on(simulated_corpus, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--count 5 --validation-rooms 5", "--validation-rooms is 5 but must be from 1 to 4"),
+        ("--count 5 --validation-rooms 5", "--validation-rooms is 5 but must be at most 4"),
         ("--draws 0", "--draws is 0"),
         ("--workers 0", "--workers is 0"),
         ("--out panorama.pt", "must end in .safetensors"),
