@@ -6,8 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from haa_peft.errors import InputError
-
 
 def add(commands: Any) -> None:
     """Declare it."""
@@ -36,23 +34,10 @@ def add_arguments(parser: Any, results: str = "results") -> None:
 
 def run(args: argparse.Namespace, results: Path = Path("results")) -> None:
     """Run a study; results go to ``results`` unless ``--out`` or ``--rooms`` is given."""
-    from haa_peft.studies.execute import run_study
-    from haa_peft.studies.read import load_study
-    from haa_peft.studies.report import write_report
-    from haa_peft.training.launch import start_accelerator
+    from haa_peft.studies import study
 
-    if args.workers is not None and args.workers < 1:
-        raise InputError(f"--workers is {args.workers} but must be at least 1")
-    if start_accelerator(0).num_processes > 1:
-        raise InputError("a study starts its own processes; leave --num_processes out and give --workers")
-    study = load_study(args.study, args.rooms)
-    for note in study.notes:
-        print(note)
-    out = args.out or (Path("results") if args.rooms else results) / study.name
-    if not args.report_only:
-        run_study(study, out, executor=args.executor, workers=args.workers)
-    page = write_report(
-        out, compare_with=study.compare_with, title=study.title, question=study.question, show=study.show or None,
-        pairs=study.pairs,
+    page = study(
+        args.study, args.rooms, out=args.out, results=Path("results") if args.rooms else results,
+        executor=args.executor, workers=args.workers, report_only=args.report_only,
     )  # fmt: skip
     print(f"\n{page}")

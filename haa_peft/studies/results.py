@@ -9,6 +9,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ class RunResult:
     def name(self) -> str:
         """``room/configuration`` that it was tested in."""
         return f"{self.room}/{self.configuration}"
+
+    @cached_property
+    def places(self) -> dict[int, tuple]:
+        """The room and the point in it, to a centimetre, of every tested position."""
+        points = map(tuple, self.positions_xyz.round(2).tolist())
+        return {position: (self.room, *point) for position, point in zip(self.positions.tolist(), points, strict=True)}
 
     @property
     def draw(self) -> tuple[int, ...]:

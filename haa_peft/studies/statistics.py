@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from haa_peft.studies.results import RunResult, configurations, mean_defined
+from haa_peft.studies.results import RunResult, mean_defined
 
 RESAMPLES = 4000
 FEWEST_POSITIONS = 5
@@ -83,45 +83,60 @@ def difference(
     pairs = [pair for pair in every if pair[3].any()]
     if not pairs:
         return UNDEFINED
-    mean_a, mean_b, mean_difference, mean_jnd = (
-        float(np.mean([mean_defined(values(*pair)) for pair in pairs]))
-        for values in (
-            lambda x, y, j, both: x[both],
-            lambda x, y, j, both: y[both],
-            lambda x, y, j, both: (x - y)[both],
-            lambda x, y, j, both: ((x - y) / j)[both],
-        )
-    )
+    mean_a, mean_b, mean_difference, mean_jnd = np.mean([_means(*pair) for pair in pairs], axis=0).tolist()
     seeds = np.any([both.any(axis=1) for *_, both in pairs], axis=0)
     labels = [label for label, used in zip(draws or range(len(seeds)), seeds, strict=True) if used]
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     seed_weights = _seed_weights(tuple(numbers[label] for label in labels), resamples, seed)
-    groups = _groups([[p for p, used in zip(here, pair[3].any(axis=0), strict=True) if used]
-                      for here, pair in zip(where, pairs, strict=True)])  # fmt: skip
-    drawn, drawn_b, positions = [], [], sum(map(len, groups))
-    for here, (x, y, _, both) in zip(where, pairs, strict=True):
-        tested = both.any(axis=0)
-        used = [place for place, is_used in zip(here, tested, strict=True) if is_used]
-        cells = np.ix_(seeds, tested)
-        parts = [np.where(both, x - y, 0)[cells], np.where(both, y, 0)[cells], both[cells].astype(float)]
+    tested = [[place for place, used in zip(here, both.any(axis=0), strict=True) if used]
+              for here, (*_, both) in zip(where, pairs, strict=True)]  # fmt: skip
+    groups = _groups(tested)
+    drawn = []
+    for used, (x, y, _, both) in zip(tested, pairs, strict=True):
         index, group = next((i, group) for i, group in enumerate(groups, start=1) if used[0] in group)
-        position_weights = _weights(len(group), resamples, seed, index)[:, [group[place] for place in used]]
-        sums = [((position_weights @ part.T) * seed_weights).sum(axis=1) for part in parts]
-        with np.errstate(invalid="ignore"):  # no pair drawn: such a resample is left out
-            drawn.append(sums[0] / sums[2])
-            drawn_b.append(sums[1] / sums[2])
-    resampled, resampled_b = np.mean(drawn, axis=0), np.mean(drawn_b, axis=0)
+        position_weights = _weights(len(group), resamples, seed, index)
+        columns = [group[place] for place in used]
+        drawn.append(_resampled(x[seeds], y[seeds], both[seeds], columns, position_weights, seed_weights))
+    resampled, resampled_b = np.mean(drawn, axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         low, high = _interval(resampled)
         relative_low, relative_high = _interval(resampled / resampled_b)
     verdict = "better" if high < 0 else "worse" if low > 0 else "no difference"
-    if positions < FEWEST_POSITIONS:
+    if sum(map(len, groups)) < FEWEST_POSITIONS:
         low = high = relative_low = relative_high = NAN
         verdict = "undefined"
     relative = mean_difference / mean_b if mean_b else NAN
     return Difference(
         mean_a, mean_b, mean_difference, low, high, relative, relative_low, relative_high, mean_jnd, verdict
     )
+
+
+def _means(x: np.ndarray, y: np.ndarray, jnd: np.ndarray, both: np.ndarray) -> tuple[float, ...]:
+    """Means of A, of B, of A minus B, and of that in just-noticeable differences, where both are defined."""
+    x, y = x[both], y[both]
+    return tuple(mean_defined(values) for values in (x, y, x - y, (x - y) / jnd[both]))
+
+
+def _resampled(
+    x: np.ndarray,
+    y: np.ndarray,
+    both: np.ndarray,
+    columns: Sequence[int],
+    position_weights: np.ndarray,
+    seed_weights: np.ndarray,
+) -> np.ndarray:
+    """Means of A minus B and of B in every resample, (2, R); NaN where no pair was drawn.
+
+    Errors (S, N) of A and B count where ``both``; the M tested positions are ``columns`` of the weights (R, G), and
+    seeds have weights (R, S).
+    """
+    parts = np.zeros((3, len(x), position_weights.shape[1]))
+    tested = both.any(axis=0)
+    parts[:, :, columns] = np.stack([np.where(both, x - y, 0), np.where(both, y, 0), both])[:, :, tested]
+    sums = (position_weights @ parts.reshape(-1, parts.shape[2]).T).reshape(-1, 3, len(x))
+    difference, b, count = (sums * seed_weights[:, None]).sum(axis=2).T
+    with np.errstate(invalid="ignore"):
+        return np.stack([difference / count, b / count])
 
 
 def _groups(configurations: Sequence[Sequence[Hashable]]) -> list[dict[Hashable, int]]:
@@ -150,8 +165,11 @@ def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **op
     places: list[list[Hashable]] = []
     draws: dict[int, list[Hashable]] = {seed: [] for seed in sorted({r.seed for r in results})}
     seeds = list(draws)
-    for name in configurations(results):
-        here = [r for r in results if r.name == name and r.run in (a, b)]
+    by_name: dict[str, list[RunResult]] = {}
+    for r in results:
+        if r.run in (a, b):
+            by_name.setdefault(r.name, []).append(r)
+    for name, here in sorted(by_name.items()):
         if {r.run for r in here} != {a, b}:
             continue
         positions = np.unique(np.concatenate([r.positions for r in here]))
@@ -163,10 +181,8 @@ def compare_runs(results: Sequence[RunResult], a: str, b: str, metric: str, **op
         for seed, draw in {r.seed: r.draw for r in here}.items():
             draws[seed].append((name, draw))
         tables.append(table)
-        xyz = {
-            int(p): tuple(point) for r in here for p, point in zip(r.positions, r.positions_xyz.round(2), strict=True)
-        }
-        places.append([(here[0].room, *xyz[int(p)]) for p in positions])
+        where = {position: place for r in here for position, place in r.places.items()}
+        places.append([where[position] for position in positions.tolist()])
     errors_a, errors_b, jnd = ([t[part] for t in tables] for part in ("a", "b", "jnd"))
     return difference(errors_a, errors_b, jnd, places, [tuple(drawn) for drawn in draws.values()], **options)
 
