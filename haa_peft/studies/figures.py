@@ -96,6 +96,7 @@ def plot_maps(results: Sequence[RunResult], path: Path, runs: Sequence[str]) -> 
     if not runs:
         return None
     figure = new_figure((1, 1))
+    from matplotlib.collections import LineCollection
     from matplotlib.colors import PowerNorm
 
     points = np.concatenate([np.concatenate([r.positions_xyz[:, :2], *r.floor_plan]) for r in results])
@@ -114,8 +115,10 @@ def plot_maps(results: Sequence[RunResult], path: Path, runs: Sequence[str]) -> 
     scale = PowerNorm(0.5, 0, max(top, 1))
     size = np.clip(3000 * min(1, 2 * depth / width) / max(len(error) for _, error in shown.values()), 7, 50)
     for ((name, run), here), axis in zip(at.items(), grid.flat, strict=True):
-        for wall in here[0].floor_plan if here else []:
-            axis.plot(*wall[:, order].T, color="0.35", linewidth=1)
+        if here:
+            walls = list(here[0].floor_plan[:, :, order])
+            axis.add_collection(LineCollection(walls, colors="0.35", linewidths=1, capstyle="projecting", zorder=2))
+            axis.autoscale_view()
         layer = 3 if len({tuple(r.splits["train"]) for r in here}) == 1 else 1.5
         for r in here:
             axis.plot(

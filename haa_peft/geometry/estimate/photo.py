@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +58,48 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: Known, where: str)
     InputError
         When picture or model cannot be read, there is no scale, or the result contradicts positions and direct sound.
     """
+    given = _stated(entry, folder, known, where)
+    taken = given.path.stat()
+    stamp = (taken.st_mtime_ns, taken.st_size)
+    images, output = _estimate(given.path, stamp, given.model, given.output, given.centre, given.clockwise, where)
+    heights = Heights(given.height, given.room_height)
+    depth, floor_error = fit_depth(images, output == "depth", heights, known)
+    _check_agrees(depth, known, given)
+    floor = "" if "height" in entry else " (its z: a floor at 0 that no table hides)"
+    ceiling = "" if given.room_height is None else f", the room's height of {given.room_height:g} m"
+    notes = (
+        "cut into six views of 110 degrees, since depth models are trained on perspective pictures; the model gives "
+        + ("depth" if output == "depth" else "inverse depth"),
+        f"scale fitted to the receiver's height of {given.height:.3g} m above what is below{floor}{ceiling}, with "
+        f"which it stands and falls, and {len(known.straight)} positions heard straight; what is below comes out "
+        f"within {floor_error:.0%} (median)",
+        f"convention: turning {TURNINGS[int(given.clockwise)]}, centre_azimuth {given.centre:g}",
+        *sight.sight_notes(depth, known),
+    )
+    low, high = sight.box_of(depth, known, directions())
+    widened = 0.25 * (high - low)
+    source = f"photograph {given.path.name} through {given.model_name}"
+    return DepthMap(depth.astype(np.float32), source, "estimated", low - widened, high + widened, notes)
+
+
+class Stated(NamedTuple):
+    """What an entry says; see :func:`read_photo`."""
+
+    path: Path
+    model: str
+    output: str | None
+    centre: float
+    clockwise: bool
+    height: float
+    room_height: float | None
+
+    @property
+    def model_name(self) -> str:
+        """Of a folder its last part."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
+
+def _stated(entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> Stated:
     check_keys(entry, KEYS, where)
     path = file_of(entry, "rgb", folder, where)
     name = entry.get("model")
@@ -75,33 +117,19 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: Known, where: str)
             'state that "height" in metres in geometry'
         )
     local = folder / name
-    model = str(local) if local.is_dir() else name
-    taken = path.stat()
-    stated = choice(entry, "output", ("inverse", "depth"), None, where)
-    stamp = (taken.st_mtime_ns, taken.st_size)
-    images, output = _estimate(path, stamp, model, stated, centre, clockwise, where)
-    depth, floor_error = fit_depth(images, output == "depth", Heights(height, room_height), known)
-    if sight.contradicts(SLACK * depth, known):
-        remedy = "check that it was taken at the receiver, its centre_azimuth and height, or try another model"
-        for degrees, mirrored in sight.agreeing_turns(SLACK * depth, known)[:1]:
-            turning, azimuth = other_convention(degrees, mirrored, centre, clockwise)
-            remedy = f'it would agree with "turning": "{turning}", "centre_azimuth": {azimuth:g}'
-        raise InputError(f"{path}: {sight.complaint(SLACK * depth, known)}, with {SLACK - 1:.0%} forgiven; {remedy}")
-    floor = "" if "height" in entry else " (its z: a floor at 0 that no table hides)"
-    ceiling = "" if room_height is None else f", the room's height of {room_height:g} m"
-    notes = (
-        "cut into six views of 110 degrees, since depth models are trained on perspective pictures; the model gives "
-        + ("depth" if output == "depth" else "inverse depth"),
-        f"scale fitted to the receiver's height of {height:.3g} m above what is below{floor}{ceiling}, with which it "
-        f"stands and falls, and {len(known.straight)} positions heard straight; what is below comes out within "
-        f"{floor_error:.0%} (median)",
-        f"convention: turning {TURNINGS[int(clockwise)]}, centre_azimuth {centre:g}",
-        *sight.sight_notes(depth, known),
-    )
-    low, high = sight.box_of(depth, known, directions())
-    widened = 0.25 * (high - low)
-    source = f"photograph {path.name} through {Path(name).name if local.is_dir() else name}"
-    return DepthMap(depth.astype(np.float32), source, "estimated", low - widened, high + widened, notes)
+    output = choice(entry, "output", ("inverse", "depth"), None, where)
+    return Stated(path, str(local) if local.is_dir() else name, output, centre, clockwise, height, room_height)
+
+
+def _check_agrees(depth: np.ndarray, known: Known, given: Stated) -> None:
+    """Raise ``InputError`` if positions are heard through what was estimated."""
+    if not sight.contradicts(SLACK * depth, known):
+        return
+    remedy = "check that it was taken at the receiver, its centre_azimuth and height, or try another model"
+    for degrees, mirrored in sight.agreeing_turns(SLACK * depth, known)[:1]:
+        turning, azimuth = other_convention(degrees, mirrored, given.centre, given.clockwise)
+        remedy = f'it would agree with "turning": "{turning}", "centre_azimuth": {azimuth:g}'
+    raise InputError(f"{given.path}: {sight.complaint(SLACK * depth, known)}, with {SLACK - 1:.0%} forgiven; {remedy}")
 
 
 @lru_cache(maxsize=8)

@@ -231,7 +231,6 @@ def test_its_scale_is_fitted_anew_where_measurements_are_left_out(room_folder, p
         return lambda views: 7 * depth, "depth"
 
     monkeypatch.setattr(photo, "load_network", load)
-    photo._estimate.cache_clear()
     entry = {"rgb": str(tmp_path / picture), "model": "some/model", "height": 1.2}
     room = load_room(room_folder, entry)
     fewer = room.with_shots(4)
