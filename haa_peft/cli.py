@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from haa_peft.arguments import Parser, say_new_name
 from haa_peft.commands import adapt, adapters, download, evaluate, geometry, import_, predict, pretrain, study
+from haa_peft.commands.parser import Parser, say_new_name
 from haa_peft.errors import command
 
 OLD_NAMES = {
@@ -20,7 +20,7 @@ OLD_NAMES = {
     "evaluate-backbone": ["pretrain", "evaluate"],
 }
 """Verbs until version 0.1, which still work, and what to say instead."""
-HINTS = {"adapt": "once training has begun, the same command with --resume goes on",
+HINTS = {"adapt": adapt.IF_INTERRUPTED,
          "study": "the same command goes on where it stopped"}  # fmt: skip
 
 

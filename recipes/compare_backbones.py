@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from haa_peft.arguments import Parser
+from haa_peft.commands.parser import Parser
 from haa_peft.errors import InputError, command
 from haa_peft.files import check_report, write_json, write_report
 from haa_peft.tables import figure, markdown

@@ -14,8 +14,8 @@ Two CPU processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_p
 Any other method, in one process: haa-peft adapt --method dora
 """
 
+from haa_peft.commands.adapt import IF_INTERRUPTED, parse_arguments
 from haa_peft.errors import command
-from haa_peft.options import IF_INTERRUPTED, parse_arguments
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
 
     # here, since --help needs no torch
     from haa_peft import adapt_room
-    from haa_peft.finetune import accelerator_of, account, backbone_of, options_of, rooms_of, settings_of, write
+    from haa_peft.commands.job import accelerator_of, account, backbone_of, options_of, rooms_of, settings_of, write
 
     method, training = settings_of(args)  # what trains, and how
     room, first_stage = rooms_of(args)  # measurements, positions, what surrounds the receiver

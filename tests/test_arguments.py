@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import pytest
 
 from haa_peft.cli import OLD_NAMES, main, make_parser
+from haa_peft.commands.adapt import parse_arguments
 from haa_peft.errors import InputError
-from haa_peft.options import parse_arguments
-from haa_peft.settings import check, new_names, read, setting
+from haa_peft.fields import check, new_names, read, setting
 
-VERBS = ["adapt", "evaluate", "predict", "adapters", "geometry", "study", "pretrain", "download"]
+VERBS = ["adapt", "evaluate", "predict", "adapters", "import", "geometry", "study", "pretrain", "download"]
 ACTIONS = [
     *(["adapters", action] for action in ("list", "show", "verify", "blend", "match")),
     *(["pretrain", action] for action in ("simulate", "card", "evaluate")),

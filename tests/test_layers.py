@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "haa_peft"
 LAYERS = (
     ("errors",),
-    ("files", "tables", "settings", "arguments", "satellites"),
+    ("files", "tables", "fields", "satellites"),
     ("diagnosis",),
     ("environment",),
     ("acoustics",),
@@ -30,16 +30,14 @@ LAYERS = (
     ("inference",),
     ("evaluation",),
     ("main_job", "adapt_room"),
-    ("options",),
-    ("finetune",),
     ("commands",),
     ("cli",),
 )
 """The core as data goes down it; a module imports from its own folder and from those before it."""
 NEEDS = {"pretraining": {"simulation", "geometry.estimate"}, "studies": {"augmentation", "geometry.estimate"}}
 """Satellites that others import."""
-LEFT = {("errors", "environment"), ("options", "finetune")}
-"""Imports inside functions against the order: how a command ends, and what it runs."""
+LEFT = {("errors", "environment")}
+"""Imports inside functions against the order: how a command ends."""
 
 
 def modules():

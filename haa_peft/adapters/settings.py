@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from haa_peft.adapters.kinds import KINDS, LARGEST_RANK, METHODS
 from haa_peft.errors import InputError
+from haa_peft.fields import check, setting
 from haa_peft.geometry.channels import parse_channels
-from haa_peft.settings import check, setting
 
 BLIND = ("dora", "ia3", "beft", "statistics")
 """Methods that cannot learn weights that start at zero: they scale what is there, or add what depends on no channel."""

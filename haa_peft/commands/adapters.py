@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haa_peft.arguments import Parser
-from haa_peft.commands.common import add_json, add_room, add_seed_and_json, check_k, open_room
+from haa_peft.commands.options import add_geometry, add_json, add_room, add_seed_and_json, add_store, check_k, open_room
+from haa_peft.commands.parser import Parser
 from haa_peft.errors import InputError
 from haa_peft.files import check_report, write_report
-from haa_peft.options import add_geometry, add_store
 
 if TYPE_CHECKING:
     from haa_peft.store.pack import RoomPack
@@ -127,7 +126,7 @@ def _verifier(backbone: str, store: Path) -> Callable[[RoomPack], None]:
 
 
 def _blend(args: argparse.Namespace) -> None:
-    from haa_peft.finetune import store_blend
+    from haa_peft.commands.job import store_blend
     from haa_peft.model.checkpoint import load_backbone
     from haa_peft.store.names import AdapterName
 

@@ -5,9 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from haa_peft.commands.common import add_phase, add_room, add_seed_and_json, check_k, open_room
+from haa_peft.commands.options import (
+    add_geometry,
+    add_phase,
+    add_room,
+    add_seed_and_json,
+    add_store,
+    check_k,
+    open_room,
+)
 from haa_peft.files import check_report, write_report
-from haa_peft.options import add_geometry, add_store
 
 
 def add(commands: Any) -> None:

@@ -7,10 +7,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from haa_peft.commands.common import add_phase
+from haa_peft.commands.options import add_phase, add_store
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
-from haa_peft.options import add_store
 
 
 def add(commands: Any) -> None:

@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from haa_peft.commands.common import add_phase, add_seed_and_json
+from haa_peft.commands.options import add_backbone, add_phase, add_seed_and_json
 from haa_peft.files import check_report, write_report
-from haa_peft.options import add_backbone
 
 
 def add(commands: Any) -> None:

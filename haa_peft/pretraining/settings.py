@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from haa_peft.errors import InputError, check_seed
-from haa_peft.settings import check, setting
+from haa_peft.fields import check, setting
 from haa_peft.simulation.draw import SOURCES_PER_ROOM
 
 COUNT = "rooms of the corpus to train and validate on; missing ones are simulated first"

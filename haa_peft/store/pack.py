@@ -13,12 +13,12 @@ import numpy as np
 from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.environment import loading
 from haa_peft.errors import InputError
+from haa_peft.fields import new_names
 from haa_peft.files import nan_to_null
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.geometry.panorama import DepthMap, Geometry, without_channels
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.room import Room
-from haa_peft.settings import new_names
 from haa_peft.store.card import SCHEMA, readme
 from haa_peft.store.names import AdapterName
 

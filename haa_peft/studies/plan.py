@@ -12,11 +12,11 @@ import numpy as np
 from haa_peft.adapters.settings import MethodSettings
 from haa_peft.augmentation.settings import LIMITS
 from haa_peft.errors import InputError
+from haa_peft.fields import setting
 from haa_peft.geometry.channels import CHANNELS, parse_channels
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.rooms.splits import NAMES, SHOTS, default_splits, redraw
-from haa_peft.settings import setting
 from haa_peft.studies.assumptions import Assumption
 from haa_peft.training.settings import TrainingSettings
 

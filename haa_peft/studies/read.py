@@ -17,10 +17,10 @@ import yaml
 from haa_peft.adapters.settings import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
+from haa_peft.fields import fields, new_names, read
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
 from haa_peft.satellites import satellite
-from haa_peft.settings import fields, new_names, read
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.elsewhere import name_of_rooms, runs_elsewhere, with_geometry_for
 from haa_peft.studies.plan import RunSpec, Source, Study, cannot_draw, channels_of, draws_of, jobs_of, waves

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from haa_peft.errors import InputError
+from haa_peft.fields import new_names
 from haa_peft.files import write_atomically
-from haa_peft.settings import new_names
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from haa_peft.errors import check_seed
-from haa_peft.settings import check, setting
+from haa_peft.fields import check, setting
 
 LEARNING_RATES = {
     "lora": 1e-2,

@@ -1,4 +1,4 @@
-"""What recipes and ``haa-peft finetune`` say to :func:`~haa_peft.main_job.adapt_room`, and what they print."""
+"""From arguments to :func:`~haa_peft.main_job.adapt_room`, and to what is printed and stored."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from haa_peft.adapters.combine import blend
 from haa_peft.adapters.methods import MethodSettings
+from haa_peft.commands.options import DEFAULT_ROOM
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import check_unseen
 from haa_peft.files import check_report, check_writable, write_report
@@ -21,7 +22,6 @@ from haa_peft.inference.packs import load_pack
 from haa_peft.main_job import AdaptedRoom, adapt_room, check_one_beginning, compare_adapted
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.xrir import XRIR
-from haa_peft.options import DEFAULT_ROOM
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.satellites import satellite
@@ -34,7 +34,7 @@ from haa_peft.training.sensitivity import sensitivity_table
 from haa_peft.training.settings import LEARNING_RATES, TrainingSettings
 
 
-def finetune(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     """Adapt to a room as the arguments say, print the account and store the adapter."""
     method, training = settings_of(args)
     room, first_stage = rooms_of(args)

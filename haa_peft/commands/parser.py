@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from haa_peft.settings import KINDS, fields, kind
+from haa_peft.fields import KINDS, fields, kind
 
 
 class Parser(argparse.ArgumentParser):

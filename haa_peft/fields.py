@@ -1,7 +1,7 @@
 """Settings said once: a dataclass field holds its default, what it means and what is allowed.
 
-Flags (:mod:`haa_peft.arguments`), study files and checks follow from the fields. jsonargparse and pydantic would do
-as much, but importing one takes 0.11 or 0.13 s, as long as all else that ``haa-peft --help`` does, and their errors
+Flags (:mod:`haa_peft.commands.parser`), study files and checks follow from the fields. jsonargparse and pydantic would
+do as much, but importing one takes 0.11 or 0.13 s, as long as all else that ``haa-peft --help`` does, and their errors
 take several lines.
 """
 

@@ -1,4 +1,4 @@
-"""Arguments that several verbs have, and what they mean."""
+"""Flags that several verbs have, and what they mean."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from haa_peft.errors import InputError
 from haa_peft.model.phases import PHASES
+from haa_peft.store.names import STORE_VARIABLE
 
 if TYPE_CHECKING:
     from haa_peft.rooms.room import Room
+
+DEFAULT_ROOM = "classroom-twin/base"
+"""Which every installation can simulate."""
 
 
 def add_room(parser: Any) -> None:
@@ -18,6 +22,24 @@ def add_room(parser: Any) -> None:
     parser.add_argument("room", metavar="ROOM", help="room folder, HAA folder, twin (classroom-twin/base) or "
                         "simulated/SEED-INDEX")  # fmt: skip
     parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
+
+
+def add_geometry(parser: Any) -> None:
+    """``--geometry`` of every command that reads a room."""
+    parser.add_argument("--geometry", metavar="SOURCE", help="instead of the room's own: a mesh or scan, a depth "
+                        "panorama, a JSON file with a geometry entry as in room.json, sound (a box, from echoes), "
+                        "sound-network (a panorama, by a network), or none")  # fmt: skip
+
+
+def add_backbone(parser: Any) -> None:
+    """``--backbone`` of every command that predicts."""
+    parser.add_argument("--backbone", default="small", help="bundled name or checkpoint file (default: %(default)s)")
+
+
+def add_store(parser: Any) -> None:
+    """``--store`` and ``--backbone`` of every command that uses adapters."""
+    parser.add_argument("--store", metavar="FOLDER", help=f"of adapters (default: ${STORE_VARIABLE} or ./adapters)")
+    add_backbone(parser)
 
 
 def add_seed_and_json(parser: Any, of: str) -> None:
