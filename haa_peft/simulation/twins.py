@@ -43,7 +43,8 @@ FINISHES = {
 
 
 @cache
-def _twins() -> dict[str, Twin]:
+def all_twins() -> dict[str, Twin]:
+    """The twins of all configurations by name."""
     minus_y, plus_x = np.array([0.0, -1.0, 0.0]), np.array([1.0, 0.0, 0.0])
     twins = {}
     for folder, facts in haa_facts().items():
@@ -61,12 +62,12 @@ def _twins() -> dict[str, Twin]:
 
 def twin_names() -> list[str]:
     """Every name that :func:`make_twin` knows, sorted."""
-    return sorted(_twins())
+    return sorted(all_twins())
 
 
 def is_twin_name(name: str) -> bool:
     """Whether ``name`` is one of :func:`twin_names`."""
-    return name in _twins()
+    return name in all_twins()
 
 
 def make_twin(name: str, seed: int = 0, n_positions: int = 60, folder: Path | None = None) -> Path:
@@ -102,7 +103,7 @@ def _made(name: str, seed: int, n_positions: int) -> tuple[np.ndarray, np.ndarra
     """RIRs, positions and what ``room.json`` says."""
     import pyroomacoustics as pra
 
-    twin = _twins()[name]
+    twin = all_twins()[name]
     room, configuration = name.split("/")
     positions = draw_positions(room, seed, n_positions)
     description = {
@@ -125,7 +126,7 @@ def draw_positions(room: str, seed: int, count: int) -> np.ndarray:
 
     Clear of walls and obstacles by 0.3 m and of every configuration's loudspeaker by 0.5 m.
     """
-    twins = [twin for name, twin in _twins().items() if name.startswith(f"{room}/")]
+    twins = [twin for name, twin in all_twins().items() if name.startswith(f"{room}/")]
     loudspeakers = np.array([twin.loudspeaker for twin in twins])
     obstacles = np.concatenate([twin.surfaces.points[6:] for twin in twins])
     low, high = twins[0].surfaces.bounds()

@@ -76,7 +76,7 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
             done -= {job}
         if job not in done:
             needed |= set(sources_of(study, job))
-    run = _local if executor == "local" else _ray
+    run = run_here if executor == "local" else run_on_ray
     total = sum(len(group) for group in groups)
     failed: dict[Job, str] = {}
     with tqdm(total=total, initial=len(done), desc=study.name, unit="run") as bar, _quiet():
@@ -173,8 +173,14 @@ def _from_file(content: bytes) -> Stored:
         raise InputError("an adapter of another run cannot be read; remove adapters/ beside runs/") from None
 
 
-def _local(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
-    """In ``workers`` processes, one to a GPU or to a core; in this one if that is one."""
+def run_here(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
+    """In ``workers`` processes, one to a GPU or to a core; in this one if that is one.
+
+    Raises
+    ------
+    InputError
+        When workers die again and again.
+    """
     gpus = torch.cuda.device_count()
     workers = min(workers or gpus or os.cpu_count() or 1, max(1, len(tasks)))
     if workers == 1:
@@ -253,10 +259,15 @@ def _work(job: Job, adapters: Mapping[Job, bytes]) -> Finished | InputError:
     return _try(_WORKER["study"], job, adapters, _WORKER["device"])
 
 
-def _ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
+def run_on_ray(study: Study, tasks: Sequence[Task], workers: int | None) -> Outcomes:
     """On the Ray cluster that is running ($RAY_ADDRESS, or this machine's), one core or GPU to a run.
 
     Its machines must have this package, and the rooms under the same paths; results come back to this one.
+
+    Raises
+    ------
+    InputError
+        When Ray is not installed or no cluster runs.
     """
     if find_spec("ray") is None:
         raise InputError('--executor ray needs the package ray; pip install "haa-peft[ray]"')

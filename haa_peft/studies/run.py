@@ -248,7 +248,7 @@ def _report(
         "positions_xyz": room.positions[indices].round(3).tolist(),
         "receiver_xyz": room.receiver.round(3).tolist(),
         "references_xyz": room.positions[room.splits["train"]].round(3).tolist(),
-        "floor_plan": _floor_plan(study.room(room.name, job.seed, job.shots)),
+        "floor_plan": floor_plan(study.room(room.name, job.seed, job.shots)),
         "errors": {name: _short(values) for name, values in wrong.items()},
         "truth": {
             name: _short(truth[key]) for name, key in (("edt_s", "edt_s"), ("c50_db", "c50_db"), ("t60_s", "t60_20_s"))
@@ -268,7 +268,7 @@ def _decay_db(rirs: np.ndarray) -> np.ndarray:
     return 10 * np.log10(np.maximum(left / left[:, :1], 1e-6))
 
 
-def _floor_plan(room: Room) -> list:
+def floor_plan(room: Room) -> list:
     """Walls, and what stands in the room, as segments (x, y) in m seen from above.
 
     Of a depth map it is the outline at the receiver's height.

@@ -90,7 +90,7 @@ def difference(
     seed_weights = _seed_weights(tuple(numbers[label] for label in labels), resamples, seed)
     tested = [[place for place, used in zip(here, both.any(axis=0), strict=True) if used]
               for here, (*_, both) in zip(where, pairs, strict=True)]  # fmt: skip
-    groups = _groups(tested)
+    groups = place_groups(tested)
     drawn = []
     for used, (x, y, _, both) in zip(tested, pairs, strict=True):
         index, group = next((i, group) for i, group in enumerate(groups, start=1) if used[0] in group)
@@ -139,7 +139,7 @@ def _resampled(
         return np.stack([difference / count, b / count])
 
 
-def _groups(configurations: Sequence[Sequence[Hashable]]) -> list[dict[Hashable, int]]:
+def place_groups(configurations: Sequence[Sequence[Hashable]]) -> list[dict[Hashable, int]]:
     """Places that are drawn together: those of configurations that have any in common, numbered."""
     groups: list[dict[Hashable, int]] = []
     for places in configurations:

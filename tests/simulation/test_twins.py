@@ -172,7 +172,7 @@ def test_panel_takes_the_direct_sound_behind_it_only(dampened):
 def test_diffraction_is_near_that_of_a_knife_edge():
     """Against ITU-R P.526-15, equation 31, for a screen with one edge in reach."""
     far = [[-500, 0, -500], [500, 0, -500], [-500, 0, 1.3]]
-    base = twins._twins()["dampened-twin/base"]
+    base = twins.all_twins()["dampened-twin/base"]
     twin = dataclasses.replace(
         base,
         surfaces=Surfaces.from_json([*base.surfaces.to_json(), {"points": far}], "screen"),
@@ -193,7 +193,7 @@ def test_diffraction_is_near_that_of_a_knife_edge():
 
 @pytest.mark.parametrize("room", ["classroom-twin", "dampened-twin", "hallway-twin"])
 def test_positions_keep_clear_and_cover_the_room(room):
-    configurations = [twin for name, twin in twins._twins().items() if name.startswith(room)]
+    configurations = [twin for name, twin in twins.all_twins().items() if name.startswith(room)]
     low, high = configurations[0].surfaces.bounds()
     for seed in (0, 1):
         positions = twins.draw_positions(room, seed, 60)

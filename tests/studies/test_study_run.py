@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import multiprocessing
-import threading
-import time
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +21,15 @@ from haa_peft.studies.plan import Job, jobs_of, sources_of, waves
 from haa_peft.studies.read import load_study
 from haa_peft.studies.report import write_report
 from haa_peft.studies.results import read_results
-from haa_peft.studies.run import _floor_plan
+from haa_peft.studies.run import floor_plan
 from tests.studies.conftest import kept_tests
 
 
-def test_the_floor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
+def test_thefloor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
     room = load_room(room_folder)
     seen = np.linalg.norm(room.panorama, axis=0)
     no_planes = DepthMap(seen, "seen", "measured", *room.geometry.bounds())
-    plan = np.array(_floor_plan(dataclasses.replace(room, geometry=no_planes)))
+    plan = np.array(floor_plan(dataclasses.replace(room, geometry=no_planes)))
     assert plan.shape == (128, 2, 2)
     np.testing.assert_allclose(plan[:, 1], np.roll(plan[:, 0], -1, axis=0))  # closed
     # the room's 6 x 4 m, and all of it at a wall
@@ -286,22 +285,20 @@ def test_a_run_that_fails_does_not_end_the_others(study_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, caplog):
+def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO")
     study, out = load_study(study_file("\n  lora: {rank: 2}")), tmp_path / "out"
 
     others = set(multiprocessing.active_children())  # of tests before this one
 
-    def kill_one():
-        while len(children := [*set(multiprocessing.active_children()) - others]) < 2:
-            time.sleep(0.05)
-        time.sleep(0.5)  # both are known by then, and neither has begun a run
-        children[0].kill()
+    def killing(futures):
+        """Before anything is done, since workers take seconds to start."""
+        monkeypatch.undo()
+        min(set(multiprocessing.active_children()) - others, key=lambda child: child.pid).kill()
+        return as_completed(futures)
 
-    killer = threading.Thread(target=kill_one)
-    killer.start()
+    monkeypatch.setattr(execute, "as_completed", killing)
     run_study(study, out, workers=2)
-    killer.join()
     assert "a worker died (attempt 1 of 3, exit code -9); 4 runs are left" in caplog.text
     assert len(kept_tests(out)) == 2 * 5
 
@@ -312,9 +309,9 @@ def test_results_of_workers_keep_no_files_open(study_file):
     """Torch sends a tensor as an open file; hundreds of runs would exceed what a process may open."""
     study = load_study(study_file("\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora}}", seeds="[0, 1]"))
     plain = [job for job in jobs_of(study) if job.run == "lora"]
-    ((_, done),) = execute._local(study, [(plain[0], {})], 1)
+    ((_, done),) = execute.run_here(study, [(plain[0], {})], 1)
     tasks = [(Job("warm", job.room, job.shots, job.seed), {job: done.adapter}) for job in plain]
-    counts = [len(list(Path("/proc/self/fd").iterdir())) for _ in execute._local(study, tasks, 1)]
+    counts = [len(list(Path("/proc/self/fd").iterdir())) for _ in execute.run_here(study, tasks, 1)]
     assert len(counts) == 4
     assert max(counts) - counts[0] < 20  # an adapter has more tensors than that
 
@@ -323,7 +320,7 @@ def test_results_of_workers_keep_no_files_open(study_file):
 def test_a_damaged_adapter_fails_its_run_alone(content, study_file):
     study = load_study(study_file("\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora}}"))
     job = next(job for job in jobs_of(study) if job.run == "warm")
-    (found,) = execute._local(study, [(job, {sources_of(study, job)[0]: content})], 1)
+    (found,) = execute.run_here(study, [(job, {sources_of(study, job)[0]: content})], 1)
     assert "cannot be read; remove adapters/" in str(found[1])
 
 

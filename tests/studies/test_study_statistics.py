@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from haa_peft.studies.results import read_results
-from haa_peft.studies.statistics import compare_runs, difference
+from haa_peft.studies.statistics import compare_runs, difference, place_groups
 
 
 @pytest.fixture
@@ -110,8 +110,6 @@ def test_configurations_at_the_same_places_share_their_draw():
 
 
 def test_places_are_numbered_over_all_that_touch():
-    from haa_peft.studies.statistics import _groups
-
-    groups = _groups([["a", "b"], ["x"], ["b", "c"], ["y", "x"]])
+    groups = place_groups([["a", "b"], ["x"], ["b", "c"], ["y", "x"]])
     assert [sorted(group) for group in groups] == [["a", "b", "c"], ["x", "y"]]
     assert all(sorted(group.values()) == list(range(len(group))) for group in groups)
