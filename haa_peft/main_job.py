@@ -146,7 +146,7 @@ def adapt_room(
     check_one_beginning(start, first_stage)
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
-    _check_beginnings(room, method, training, begin, below, first_stage)
+    _check_beginnings(room, training, begin, below, first_stage)
     room, method = _with_channels(room, method, begin, below)
     room = _borrow(room, borrow, store, backbone, k or training.k, training)
     training = _with_k(training, room, k)
@@ -196,16 +196,9 @@ def _stored(
 
 
 def _check_beginnings(
-    room: Room,
-    method: MethodSettings,
-    training: TrainingSettings,
-    begin: Start | None,
-    below: Start | None,
-    first_stage: Sequence[Room],
+    room: Room, training: TrainingSettings, begin: Start | None, below: Start | None, first_stage: Sequence[Room]
 ) -> None:
-    """A measurement that is left out must not have been seen before, and BEFT lies on nothing."""
-    if below is not None and "beft" in (method.method, str(below.config.get("peft_type")).lower()):
-        raise InputError("beft adds biases and cannot lie on another adapter, nor below one; choose another method")
+    """A measurement that is left out must not have been seen before."""
     if not measurements_validate([room], training.validation):
         return
     seen = [("--start", begin.trained_on if begin else ""), ("--on-top-of", below.trained_on if below else "")]

@@ -11,7 +11,7 @@ Your room, or a folder of Hearing Anything Anywhere:
 Several GPUs: accelerate launch --multi_gpu --num_processes 4 recipes/finetune_full.py ...
 Two CPU processes: ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 --num_machines 1
     --mixed_precision no --dynamo_backend no recipes/finetune_full.py ...
-Any other method, in one process: haa-peft adapt --method dora
+Any other method, in one process: haa-peft adapt --method norm
 """
 
 from haa_peft.commands.adapt import IF_INTERRUPTED, parse_arguments

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from haa_peft.adapters.peft_adapter import import_peft
+from haa_peft.adapters.lora import import_peft
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.model.config import SMALL

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from haa_peft import RoomPredictor, load_backbone, load_room
-from haa_peft.adapters.kinds import METHODS
-from haa_peft.adapters.settings import BLIND
+from haa_peft.adapters.settings import METHODS
 from haa_peft.augmentation.transform import mirrored, rotated, scaled, seen_from
 from haa_peft.cli import main
 from haa_peft.errors import InputError
@@ -95,7 +94,7 @@ def test_channels_of_a_transformed_room_are_those_of_the_room_transformed(room):
             assert labels[:, 0].argmax() == room.geometry.materials[2 * axis + number]
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method not in BLIND])
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "statistics"])
 def test_trained_stored_switched_and_merged(method, options, room, tiny_backbone_file, monkeypatch):
     finetune(*options, "--method", method, "--lr", 0.02, "--channels", "normals,materials", "--name", "studio/base@c",
              method=None)  # fmt: skip
@@ -239,7 +238,7 @@ def test_the_account_of_a_geometry_names_materials(labelled_folder, known_mesh, 
     [
         (["--channels", "colour"], "--channels is 'colour' but must be none, normals, materials or normals,materials"),
         (["--channels", "materials", "--geometry", "none"], "studio/base: channels materials need a geometry with"),
-        (["--channels", "normals", "--method", "dora"], "--channels does not go with dora"),
+        (["--channels", "normals", "--method", "statistics"], "--channels does not go with statistics"),
     ],
 )
 def test_bad_input_is_one_line_before_any_training(more, message, options, tmp_path, capsys):

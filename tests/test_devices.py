@@ -7,8 +7,8 @@ import torch
 from haa_peft import RoomPredictor, load_room
 from haa_peft.acoustics.spectrogram import log_magnitude
 from haa_peft.acoustics.waveform import griffin_lim, random_phases
-from haa_peft.adapters.kinds import METHODS
 from haa_peft.adapters.methods import MethodSettings, attach
+from haa_peft.adapters.settings import METHODS
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.training.objective import RoomObjective, draw_references

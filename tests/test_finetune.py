@@ -45,10 +45,10 @@ def test_resuming_without_a_log(options, tmp_path):
 
 
 def test_every_option_reaches_the_card(options, capsys):
-    finetune(*options, "--method", "dora", "--rank", 2, "--ranks", "energy_blend=3", "lin_proj_1=0", "--dropout", 0.1,
+    finetune(*options, "--method", "lora", "--rank", 2, "--ranks", "energy_blend=3", "lin_proj_1=0", "--dropout", 0.1,
              "--freeze", "early:4", "--convolutions", "--name", "studio/base@all")  # fmt: skip
     method = pack("studio/base@all").card["method"]
-    assert method["method"] == "dora"
+    assert method["method"] == "lora"
     assert (method["rank"], method["alpha"], method["dropout"]) == (2, 4.0, 0.1)
     assert method["ranks"] == {"energy_blend": 3, "lin_proj_1": 0}
     assert len(method["frozen"]) == 4

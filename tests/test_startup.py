@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import haa_peft
-from haa_peft.adapters.kinds import KINDS
-from haa_peft.adapters.peft_adapter import FREE, PeftSettings
+from haa_peft.adapters.lora import FREE, LoraSettings
 from haa_peft.errors import InputError
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
@@ -76,12 +75,11 @@ def test_listing_sees_a_file_that_cannot_be_read_though_its_hash_is_right(file, 
         read_pack(tmp_path, name, tensors=False)
 
 
-@pytest.mark.parametrize("method", KINDS)
-def test_what_peft_writes_is_known_without_it(method):
+def test_what_peft_writes_is_known_without_it():
     """Peft is the oracle for the table that stored adapters are checked with."""
     import peft
 
-    settings = PeftSettings(method, {"a": 4, "b": 4, "c": 2}, dropout=0.1)
+    settings = LoraSettings({"a": 4, "b": 4, "c": 2}, dropout=0.1)
     written = {key: getattr(value, "value", value) for key, value in settings.config().to_dict().items()}
     written = {key: sorted(value) if isinstance(value, set) else value for key, value in written.items()}
     known = settings.to_json()

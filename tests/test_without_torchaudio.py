@@ -47,6 +47,6 @@ def test_made_for_another_torch(room_folder, broken_torchaudio):
 
 def test_one_that_does_not_load_stays_what_it_is(broken_torchaudio):
     """Who needs it learns why it does not load."""
-    code = "import haa_peft.adapters.peft_adapter as adapters; adapters.import_peft(); import torchaudio"
+    code = "import haa_peft.adapters.lora as adapters; adapters.import_peft(); import torchaudio"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "OSError: libtorch_cuda.so" in done.stderr.splitlines()[-1]

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adapters.keys import check_keys
-from haa_peft.adapters.kinds import DELTA_METHODS
+from haa_peft.adapters.settings import METHODS
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 
 PEFT_TYPE = "HAA_PEFT_DELTA"
+DELTA_METHODS = tuple(method for method in METHODS if method != "lora")
 
 
 class DeltaAdapter:
@@ -79,12 +80,6 @@ class DeltaAdapter:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what :meth:`state` gave."""
         self._set(state)
-
-    @torch.no_grad()
-    def pull(self, share: float) -> None:
-        """Move every tensor towards the base by ``share`` of the way."""
-        for name, tensor in self._live.items():
-            tensor.lerp_(self._base[name].to(tensor.device), share)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from haa_peft.adapters.delta import PEFT_TYPE, DeltaAdapter, read_delta_config
 from haa_peft.adapters.keys import check_finite
-from haa_peft.adapters.kinds import PEFT_METHODS
 from haa_peft.adapters.layers import SURFACES, UNUSED, frozen_layers, layer_of
-from haa_peft.adapters.peft_adapter import PeftAdapter, PeftSettings
+from haa_peft.adapters.lora import LoraAdapter, LoraSettings
 from haa_peft.adapters.settings import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
@@ -21,10 +20,10 @@ from haa_peft.model.xrir import XRIR
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)
 ENCODERS = ("source_network.", "audio_enc.")
 
-Adapter = PeftAdapter | DeltaAdapter
+Adapter = LoraAdapter | DeltaAdapter
 
 
-def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str] = ()) -> PeftSettings:
+def lora_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str] = ()) -> LoraSettings:
     """Ranks of all Linear, and Conv2d if asked for, that run and are not frozen.
 
     Raises
@@ -39,8 +38,7 @@ def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str
     for prefix in settings.ranks:
         if not any(_begins(name, prefix) for name in targets):
             raise InputError(
-                f"--ranks {prefix}=... fits no layer that {settings.method} changes; "
-                f"layers are {', '.join(targets[:4])}..."
+                f"--ranks {prefix}=... fits no layer that lora changes; layers are {', '.join(targets[:4])}..."
             )
     ranks = {}
     for name in targets:
@@ -52,7 +50,7 @@ def peft_settings(backbone: XRIR, settings: MethodSettings, frozen: Sequence[str
         raise InputError("--ranks and --freeze leave no layer to adapt; adapt at least one")
     if SURFACES in targets and SURFACES not in ranks:
         raise InputError(f"--ranks leaves {SURFACES} alone, which reads --channels {settings.channels}; give it a rank")
-    return PeftSettings(settings.method, ranks, settings.scale, settings.dropout)
+    return LoraSettings(ranks, settings.scale, settings.dropout)
 
 
 def _begins(name: str, prefix: str) -> bool:
@@ -89,7 +87,6 @@ def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = (), *, cha
         "statistics": statistics,
         "heads": [name for name in parameters if not name.startswith(ENCODERS)],
         "full": parameters,
-        "l2sp": parameters,
     }[method]
     if method == "statistics" and not names:
         raise InputError("method statistics needs a backbone with BatchNorm; this one has none (GroupNorm keeps none)")
@@ -121,8 +118,8 @@ def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence
         if settings.freeze == "auto":
             raise InputError("--freeze auto needs measurements; see haa_peft.training.sensitivity")
         frozen = frozen_layers(backbone, settings.freeze)
-    if settings.method in PEFT_METHODS:
-        return PeftAdapter(backbone, peft_settings(backbone, settings, frozen))
+    if settings.method == "lora":
+        return LoraAdapter(backbone, lora_settings(backbone, settings, frozen))
     channels = bool(parse_channels(settings.channels))
     names = tensor_names(backbone, settings.method, frozen, channels=channels)
     return DeltaAdapter(backbone, settings.method, names)
@@ -149,7 +146,7 @@ def attach_stored(backbone: XRIR, config: dict, tensors: dict[str, Tensor]) -> A
     if config.get("peft_type") == PEFT_TYPE:
         adapter = DeltaAdapter(backbone, *read_delta_config(backbone, config))
     else:
-        adapter = PeftAdapter(backbone, PeftSettings.read(config))
+        adapter = LoraAdapter(backbone, LoraSettings.read(config))
     try:
         adapter.load(tensors)
     except InputError:

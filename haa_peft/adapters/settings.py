@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from haa_peft.adapters.kinds import KINDS, LARGEST_RANK, METHODS
 from haa_peft.errors import InputError
 from haa_peft.fields import check, setting
 from haa_peft.geometry.channels import parse_channels
 
-BLIND = ("dora", "ia3", "beft", "statistics")
-"""Methods that cannot learn weights that start at zero: they scale what is there, or add what depends on no channel."""
+METHODS = {
+    "lora": "low-rank updates (Hu et al. 2021, arXiv 2106.09685)",
+    "bias": "the biases that exist",
+    "norm": "scales and shifts of all norms, and BatchNorm's statistics",
+    "statistics": "BatchNorm's statistics alone, taken anew in the room (Li et al. 2016, arXiv 1603.04779)",
+    "heads": "everything but the two encoders",
+    "full": "all weights",
+}
+LARGEST_RANK = 4096
 
 
 @dataclass(frozen=True)
 class MethodSettings:
     """How a backbone is adapted; what each setting means is said with it."""
 
-    method: str = setting("lora", "what is trained", choices=METHODS)
+    method: str = setting("lora", "what is trained", choices=tuple(METHODS))
     rank: int = setting(4, "rank of the updates", at_least=1, at_most=LARGEST_RANK)
     alpha: float | None = setting(
         None, "scales the updates by ALPHA / RANK (default: twice the rank)", above=0, below=float("inf")
@@ -42,12 +48,12 @@ class MethodSettings:
         for name, rank in self.ranks.items():
             if not 0 <= rank <= LARGEST_RANK:
                 raise InputError(f"--ranks {name}={rank} but a rank must be from 0 to {LARGEST_RANK}")
-        kind = KINDS.get(self.method)
+        is_lora = self.method == "lora"
         for given, possible, flag in (
-            (bool(self.ranks), kind is not None, "--ranks"),
-            (self.convolutions, kind is not None and kind.convolutions, "--convolutions"),
-            (self.dropout > 0, kind is not None and kind.dropout != "", "--dropout"),
-            (bool(parse_channels(self.channels)), self.method not in BLIND, "--channels"),
+            (bool(self.ranks), is_lora, "--ranks"),
+            (self.convolutions, is_lora, "--convolutions"),
+            (self.dropout > 0, is_lora, "--dropout"),
+            (bool(parse_channels(self.channels)), self.method != "statistics", "--channels"),
         ):
             if given and not possible:
                 raise InputError(f"{flag} does not go with {self.method}; leave it out or choose another method")
@@ -55,12 +61,10 @@ class MethodSettings:
 
     def describe(self) -> dict:
         """What matters of it for this method."""
-        kind = KINDS.get(self.method)
         found: dict = {"method": self.method}
-        if kind is not None and kind.ranked:
-            found |= {"rank": self.rank, "alpha": self.scale * self.rank}
-        if kind is not None:
-            found |= {"ranks": dict(self.ranks), "convolutions": self.convolutions, "dropout": self.dropout}
+        if self.method == "lora":
+            found |= {"rank": self.rank, "alpha": self.scale * self.rank, "ranks": dict(self.ranks)}
+            found |= {"convolutions": self.convolutions, "dropout": self.dropout}
         found["freeze"] = self.freeze
         channels = parse_channels(self.channels)
         return {**found, "channels": ",".join(channels)} if channels else found

@@ -10,11 +10,9 @@ from torch import Tensor, nn
 from haa_peft.adapters.delta import PEFT_TYPE, read_delta_config
 from haa_peft.adapters.keys import check_finite, check_keys
 from haa_peft.adapters.layers import SURFACES
+from haa_peft.adapters.lora import PEFT_PREFIX, LoraSettings, check_targets
 from haa_peft.adapters.methods import merged
-from haa_peft.adapters.peft_adapter import PeftSettings, check_targets
 from haa_peft.model.xrir import XRIR
-
-PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,11 @@ class RoomWeights:
             _, names = read_delta_config(backbone, config)
             check_keys({name: base[name].shape for name in names}, tensors)
             return cls(_by_layer({n: base[n] + tensors[n].to(base[n].device, base[n].dtype) for n in names}), {})
-        settings = PeftSettings.read(config)
+        settings = LoraSettings.read(config)
         check_targets(backbone, settings)
-        is_plain = all(isinstance(backbone.get_submodule(name), nn.Linear) for name in settings.ranks)
-        if settings.method not in ("lora", "rslora") or not is_plain:
+        if not all(isinstance(backbone.get_submodule(name), nn.Linear) for name in settings.ranks):
             found = own_tensors(merged(backbone, config, tensors))
-            return cls(_by_layer({n: t for n, t in found.items() if n not in base or not torch.equal(t, base[n])}), {})
+            return cls(_by_layer({n: t for n, t in found.items() if not torch.equal(t, base[n])}), {})
         low_rank: dict[str, tuple[Tensor, Tensor]] = {}
         expected: dict[str, torch.Size] = {}
         for target, rank in settings.ranks.items():
@@ -54,8 +51,7 @@ class RoomWeights:
             down, up = (f"{PEFT_PREFIX}{target}.lora_{side}.weight" for side in "AB")
             expected |= {down: torch.Size((rank, inputs)), up: torch.Size((outputs, rank))}
             if down in tensors and up in tensors:
-                scale = settings.scale * (rank**0.5 if settings.method == "rslora" else 1.0)
-                low_rank[target] = (_moved(backbone, tensors[down]), scale * _moved(backbone, tensors[up]))
+                low_rank[target] = (_moved(backbone, tensors[down]), settings.scale * _moved(backbone, tensors[up]))
         check_keys(expected, tensors)
         return cls({}, low_rank)
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from haa_peft.adapters.kinds import DELTA_METHODS, KINDS, PEFT_METHODS
-from haa_peft.adapters.settings import MethodSettings
+from haa_peft.adapters.settings import METHODS, MethodSettings
 from haa_peft.commands.options import DEFAULT_ROOM, add_geometry, add_json, add_store
 from haa_peft.commands.parser import Parser, add_setting
 from haa_peft.fields import RENAMED
@@ -49,11 +48,11 @@ def parse_arguments(method: str | None, description: str, arguments: Sequence[st
 def add_arguments(parser: Parser, method: str | None) -> None:
     """What to adapt to, how, and where to; arguments that a given method does not have are left out."""
     parser.old_names = {"--" + old.replace("_", "-"): "--" + new.replace("_", "-") for old, new in RENAMED.items()}
-    has_layers = method is None or method in KINDS
+    has_layers = method in (None, "lora")
     parser.add_argument("--room", help="room folder, HAA folder, twin or simulated/SEED-INDEX (default: "
                         f"{DEFAULT_ROOM}, a simulated classroom)")  # fmt: skip
     if method is None:
-        about = "\n".join(f"  {name}: {what}" for name, what in {**PEFT_METHODS, **DELTA_METHODS}.items())
+        about = "\n".join(f"  {name}: {what}" for name, what in METHODS.items())
         parser.epilog = f"methods:\n{about}"
         add_setting(parser, MethodSettings, "method", metavar="METHOD", help="see below (default: lora)")
     else:

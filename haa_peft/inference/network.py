@@ -68,8 +68,7 @@ class PerRoom(nn.Module):
         pieces_of = zip(low_rank, replaced, x.split(counts), y.split(counts), strict=True)
         for factors, values, piece, out in pieces_of:
             if values is not None:
-                own = self.layer.bias
-                change = values["bias"] if own is None else values["bias"] - own  # type: ignore[operator]
+                change = values["bias"] - self.layer.bias  # type: ignore[operator]
                 out.add_(change[:, None, None] if isinstance(self.layer, OF_IMAGES) else change)
             if factors is not None:
                 add_low_rank(out, piece, *factors)

@@ -161,8 +161,8 @@ def nothing_learned(backbone: XRIR) -> Stored:
 
 
 def _facts(spec: RunSpec, settings: dict[str, Any]) -> dict[str, Any]:
-    whole = spec.method.method in ("full", "l2sp")
-    return {"group": "full" if whole else "adapter", "settings": settings, "seconds": None, "best_step": None,
+    group = "full" if spec.method.method == "full" else "adapter"
+    return {"group": group, "settings": settings, "seconds": None, "best_step": None,
             "steps": None, "validation": []}  # fmt: skip
 
 

@@ -18,9 +18,8 @@ from accelerate.utils import broadcast
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from haa_peft.adapters.delta import DeltaAdapter
+from haa_peft.adapters.lora import FREE
 from haa_peft.adapters.methods import Adapter, MethodSettings, attach
-from haa_peft.adapters.peft_adapter import FREE
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
@@ -208,7 +207,6 @@ def _train(
         draws = objective.draw(training.k, training.seed, step, accelerator.process_index, accelerator.num_processes)
         entry: dict[str, Any] = {"step": step + 1, "loss": _step(run, adapter, module, optimizer, draws, step)}
         if scheduler is not None:
-            _pull(run, adapter, scheduler)
             scheduler.step()
             entry["lr"] = scheduler.get_last_lr()[0]
         progress.step = step + 1
@@ -228,17 +226,12 @@ def _optimiser(run: Run, adapter: Adapter, objective: RoomsObjective) -> tuple[A
     if not parameters:
         return objective, None, None
     training = run.training
-    decay = 0.0 if run.method.method == "l2sp" else float(training.weight_decay or 0.0)
-    optimizer = torch.optim.AdamW(parameters, lr=float(training.lr or 0.0), weight_decay=decay, eps=ADAM_EPSILON)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=float(training.lr or 0.0), weight_decay=training.weight_decay, eps=ADAM_EPSILON
+    )
     scheduler = LambdaLR(optimizer, warmup_cosine(training.warmup, training.max_steps))
     module, prepared = run.accelerator.prepare(objective, optimizer)
     return module, prepared, scheduler
-
-
-def _pull(run: Run, adapter: Adapter, scheduler: LambdaLR) -> None:
-    """Weight decay of ``l2sp``, which is towards the backbone's weights."""
-    if run.method.method == "l2sp" and isinstance(adapter, DeltaAdapter):
-        adapter.pull(min(1.0, float(scheduler.get_last_lr()[0]) * float(run.training.weight_decay or 0.0)))
 
 
 def _step(run: Run, adapter: Adapter, module: Any, optimizer: Any, draws: list, step: int) -> float:

@@ -11,23 +11,13 @@ from haa_peft.fields import check, setting
 
 LEARNING_RATES = {
     "lora": 1e-2,
-    "rslora": 6e-3,
-    "dora": 6e-3,
-    "loha": 1e-2,
-    "lokr": 1e-2,
-    "ia3": 1e-1,
-    "beft": 3e-3,
     "bias": 3e-3,
     "norm": 1e-1,
     "statistics": 1e-2,
     "heads": 1e-3,
     "full": 3e-4,
-    "l2sp": 3e-4,
 }
 """Those with the lowest errors at validation positions, ``recipes/studies/rates.yaml``; ``statistics`` has no steps."""
-WEIGHT_DECAYS = {"l2sp": 10.0}
-"""Of methods whose default is not ``DECAY``."""
-DECAY = 1e-4
 VALIDATIONS = ("auto", "positions", "leave-one-out")
 
 
@@ -39,9 +29,7 @@ class TrainingSettings:
         80, "most optimiser steps; every step takes all training measurements as targets", at_least=1
     )
     lr: float | None = setting(None, "peak learning rate (default: the method's)", above=0, below=1)
-    weight_decay: float | None = setting(
-        None, "of AdamW, towards zero; of l2sp towards the backbone (default: the method's)", at_least=0, below=100
-    )
+    weight_decay: float = setting(1e-4, "of AdamW, towards zero", at_least=0, below=100)
     warmup: int = setting(10, "steps of linear warm-up, before a cosine decay over all steps", at_least=0)
     k: int = setting(8, "references for each target, drawn anew each step", at_least=1)
     validate_every: int = setting(5, "steps between validations", at_least=1)
@@ -78,10 +66,8 @@ class TrainingSettings:
         return {**found, "augment": on} if on else found
 
     def of_method(self, method: str) -> TrainingSettings:
-        """The same with the method's defaults where nothing was given."""
-        lr = LEARNING_RATES[method] if self.lr is None else self.lr
-        decay = WEIGHT_DECAYS.get(method, DECAY) if self.weight_decay is None else self.weight_decay
-        return dataclasses.replace(self, lr=lr, weight_decay=decay)
+        """The same with the method's learning rate if none was given."""
+        return dataclasses.replace(self, lr=LEARNING_RATES[method] if self.lr is None else self.lr)
 
     def __post_init__(self) -> None:
         check(self)

@@ -14,7 +14,7 @@ from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
 from tests.store.test_store import make_pack
 
-METHODS = ("lora", "dora", "bias", "full")
+METHODS = ("lora", "norm", "bias", "full")
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.acoustics import paper_metrics
-from haa_peft.adapters.kinds import METHODS
 from haa_peft.adapters.methods import MethodSettings, attach
+from haa_peft.adapters.settings import METHODS
 from haa_peft.errors import InputError
 from haa_peft.inference import packs as packs_module
 from haa_peft.inference import predictor as predictor_module

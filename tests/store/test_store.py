@@ -186,7 +186,7 @@ def test_wrong_tensors(fault, store, tiny_backbone):
     [
         (CONFIG, b"{", "adapter_config.json cannot be read"),
         (CONFIG, b'{"peft_type": "LORA"}', "adapter_config.json: r None"),
-        (CONFIG, b'{"method": "prefix"}', "peft_type is 'None' but must be one of LORA"),
+        (CONFIG, b'{"method": "prefix"}', "peft_type is None but must be LORA"),
         ("room.json", b"[]", "room.json cannot be read"),
         (REFERENCES, save({"rirs": torch.zeros(2, 100), "positions": torch.zeros(2, 3)}), "must be .R, 9600."),
         (CONFIG, b'{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 8, "target_modules": []}', "r 1000000000"),

@@ -158,7 +158,7 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: {}", {"draws": "3"}, "draws is 3 but must be true, false or a list"),
         ("\n  lora: {}", {"draws": "[elsewhere]"}, "draws is .* but must be true, false or a list"),
         ("\n  lora: {channels: colours}", {}, "run 'lora': --channels is 'colours' but must be none, normals"),
-        ("\n  lora: {method: ia3, channels: normals}", {}, "run 'lora': --channels does not go with ia3"),
+        ("\n  lora: {method: statistics, channels: normals}", {}, "run 'lora': --channels does not go with statistics"),
         ("\n  lora: {channels: materials}", {}, "channels materials need a geometry with materials, and it has none"),
         ("\n  lora: {blend: [base]}", {}, "run 'lora': "),
         ("\n  lora: {blend: {base: 1}}", {}, "blend needs use"),

@@ -7,8 +7,8 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from haa_peft import load_backbone, load_room
-from haa_peft.adapters.kinds import METHODS
 from haa_peft.adapters.methods import MethodSettings
+from haa_peft.adapters.settings import METHODS
 from haa_peft.training.adapt import adapt
 from haa_peft.training.settings import TrainingSettings
 

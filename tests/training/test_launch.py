@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from haa_peft.adapters.kinds import METHODS
+from haa_peft.adapters.settings import METHODS
 from haa_peft.model.checkpoint import save_backbone
 from haa_peft.model.xrir import XRIR
 from haa_peft.training.launch import processes_in_command

@@ -1,27 +1,26 @@
-"""Adapters through peft, with explicit targets."""
+"""LoRA through peft, with explicit targets."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
 
 from haa_peft.adapters.keys import check_keys
-from haa_peft.adapters.kinds import KINDS, LARGEST_RANK
 from haa_peft.adapters.low_rank import fast_forward
+from haa_peft.adapters.settings import LARGEST_RANK
 from haa_peft.environment import broken_torchaudio_hidden, loading
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import LoraConfig
 
 
 @cache
@@ -33,61 +32,69 @@ def import_peft() -> ModuleType:
 
 
 LARGEST_ALPHA = 1e6
+PEFT_PREFIX = "base_model.model."
+"""Before a module's name in peft's names of tensors."""
 FREE = ("target_modules", "inference_mode", "peft_version", "base_model_name_or_path", "revision", "auto_mapping")
 """Entries of ``adapter_config.json`` that may be anything."""
+DEFAULTS = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "init_lora_weights": True,
+    "megatron_core": "megatron.core",
+    "qalora_group_size": 16,
+}
+"""What peft writes there otherwise, if not empty: a stored adapter is then checked without peft, which takes longer to
+import than everything else together."""
 
 
 @dataclass(frozen=True)
-class PeftSettings:
-    """A method with the rank of every layer that it changes.
+class LoraSettings:
+    """LoRA with the rank of every layer that it changes.
 
-    ``ranks`` : by full name of a Linear or Conv2d; of methods without ranks the values do not matter.
-    ``scale`` : alpha divided by rank, the same in all layers; an update is that times B A (rsLoRA: times the root of
-    the rank).
+    ``ranks`` : by full name of a Linear or Conv2d.
+    ``scale`` : alpha divided by rank, the same in all layers; an update is that times B A.
     """
 
-    method: str
     ranks: Mapping[str, int]
     scale: float = 2.0
     dropout: float = 0.0
 
-    def config(self) -> PeftConfig:
+    def config(self) -> LoraConfig:
         """Peft's own settings."""
-        return getattr(import_peft(), KINDS[self.method].config)(**self.options())
+        return import_peft().LoraConfig(**self.options())
 
     def options(self) -> dict[str, Any]:
         """What :meth:`config` sets: peft's names and values."""
-        kind, targets = KINDS[self.method], sorted(self.ranks)
-        options: dict[str, Any] = {**kind.options, "target_modules": targets}
-        if kind.ranked:
-            ranks = list(self.ranks.values())
-            usual = max(sorted(set(ranks)), key=ranks.count)
-            own = {name: self.ranks[name] for name in targets if self.ranks[name] != usual}
-            options |= {"r": usual, "rank_pattern": own, kind.alpha: self.scale * usual}
-            options["alpha_pattern"] = {name: self.scale * rank for name, rank in own.items()}
-        if kind.dropout:
-            options[kind.dropout] = self.dropout
-        return options
+        targets, ranks = sorted(self.ranks), list(self.ranks.values())
+        usual = max(sorted(set(ranks)), key=ranks.count)
+        own = {name: self.ranks[name] for name in targets if self.ranks[name] != usual}
+        return {
+            "target_modules": targets,
+            "r": usual,
+            "rank_pattern": own,
+            "lora_alpha": self.scale * usual,
+            "alpha_pattern": {name: self.scale * rank for name, rank in own.items()},
+            "lora_dropout": self.dropout,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """An ``adapter_config.json`` that peft reads, and :meth:`read`, made without peft."""
-        return {**KINDS[self.method].defaults, **self.options(), "inference_mode": True}
+        return {**DEFAULTS, **self.options(), "inference_mode": True}
 
     @classmethod
-    def read(cls, config: dict) -> PeftSettings:
+    def read(cls, config: dict) -> LoraSettings:
         """Read an ``adapter_config.json``.
 
         Raises
         ------
         InputError
-            When it sets anything but what a method's ranks, alpha and dropout come to: other options change the base,
-            the computation or what is trained.
+            When it is not LoRA's, or sets anything but what ranks, alpha and dropout come to: other options change the
+            base, the computation or what is trained.
         """
-        method = _method_of(config)
-        kind = KINDS[method]
-        rank, alpha = (config.get("r"), config.get(kind.alpha)) if kind.ranked else (1, 1.0)
+        if config.get("peft_type") != "LORA":
+            raise InputError(f"adapter_config.json: peft_type is {config.get('peft_type')!r} but must be LORA")
+        rank, alpha, dropout = config.get("r"), config.get("lora_alpha"), config.get("lora_dropout") or 0.0
         targets, own = config.get("target_modules"), config.get("rank_pattern") or {}
-        dropout = (config.get(kind.dropout) or 0.0) if kind.dropout else 0.0
         if not (
             _is_rank(rank)
             and isinstance(alpha, int | float)
@@ -101,16 +108,15 @@ class PeftSettings:
             and 0 <= dropout < 1
         ):
             raise InputError(
-                f"adapter_config.json: r {rank!r}, {kind.alpha} {alpha!r}, rank_pattern, dropout or target_modules "
-                f"are not {method}'s"
+                f"adapter_config.json: r {rank!r}, lora_alpha {alpha!r}, rank_pattern, lora_dropout or target_modules "
+                "are not lora's"
             )
         if not targets:
             raise InputError("the adapter does not fit this backbone: its targets are not in it, it names none")
-        usual, largest = int(rank or 1), float(alpha or 1.0)
-        settings = cls(method, {name: own.get(name, usual) for name in targets}, largest / usual, float(dropout))
+        settings = cls({name: own.get(name, rank) for name in targets}, alpha / rank, float(dropout))
         other = _others(config, settings.to_json())
         if other and _others(config, _json_values(settings.config())):  # peft has defaults that are not in our table
-            raise InputError(f"adapter_config.json sets {', '.join(other)}, which {method} here does not")
+            raise InputError(f"adapter_config.json sets {', '.join(other)}, which lora here does not")
         return settings
 
 
@@ -119,56 +125,39 @@ def _others(config: dict, expected: Mapping[str, Any]) -> list[str]:
     return [key for key, value in config.items() if key not in FREE and value and value != expected.get(key)]
 
 
-def _is_rank(value: object) -> bool:
+def _is_rank(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= LARGEST_RANK
 
 
-def _method_of(config: dict) -> str:
-    kind = str(config.get("peft_type"))
-    for method in ("dora", "rslora"):
-        if kind == "LORA" and any(config.get(option) for option in KINDS[method].options):
-            return method
-    if kind.lower() not in KINDS:
-        raise InputError(f"adapter_config.json: peft_type is {kind!r} but must be one of LORA, LOHA, LOKR, IA3, BEFT")
-    return kind.lower()
-
-
-def _json_values(config: PeftConfig) -> dict:
+def _json_values(config: LoraConfig) -> dict:
     values = {key: getattr(value, "value", value) for key, value in config.to_dict().items()}
     return {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
 
 
-def check_targets(backbone: XRIR, settings: PeftSettings) -> None:
-    """Raise ``InputError`` unless targets are full names of modules of the backbone that the method can change."""
-    kinds = (nn.Linear, nn.Conv2d) if KINDS[settings.method].convolutions else (nn.Linear,)
-    possible = {name for name, module in backbone.named_modules() if isinstance(module, kinds)}
+def check_targets(backbone: XRIR, settings: LoraSettings) -> None:
+    """Raise ``InputError`` unless targets are full names of Linear or Conv2d modules of the backbone."""
+    possible = {name for name, module in backbone.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
     unknown = sorted(set(settings.ranks) - possible)
     if unknown:
-        raise InputError(
-            f"the adapter does not fit this backbone: {settings.method} targets {unknown[:3]} are not in it"
-        )
+        raise InputError(f"the adapter does not fit this backbone: lora targets {unknown[:3]} are not in it")
 
 
-class PeftAdapter:
-    """A peft adapter inside a backbone; the backbone object itself then computes with it."""
+class LoraAdapter:
+    """LoRA inside a backbone; the backbone object itself then computes with it."""
 
-    def __init__(self, backbone: XRIR, settings: PeftSettings) -> None:
+    def __init__(self, backbone: XRIR, settings: LoraSettings) -> None:
         check_targets(backbone, settings)
-        self.method = settings.method
         self._backbone = backbone
         backbone.base_fingerprint = fingerprint(backbone)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected that the base layer has no bias")  # merge() handles it
-            self._peft = import_peft().get_peft_model(backbone, settings.config())
+        self._peft = import_peft().get_peft_model(backbone, settings.config())
         if set(self._peft.targeted_module_names) != set(settings.ranks):
             extra = sorted(set(self._peft.targeted_module_names) ^ set(settings.ranks))
             self.detach()
-            raise InputError(f"{self.method} targets match other modules than they name: {extra[:3]}")
+            raise InputError(f"lora targets match other modules than they name: {extra[:3]}")
         self._layers: list[Any] = [backbone.get_submodule(name) for name in settings.ranks]
-        if settings.method in ("lora", "rslora") and not settings.dropout:
-            for layer in self._layers:  # peft's values in fewer passes
-                if isinstance(layer.base_layer, nn.Linear):
-                    layer.forward = partial(fast_forward, layer)
+        for layer in () if settings.dropout else self._layers:  # peft's values in fewer passes
+            if isinstance(layer.base_layer, nn.Linear):
+                layer.forward = partial(fast_forward, layer)
         self.train(False)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -176,7 +165,7 @@ class PeftAdapter:
         return [parameter for parameter in self._peft.parameters() if parameter.requires_grad]
 
     def has_statistics(self) -> bool:
-        """Never: peft's layers keep none."""
+        """Never: LoRA keeps none."""
         return False
 
     def size(self) -> int:
@@ -227,11 +216,5 @@ class PeftAdapter:
 
     def merge(self) -> None:
         """Leave the adapted weights in the backbone, frozen."""
-        if self.method == "beft":  # peft cannot merge where there is no bias
-            for layer in self._layers:
-                added, base = layer.beft_bias["default"].detach().flatten(), layer.base_layer
-                base.bias = nn.Parameter(added if base.bias is None else base.bias + added)
-            self.detach()
-            return
         self._peft.merge_and_unload().requires_grad_(False)
         self._backbone.base_fingerprint = None
