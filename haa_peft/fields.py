@@ -53,13 +53,18 @@ def kind(field: dataclasses.Field) -> str:
     return str(field.type).removesuffix(" | None")
 
 
-def check(settings: Any) -> None:
-    """Raise ``InputError`` for the first field of a dataclass whose value it may not have."""
+def check(settings: Any, called: str = "--{}") -> None:
+    """Raise ``InputError`` for the first field of a dataclass whose value it may not have.
+
+    ``called`` is what a field is called there; of a flag, ``_`` is ``-``.
+    """
     for name, field in fields(settings).items():
         value = getattr(settings, name)
-        wrong = "" if value is None else _wrong(kind(field), field.metadata, value)
+        may_be_none = value is None and str(field.type) != kind(field)
+        wrong = "" if may_be_none else _wrong(kind(field), field.metadata, value)
         if wrong:
-            raise InputError(f"--{name.replace('_', '-')} is {value!r} but must be {wrong}")
+            name = name.replace("_", "-") if called.startswith("-") else name
+            raise InputError(f"{called.format(name)} is {value!r} but must be {wrong}")
 
 
 def read(settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:

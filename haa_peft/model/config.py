@@ -7,78 +7,52 @@ from dataclasses import dataclass
 
 from haa_peft.acoustics.spectrogram import N_FRAMES
 from haa_peft.errors import InputError
+from haa_peft.fields import check, setting
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH
-
-CHOICES = {"normalisation": ("batch", "group"), "weighting": ("published", "energy")}
 
 
 @dataclass(frozen=True)
 class XRIRConfig:
-    """Sizes and options of :class:`~haa_peft.model.xrir.XRIR`; the defaults are the published network.
+    """Sizes and options of :class:`~haa_peft.model.xrir.XRIR`; the defaults are the published network."""
 
-    Attributes
-    ----------
-    panorama_pooling : the 256 x 512 panorama is averaged over squares of this many pixels first.
-    patch_height, patch_width : pixels of one token after pooling.
-    width, depth, heads, head_width, feedforward : the geometry encoder (a ViT).
-    channels : length of the vectors that positions, geometry and audio meet in.
-    resnet_width : channels of the audio encoder's stem; its output is 8 times as long.
-    audio_pooling : log-spectrograms are averaged over this many frames before they are encoded.
-    normalisation : of the audio encoder, ``batch`` (published) or ``group``, which needs no batch statistics.
-    weighting : how references are weighed. ``published``: softmax scores times a time code, unbounded.
-        ``energy``: :class:`~haa_peft.model.heads.EnergyBlend`.
-    mixing : layers of attention among references, of ``energy``.
-    reflections : positions are also described by the first reflections that they get
-        (:mod:`haa_peft.geometry.reflections`).
-    align_before_encoding : encode references as aligned to each target (published), or as measured: then
-        their features are the same for every target.
-    unused_modules : keep the two modules of the published checkpoint that never run.
-    """
-
-    panorama_pooling: int = 1
-    patch_height: int = 16
-    patch_width: int = 32
-    width: int = 512
-    depth: int = 12
-    heads: int = 8
-    head_width: int = 64
-    feedforward: int = 512
-    channels: int = 256
-    resnet_width: int = 64
-    audio_pooling: int = 1
-    normalisation: str = "batch"
-    weighting: str = "published"
-    mixing: int = 2
-    reflections: bool = False
-    align_before_encoding: bool = True
-    unused_modules: bool = True
+    panorama_pooling: int = setting(1, "the 256 x 512 panorama is averaged over squares of so many pixels", at_least=1)
+    patch_height: int = setting(16, "pixels of one token after pooling", at_least=1)
+    patch_width: int = setting(32, "the same", at_least=1)
+    width: int = setting(512, "of the geometry encoder (a ViT)", at_least=1)
+    depth: int = setting(12, "its layers", at_least=1)
+    heads: int = setting(8, "of its attention", at_least=1)
+    head_width: int = setting(64, "of each of them", at_least=1)
+    feedforward: int = setting(512, "hidden width of its feed-forward blocks", at_least=1)
+    channels: int = setting(256, "length of the vectors that positions, geometry and audio meet in", at_least=1)
+    resnet_width: int = setting(64, "channels of the audio encoder's stem; its output is 8 times as long", at_least=1)
+    audio_pooling: int = setting(
+        1, "log-spectrograms are averaged over this many frames before they are encoded", at_least=1,
+        at_most=N_FRAMES // 8,
+    )  # fmt: skip
+    normalisation: str = setting(
+        "batch", "of the audio encoder; group, unlike the published batch, needs no batch statistics",
+        choices=("batch", "group"),
+    )  # fmt: skip
+    weighting: str = setting(
+        "published", "of references: softmax scores times a time code, unbounded, or energy, an EnergyBlend",
+        choices=("published", "energy"),
+    )  # fmt: skip
+    mixing: int = setting(2, "layers of attention among references, of energy", at_least=1)
+    reflections: bool = setting(False, "describe positions by the first reflections that they get too")
+    align_before_encoding: bool = setting(
+        True, "encode references as aligned to each target (published); as measured, they are the same for every target"
+    )
+    unused_modules: bool = setting(True, "keep the two modules of the published checkpoint that never run")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(field.default, bool):
-                if not isinstance(value, bool):
-                    raise InputError(f"XRIRConfig: {field.name} is {value!r} but must be true or false")
-            elif isinstance(field.default, int):
-                if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                    raise InputError(f"XRIRConfig: {field.name} is {value!r} but must be an integer of at least 1")
-            elif field.name in CHOICES and value not in CHOICES[field.name]:
-                allowed = ", ".join(CHOICES[field.name])
-                raise InputError(f"XRIRConfig: {field.name} is {value!r} but must be one of {allowed}")
+        check(self, "XRIRConfig: {}")
         rows, columns = self.token_grid
-        if (
-            rows * self.patch_height * self.panorama_pooling,
-            columns * self.patch_width * self.panorama_pooling,
-        ) != (
-            PANORAMA_HEIGHT,
-            PANORAMA_WIDTH,
-        ):
+        high, wide = rows * self.patch_height, columns * self.patch_width
+        if (high * self.panorama_pooling, wide * self.panorama_pooling) != (PANORAMA_HEIGHT, PANORAMA_WIDTH):
             raise InputError(
                 f"XRIRConfig: pooling {self.panorama_pooling} and patches of {self.patch_height} x {self.patch_width} "
                 f"do not tile a panorama of {PANORAMA_HEIGHT} x {PANORAMA_WIDTH} pixels"
             )
-        if self.audio_pooling > N_FRAMES // 8:
-            raise InputError(f"XRIRConfig: audio_pooling is {self.audio_pooling} but must be at most {N_FRAMES // 8}")
         for name in ("width", "resnet_width", "channels"):
             if getattr(self, name) % 4:
                 raise InputError(f"XRIRConfig: {name} is {getattr(self, name)} but must be a multiple of 4")

@@ -253,7 +253,8 @@ def test_over_frames_is_linear_between_knots():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("depth", 0, "depth is 0 but must be an integer of at least 1"),
+        ("depth", 0, "depth is 0 but must be at least 1"),
+        ("depth", None, "depth is None but must be a whole number"),
         ("normalisation", "layer", "must be one of batch, group"),
         ("patch_width", 48, "do not tile"),
         ("width", 30, "multiple of 4"),
