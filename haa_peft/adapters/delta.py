@@ -6,9 +6,6 @@ holds what was added to them, and detaching restores them bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
@@ -80,16 +77,6 @@ class DeltaAdapter:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what :meth:`state` gave."""
         self._set(state)
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The base inside the block, the adapted weights again after it."""
-        adapted = {name: tensor.detach().clone() for name, tensor in self._live.items()}
-        self._set(self._base)
-        try:
-            yield
-        finally:
-            self._set(adapted)
 
     def detach(self) -> None:
         """Give the base back, frozen, bit for bit."""

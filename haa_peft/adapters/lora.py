@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from types import ModuleType
@@ -202,12 +201,6 @@ class LoraAdapter:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what :meth:`state` gave."""
         self.load(state)
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """The base inside the block."""
-        with self._peft.disable_adapter():
-            yield
 
     def detach(self) -> None:
         """Take the adapter out of the backbone, which is then the base bit for bit, frozen."""

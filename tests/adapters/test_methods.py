@@ -94,9 +94,6 @@ def test_an_adapters_life(settings, network, inputs):
     change(adapter)
     adapted = output(network, inputs)
     assert not torch.allclose(adapted, base, atol=1e-3)
-    with adapter.disabled():
-        assert same(output(network, inputs), base)
-    assert same(output(network, inputs), adapted)
     config, tensors = json.loads(json.dumps(adapter.config())), adapter.tensors()
 
     adapter.detach()
@@ -291,7 +288,8 @@ def test_ranks_by_layer(tiny_backbone):
     adapter = attach(tiny_backbone, MethodSettings(ranks=given, alpha=12.0), seed=0)
     tensors = adapter.tensors()
     assert tensors["base_model.model.energy_blend.pair.0.lora_A.weight"].shape[0] == 7
-    assert {layer.scaling["default"] for layer in adapter._layers} == {3.0}
+    scales = {module.scaling["default"] for module in tiny_backbone.modules() if hasattr(module, "scaling")}
+    assert scales == {3.0}
     adapter.detach()
     with pytest.raises(InputError, match="--ranks misspelt=... fits no layer"):
         lora_settings(tiny_backbone, MethodSettings(ranks={"misspelt": 2}))

@@ -25,7 +25,7 @@ from haa_peft.studies.run import floor_plan
 from tests.studies.conftest import kept_tests
 
 
-def test_thefloor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
+def test_the_floor_plan_of_a_depth_map_is_that_of_the_planes(room_folder):
     room = load_room(room_folder)
     seen = np.linalg.norm(room.panorama, axis=0)
     no_planes = DepthMap(seen, "seen", "measured", *room.geometry.bounds())
