@@ -127,8 +127,7 @@ def adapt_room(
     run_folder : of log and checkpoint; none is kept unless given.
     start : adapter that training goes on from: its name in ``store``, or itself.
     on_top_of : adapter that stays as it is below the new one, likewise.
-    borrow : another configuration, whose measurements are converted and added if that is better: the name of its
-        stored adapter, or the room.
+    borrow : another configuration, or its stored adapter's name, whose measurements are added, converted, if better.
     first_stage : rooms that are adapted to together before the room itself.
     test_split : positions that it is compared at; None for no comparison.
     resume : go on from the checkpoint in ``run_folder``.

@@ -13,7 +13,6 @@ from haa_peft.adapters.layers import frozen_layers, untouched_layers
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
-from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.training.acceptance import Acceptance
@@ -121,13 +120,6 @@ def _leave_one_out(run: Run, resume: bool) -> tuple[Acceptance, Curve, float]:
 
     if not resume and run.accelerator.is_main_process:
         (run.folder / "checkpoint.pt").unlink(missing_ok=True)  # of another run
-    settings = {
-        "rooms": [room.fingerprint for room in run.rooms],
-        "frozen": run.frozen,
-        "start": run.start and run.start.digest(),
-        **dataclasses.asdict(run.method),
-        **run.training.describe(),
-        "backbone": fingerprint(run.backbone),
-    }
+    settings = {**run.settings(), "frozen": run.frozen}
     return leave_one_out(run.rooms, run.folder, settings, train_fold, run.accelerator, caution=run.training.caution,
                          resume=resume)  # fmt: skip
