@@ -96,9 +96,8 @@ def test_channels_of_a_transformed_room_are_those_of_the_room_transformed(room):
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "statistics"])
 def test_trained_stored_switched_and_merged(method, options, room, tiny_backbone_file, monkeypatch):
-    finetune(*options, "--method", method, "--lr", 0.02, "--channels", "normals,materials", "--name", "studio/base@c",
-             method=None)  # fmt: skip
-    finetune(*options, "--name", "studio/base@plain", method="lora")
+    finetune(*options, "--method", method, "--lr", 0.02, "--channels", "normals,materials", "--name", "studio/base@c")
+    finetune(*options, "--name", "studio/base@plain")
     stored, plain = pack("studio/base@c"), pack("studio/base@plain")
     moved = [name for name, tensor in stored.tensors.items() if SURFACES in name and tensor.abs().max() > 0]
     assert moved
@@ -243,7 +242,7 @@ def test_the_account_of_a_geometry_names_materials(labelled_folder, known_mesh, 
 )
 def test_bad_input_is_one_line_before_any_training(more, message, options, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        finetune(*options, *more, method=None)
+        finetune(*options, *more)
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
