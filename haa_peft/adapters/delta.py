@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from haa_peft.adapters.keys import check_keys
 from haa_peft.adapters.settings import METHODS
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.stored_tensors import check_shapes
 from haa_peft.model.xrir import XRIR
 
 PEFT_TYPE = "HAA_PEFT_DELTA"
@@ -65,7 +65,7 @@ class DeltaAdapter:
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Set the tensors to base plus ``tensors``; raises ``InputError`` unless they fit exactly."""
-        check_keys({name: tensor.shape for name, tensor in self._live.items()}, tensors)
+        check_shapes({name: tensor.shape for name, tensor in self._live.items()}, tensors)
         for name, tensor in self._live.items():
             base = self._base[name].to(tensor.device)
             tensor.copy_(base + tensors[name].to(tensor.device, tensor.dtype))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from torch import Tensor, nn
 
-from haa_peft.adapters.keys import check_keys
 from haa_peft.adapters.low_rank import fast_forward
 from haa_peft.adapters.settings import LARGEST_RANK
 from haa_peft.environment import broken_torchaudio_hidden, loading
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.stored_tensors import check_shapes
 from haa_peft.model.xrir import XRIR
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ class LoraAdapter:
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Set them; raises ``InputError`` unless ``tensors`` fit exactly."""
-        check_keys({name: tensor.shape for name, tensor in self.tensors().items()}, tensors)
+        check_shapes({name: tensor.shape for name, tensor in self.tensors().items()}, tensors)
         import_peft().set_peft_model_state_dict(self._peft, dict(tensors))
 
     def state(self) -> dict[str, Tensor]:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adapters.delta import PEFT_TYPE, DeltaAdapter, read_delta_config
-from haa_peft.adapters.keys import check_finite
 from haa_peft.adapters.layers import SURFACES, UNUSED, frozen_layers, layer_of
 from haa_peft.adapters.lora import LoraAdapter, LoraSettings
 from haa_peft.adapters.settings import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
+from haa_peft.model.stored_tensors import check_finite
 from haa_peft.model.xrir import XRIR
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from haa_peft.adapters.delta import PEFT_TYPE, read_delta_config
-from haa_peft.adapters.keys import check_finite, check_keys
 from haa_peft.adapters.layers import SURFACES
 from haa_peft.adapters.lora import PEFT_PREFIX, LoraSettings, check_targets
 from haa_peft.adapters.methods import merged
+from haa_peft.model.stored_tensors import check_finite, check_shapes
 from haa_peft.model.xrir import XRIR
 
 
@@ -37,7 +37,7 @@ class RoomWeights:
         base = own_tensors(backbone)
         if config.get("peft_type") == PEFT_TYPE:
             _, names = read_delta_config(backbone, config)
-            check_keys({name: base[name].shape for name in names}, tensors)
+            check_shapes({name: base[name].shape for name in names}, tensors)
             return cls(_by_layer({n: base[n] + tensors[n].to(base[n].device, base[n].dtype) for n in names}), {})
         settings = LoraSettings.read(config)
         check_targets(backbone, settings)
@@ -52,7 +52,7 @@ class RoomWeights:
             expected |= {down: torch.Size((rank, inputs)), up: torch.Size((outputs, rank))}
             if down in tensors and up in tensors:
                 low_rank[target] = (_moved(backbone, tensors[down]), settings.scale * _moved(backbone, tensors[up]))
-        check_keys(expected, tensors)
+        check_shapes(expected, tensors)
         return cls({}, low_rank)
 
     def with_merged(self, backbone: XRIR) -> RoomWeights:

@@ -16,6 +16,7 @@ from torch import Tensor
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.model.config import XRIRConfig
+from haa_peft.model.stored_tensors import check_shapes
 from haa_peft.model.xrir import XRIR
 
 BUNDLED = ("small",)
@@ -83,18 +84,9 @@ def seeds_seen(made: dict) -> set[int]:
 def _build(path: Path, origin: str) -> XRIR:
     state, config = _read(path)
     backbone = XRIR(config)
-    expected = backbone.state_dict()
-    missing, unexpected = sorted(set(expected) - set(state)), sorted(set(state) - set(expected))
-    if missing or unexpected:
-        raise InputError(
-            f"{path}: not this xRIR network: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(unexpected)} unexpected {unexpected[:3]}"
-        )
+    expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    check_shapes(expected, state, f"{path}: not this xRIR network")
     for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            raise InputError(
-                f"{path}: tensor {name} is {tuple(tensor.shape)} but must be {tuple(expected[name].shape)}"
-            )
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
     backbone.load_state_dict(state, strict=True)
