@@ -133,7 +133,7 @@ def adapt_room(
     resume : go on from the checkpoint in ``run_folder``.
     name : of the adapter; ``room/configuration``, with ``@method`` unless that is LoRA, if not given.
     store : folder of stored adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
-    k : references a target, which the room must have; ``training.k``, or all others if fewer, unless given.
+    k : references for each target, no more than the room has; ``training.k``, or all others if fewer, unless given.
 
     Raises
     ------

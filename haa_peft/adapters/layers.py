@@ -16,7 +16,7 @@ ORDER = (
 )  # fmt: skip
 """Modules of :class:`XRIR`: what is seen, what is heard, and the heads that join them."""
 LAST = ("source_network.transformer.norm", "energy_blend")
-"""Of their modules."""
+"""The last layers of their modules."""
 SURFACES = "source_network.surface_embedding"
 """What an adapter adds for channels behind the coordinates: none of the backbone's layers, and never left alone."""
 _LAYER = re.compile(

@@ -30,8 +30,8 @@ class MethodSettings:
         None, "scales the updates by ALPHA / RANK (default: twice the rank)", above=0, below=float("inf")
     )
     ranks: Mapping[str, int] = setting(
-        dict, "other ranks of layers whose names begin so, the longest that fits; 0 leaves a layer alone; alpha grows "
-        "with them (energy_blend=8)",
+        dict, "ranks of layers by the beginning of their names, of which the longest counts; 0 leaves a layer alone; "
+        "alpha grows with the rank (energy_blend=8)",
     )  # fmt: skip
     convolutions: bool = setting(False, "adapt the audio encoder's convolutions too")
     dropout: float = setting(0.0, "share dropped before the updates in training", at_least=0, below=1)
@@ -39,8 +39,8 @@ class MethodSettings:
         "none", "layers left alone: early:N, late:N, none, or auto, which measures what serves the simulation"
     )
     channels: str = setting(
-        "none", "what the network is to read of surfaces beside their coordinates: normals, materials, or "
-        "normals,materials; materials where planes or a mesh have them",
+        "none", "what the network reads of surfaces beside their coordinates: normals, materials (where planes or a "
+        "mesh have them), or normals,materials",
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -150,7 +150,7 @@ def store_blend(
     ----------
     args : of the command line.
     name : of the new adapter.
-    room : that it is for, whose measurements are its references.
+    room : that the adapter is for; its training measurements are the references.
     backbone : with no adapter attached.
     shares : of the adapters, in their order.
     """

@@ -117,12 +117,12 @@ class Acceptance:
 
 
 def least_fall(before: Sequence[float], after: Sequence[float], caution: float) -> float:
-    """What losses at the same positions must fall by more than: ``caution`` standard errors of their mean difference.
+    """The fall that losses at the same positions must exceed: ``caution`` standard errors of their mean difference.
 
-    Of a dozen positions, the lowest of many means is easily lower by chance (Breiman et al. 1984, Classification and
-    Regression Trees, whose rule is one standard error). ``caution`` counts those of many positions; of few the error
-    itself is uncertain, and Student's paired test asks for more at the same confidence: 1.07 instead of 1 with nine.
-    Of a single position nothing is known, and any fall will do.
+    With a dozen positions, the lowest of many means is easily lower by chance (Breiman et al. 1984, Classification and
+    Regression Trees, whose rule is one standard error). ``caution`` holds for many positions; with few the standard
+    error itself is uncertain, and Student's paired test asks for more at the same confidence: 1.07 instead of 1 with
+    nine. A single position has no standard error, and any fall is enough.
     """
     from scipy.special import ndtr, stdtrit
 

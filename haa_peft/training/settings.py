@@ -35,12 +35,12 @@ class TrainingSettings:
     validate_every: int = setting(5, "steps between validations", at_least=1)
     patience: int = setting(8, "validations without improvement before stopping", at_least=1)
     min_delta: float = setting(
-        1e-3, "share of the validation loss by which it must fall to be an improvement for --patience", at_least=0,
-        below=1,
+        1e-3, "share of the validation loss by which it must fall to count as an improvement for --patience",
+        at_least=0, below=1,
     )  # fmt: skip
     caution: float = setting(
-        1.0, "standard errors by which validation losses must fall, or training is undone; more of few: 2 stands for "
-        "2.4 of nine, 4.5 of three; above 8, for certain", at_least=0, at_most=100,
+        1.0, "standard errors by which the validation loss must fall, or training is undone; Student's factor for few "
+        "positions is added: 2 becomes 2.4 with nine, 4.5 with three; above 8 nothing is kept", at_least=0, at_most=100,
     )  # fmt: skip
     ema_decay: float = setting(
         0.9, "decay a step of the weights' exponential moving average, which is validated and kept; 0 for none",

@@ -26,7 +26,7 @@ GRID = (32, 64)
 ROBUST = 0.1
 """Relative error beyond which a residual counts less (Cauchy): furniture is no floor, and hides positions."""
 TETHER = 0.1
-"""Weight of scales being alike and shifts small, which decides what nothing else does."""
+"""Weight of equal scales and small shifts, which keeps the fit determined where positions and floor do not."""
 LOST = 0.25
 """Share of the directions that may come out farther than ``FARTHEST``."""
 VIEWS = len(AXES)
