@@ -141,7 +141,7 @@ def assess(make: Any, only_depths: bool, number: int) -> dict[str, Any]:
     (wrong_high if side else wrong_low)[axis] += 1 if side else -1
     return {
         "room": name,
-        "account": estimate.account(),
+        "account": estimate.in_words(),
         "depth_error": depth_errors(*measured, estimate, truth),
         **compare_with_box(estimate, low, high),
         "without_floor": compare_with_box(free, low, high),

@@ -221,7 +221,7 @@ def known_mesh(tmp_path):
     return tmp_path / "mesh.json"
 
 
-def test_the_account_of_a_geometry_names_materials(labelled_folder, known_mesh, capsys):
+def test_the_explanation_of_a_geometry_names_materials(labelled_folder, known_mesh, capsys):
     main(["geometry", str(labelled_folder), "--geometry", str(known_mesh)])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("materials: ")]
     shares = dict(part.rsplit(" ", 1) for part in line.removeprefix("materials: ").split(", "))

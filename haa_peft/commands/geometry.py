@@ -37,18 +37,18 @@ def _run(args: argparse.Namespace) -> None:
     for name in [name for name in wrong if getattr(args, name)]:
         does = "does not go" if args.from_sound else "goes"
         raise InputError(f"--{name.replace('_', '-')} {does} with --from-sound")
-    (_from_sound if args.from_sound else _account)(args)
+    (_from_sound if args.from_sound else _explain)(args)
 
 
-def _account(args: argparse.Namespace) -> None:
-    from haa_peft.geometry.estimate.account import account, check_drawing, draw_depth, write_depth
+def _explain(args: argparse.Namespace) -> None:
+    from haa_peft.geometry.estimate.explain import check_drawing, draw_depth, explain, write_depth
 
     for path in (args.png, args.out):
         if path is not None:
             check_writable(path)
     check_drawing(args.png, args.out)
     room = open_room(args)
-    print("\n".join(account(room)))
+    print("\n".join(explain(room)))
     if args.png is not None:
         draw_depth(room, args.png)
     if args.out is not None:
@@ -69,7 +69,7 @@ def _from_sound(args: argparse.Namespace) -> None:
     measured = room.rirs[train], room.positions[train], room.receiver
     estimate = estimate_shoebox(*measured, floor=None if args.no_floor else 0.0)
     check = None if room.surfaces is None else check_surfaces(*measured, room.surfaces, estimate)
-    print(f"{room.name}: {estimate.account()}\n\n{sound_tables(estimate, check, room.surfaces)}")
+    print(f"{room.name}: {estimate.in_words()}\n\n{sound_tables(estimate, check, room.surfaces)}")
     if check is None:
         print("the room has no planes that echoes could contradict")
     else:

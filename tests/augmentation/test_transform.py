@@ -166,7 +166,7 @@ def test_a_viewpoint_stays_clear_of_what_is_in_the_way(room):
     assert seen_from(room, np.zeros(3)) is room
 
 
-def test_the_origin_of_room_coordinates_is_of_no_account(room):
+def test_the_origin_of_room_coordinates_does_not_matter(room):
     shift = np.array([3.0, -20.0, 7.0])
     moved = dataclasses.replace(
         room,

@@ -27,6 +27,6 @@ def estimate(source: str, entry: Mapping[str, Any], folder: Path, known: Known, 
     InputError
         When the entry or its file is wrong, or contradicts what is known.
     """
-    from haa_peft.geometry.estimate.sources import read_source
+    from haa_peft.geometry.estimate.dispatch import read_source
 
     return read_source(source, entry, folder, known, where)

@@ -19,8 +19,8 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.entry import check_keys
 from haa_peft.geometry.estimate import sight
 from haa_peft.geometry.estimate.depth_file import TURNINGS, other_convention
-from haa_peft.geometry.estimate.entry import choice, file_of, number
 from haa_peft.geometry.estimate.scales import Heights, fit_depth
+from haa_peft.geometry.estimate.values import choice, file_of, number
 from haa_peft.geometry.estimate.views import cut_views
 from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import DepthMap, directions

@@ -96,7 +96,7 @@ class ShoeboxEstimate:
         box = Surfaces.shoebox(self.size)
         return Surfaces(box.points + self.origin, box.is_triangle)
 
-    def account(self) -> str:
+    def in_words(self) -> str:
         """One sentence: what was found, how, what was assumed and what not to trust."""
         size = " x ".join(f"{value:.2f}" for value in self.size)
         corner = ", ".join(f"{value:.2f}" for value in self.origin)
@@ -139,7 +139,7 @@ class ShoeboxEstimate:
             "flat_axes": [axis for axis, flat in zip("xyz", self.flat, strict=True) if flat],
             "floor": self.floor,
             "measurements": self.measurements,
-            "account": self.account(),
+            "account": self.in_words(),
         }
 
 

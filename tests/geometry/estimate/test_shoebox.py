@@ -66,7 +66,7 @@ def test_finds_the_box_among_clutter_and_noise(estimate):
     assert ((estimate.size_interval[:, 0] < SIZE) & (estimate.size_interval[:, 1] > SIZE)).all()
     low, high = estimate.surfaces.bounds()
     np.testing.assert_allclose(np.stack([low, high], axis=1).ravel(), estimate.offsets)
-    assert "6.3" in estimate.account()
+    assert "6.3" in estimate.in_words()
     assert json.loads(json.dumps(estimate.to_json()))["walls"]["ceiling"]["confident"]
 
 
@@ -114,7 +114,7 @@ def test_without_echoes_nothing_is_claimed(positions):
     estimate = estimate_shoebox(np.sinc(time) / distance[:, None] + tail, positions, RECEIVER, floor=None)
     assert not estimate.confident.any()
     assert (estimate.high - estimate.low > 1).all()
-    assert "uncertain: x low" in estimate.account()
+    assert "uncertain: x low" in estimate.in_words()
 
 
 def test_one_plane_of_positions_is_said_to_be_ambiguous(positions):
@@ -123,7 +123,7 @@ def test_one_plane_of_positions_is_said_to_be_ambiguous(positions):
     estimate = estimate_shoebox(measure(level), level, RECEIVER)
     assert estimate.flat.tolist() == [False, False, True]
     assert not estimate.confident[4:].any()
-    assert "the same z" in estimate.account()
+    assert "the same z" in estimate.in_words()
     np.testing.assert_allclose(estimate.size, SIZE, atol=0.1)  # z = 0 was probably the floor, and is
     np.testing.assert_allclose(estimate.origin, 0, atol=0.1)
 

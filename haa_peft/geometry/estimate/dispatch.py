@@ -13,12 +13,12 @@ import numpy as np
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import check_keys
 from haa_peft.geometry.estimate.depth_file import read_depth_map
-from haa_peft.geometry.estimate.entry import choice, number
 from haa_peft.geometry.estimate.mesh import read_mesh
 from haa_peft.geometry.estimate.network import predict_depth
 from haa_peft.geometry.estimate.photo import read_photo
 from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.estimate.sight import sight_notes
+from haa_peft.geometry.estimate.values import choice, number
 from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH, DepthMap, directions, render_depth
 from haa_peft.geometry.sources import FEWEST_RIRS, NETWORK, SOUND
@@ -73,13 +73,13 @@ def _shoebox(rirs: np.ndarray, known: Known, floor: float | None) -> DepthMap:
     """The box that echoes speak for; positions may lie outside it, since it is an estimate."""
     box = estimate_shoebox(rirs, known.positions[known.heard], known.receiver, floor)
     depth = render_depth(box.surfaces, known.receiver, directions())
-    notes = (box.account(), *sight_notes(depth, known))
+    notes = (box.in_words(), *sight_notes(depth, known))
     return DepthMap.unbounded(depth, "echoes of the training measurements", notes, "estimated")
 
 
 def _network(rirs: np.ndarray, known: Known, floor: float | None) -> DepthMap:
     """What a network that was trained on simulated rooms makes of echoes and decay."""
     depth, factor = predict_depth(rirs, known.positions[known.heard], known.receiver, floor)
-    account = f"by its own estimate off by a factor of {factor:.2f} on the mean, as in rooms like those it learned from"
-    notes = (account, *sight_notes(depth, known))
+    off = f"by its own estimate off by a factor of {factor:.2f} on the mean, as in rooms like those it learned from"
+    notes = (off, *sight_notes(depth, known))
     return DepthMap.unbounded(depth, "a network's reading of the training measurements", notes, "estimated")

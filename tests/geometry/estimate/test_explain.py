@@ -6,12 +6,12 @@ import trimesh
 from PIL import Image
 
 from haa_peft.cli import main
-from haa_peft.geometry.estimate.account import account
+from haa_peft.geometry.estimate.explain import explain
 from haa_peft.rooms.load import load_room
 
 
 def test_of_planes(room_folder):
-    lines = account(load_room(room_folder))
+    lines = explain(load_room(room_folder))
     assert lines[0] == "studio/base: 6 planes"
     assert lines[1].endswith("spans 6.00 x 4.00 x 2.70 m")
     assert lines[2].startswith("nearest surface 1.20 m (azimuth")
@@ -31,7 +31,7 @@ def test_of_open_planes(room_folder):
         load_room(room_folder)
     description["surfaces"] = [*room.surfaces.to_json()[:1], *room.surfaces.to_json()[2:]]  # no wall at x = 6 m
     (room_folder / "room.json").write_text(json.dumps(description))
-    (line,) = [line for line in account(load_room(room_folder)) if line.startswith("nothing seen")]
+    (line,) = [line for line in explain(load_room(room_folder)) if line.startswith("nothing seen")]
     # a rectangle of 4 x 2.7 m, 4 m away, in quarters from its foot
     share = sum(np.arctan(y * z / (4 * np.sqrt(16 + y**2 + z**2))) for y in (1.5, 2.5) for z in (1.2, 1.5)) / (
         4 * np.pi

@@ -25,7 +25,7 @@ from haa_peft.geometry.panorama import (
 from haa_peft.rooms.room import Room
 
 
-def account(room: Room) -> list[str]:
+def explain(room: Room) -> list[str]:
     """Lines for people: source, size, nearest and farthest surface, open share, direct sound, evidence, trust."""
     geometry, known = room.geometry, Known.of(room.receiver, room.positions, room.rirs, room.splits["train"])
     depth = depth_around(geometry, room.receiver)
@@ -101,7 +101,7 @@ def draw_depth(room: Room, path: Path) -> None:
         if which.any():
             axis.plot(azimuth[which], elevation[which], style, markersize=5, markeredgecolor="black", label=label)
     axis.set(xlabel="azimuth (degrees; 0 is +x, 90 is +y)", ylabel="elevation (degrees)",
-             xticks=range(-180, 181, 45), yticks=range(-90, 91, 45), title=account(room)[0])  # fmt: skip
+             xticks=range(-180, 181, 45), yticks=range(-90, 91, 45), title=explain(room)[0])  # fmt: skip
     axis.legend(loc="lower right", fontsize="small")
     bar = figure.colorbar(image, label="depth (m)", ticks=np.geomspace(depth.min(), depth.max(), 6), format="%.1f")
     bar.minorticks_off()
