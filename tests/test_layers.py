@@ -1,4 +1,4 @@
-"""Imports go up the order of folders, and the core goes without its satellites."""
+"""Imports go up the order of folders, the core goes without its satellites, and functions fit a screen."""
 
 import ast
 import os
@@ -36,6 +36,8 @@ LAYERS = (
 """The core as data goes down it; a module imports from its own folder and from those before it."""
 NEEDS = {"pretraining": {"simulation", "geometry.estimate"}, "studies": {"augmentation", "geometry.estimate"}}
 """Satellites that others import."""
+LONGEST = 60
+"""Lines of a function, its docstring included."""
 LEFT = {("errors", "environment")}
 """Imports inside functions against the order: how a command ends."""
 
@@ -120,6 +122,17 @@ def test_no_module_imports_itself_by_way_of_others():
         if (module, other) not in LEFT:
             graph.add(module, other)
     graph.prepare()  # raises CycleError
+
+
+def test_functions_fit_a_screen():
+    long = [
+        f"{path.relative_to(ROOT)}: {node.name} has {node.end_lineno - node.lineno + 1} lines, more than {LONGEST}"
+        for folder in ("haa_peft", "recipes", "docs", ".ci")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= LONGEST
+    ]
+    assert not long
 
 
 ALONE = """
