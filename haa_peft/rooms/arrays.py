@@ -10,6 +10,9 @@ from haa_peft.acoustics.resampling import resample
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.errors import InputError
 
+RECORDED_S = 2.0
+"""Seconds of RIRs that checks look at."""
+
 
 def read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
     """RIRs (N, 9600) at 22 050 Hz, measured at ``sample_rate``, and positions (N, 3) m of a folder.
@@ -46,6 +49,12 @@ def read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]
             "measure it again or remove it"
         )
     return resample(cut, sample_rate), positions
+
+
+def read_recorded(folder: Path, sample_rate: int) -> tuple[np.ndarray, int]:
+    """RIRs (N, T) as a folder holds them, their first ``RECORDED_S`` seconds, and their rate in Hz, for checks."""
+    rirs = _read_array(folder / "RIRs.npy")
+    return np.array(rirs[:, : round(RECORDED_S * sample_rate)], dtype=np.float32), sample_rate
 
 
 def _read_array(path: Path) -> np.ndarray:

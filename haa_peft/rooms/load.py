@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, Geometry, directions, open_share, render_depth
 from haa_peft.geometry.sources import follows_measurements, geometry_argument, read_geometry
 from haa_peft.rooms import haa
-from haa_peft.rooms.arrays import read_arrays
+from haa_peft.rooms.arrays import read_arrays, read_recorded
 from haa_peft.rooms.room import NAME_PART, NEAREST, Room
 from haa_peft.rooms.splits import NAMES, default_splits
 from haa_peft.satellites import satellite
@@ -80,7 +81,9 @@ def _read_haa(folder: Path, name: str, geometry: object) -> Room:
     receiver = np.array(facts["speaker_xyz"])
     splits = haa.haa_splits(name)
     measured, origin = (room, configuration, rirs, positions, receiver), (haa.SOURCE, haa.LICENCE)
-    return _with_geometry(measured, splits, origin, geometry, {"surfaces": facts["surfaces"]}, folder, name)
+    entry = {"surfaces": facts["surfaces"]}
+    found = _with_geometry(measured, splits, origin, geometry, entry, folder, name)
+    return dataclasses.replace(found, recorded=partial(read_recorded, folder, haa.SAMPLE_RATE))
 
 
 def _with_geometry(
@@ -176,7 +179,8 @@ def _read_plain(folder: Path, geometry: object) -> Room:
         splits = default_splits(positions)
     entry = description["geometry"] if given == ["geometry"] else {field: description[field] for field in given}
     facts = (room, configuration, rirs, positions, receiver)
-    return _with_geometry(facts, splits, (source, licence), geometry, entry, folder, str(where))
+    found = _with_geometry(facts, splits, (source, licence), geometry, entry, folder, str(where))
+    return dataclasses.replace(found, recorded=partial(read_recorded, folder, int(rate)))
 
 
 def _check_apart(folder: Path, positions: np.ndarray, receiver: np.ndarray) -> None:

@@ -51,6 +51,7 @@ class Room:
     viewpoint : (3,) metres in room coordinates, where the geometry encoder's image of the room is taken; None for the
         receiver.
     channels : what the panorama shows of surfaces beside their coordinates, of ``CHANNELS``.
+    recorded : gives the RIRs (N, T) as they are stored and their rate in Hz, for checks; None where nobody has them.
     """
 
     room: str
@@ -67,6 +68,7 @@ class Room:
     viewpoint: np.ndarray | None = None
     fit: Callable[[Room], Geometry] | None = None
     channels: tuple[str, ...] = ()
+    recorded: Callable[[], tuple[np.ndarray, int]] | None = None
 
     @property
     def name(self) -> str:
