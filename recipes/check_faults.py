@@ -22,7 +22,7 @@ from scipy.signal import resample_poly
 
 from haa_peft import load_room
 from haa_peft.acoustics import iso_metrics
-from haa_peft.arguments import Parser
+from haa_peft.commands.parser import Parser
 from haa_peft.errors import InputError, command
 from haa_peft.files import check_report, write_report
 from haa_peft.rooms.checks import check_room
@@ -46,13 +46,16 @@ class Folder:
 
     @property
     def rate(self) -> int:
+        """Hz."""
         return self.room["sample_rate"]
 
     @property
     def receiver(self) -> np.ndarray:
+        """(3,) m."""
         return np.array(self.room["receiver_xyz"])
 
     def write(self, folder: Path) -> Path:
+        """Write it; its folder."""
         folder.mkdir(parents=True)
         np.save(folder / "RIRs.npy", self.rirs)
         np.save(folder / "xyzs.npy", self.positions)
@@ -179,7 +182,6 @@ def stereo(room: Folder, rng: np.random.Generator) -> Folder:
 def wall(room: Folder, rng: np.random.Generator) -> Folder:
     size = np.array(room.room["room_size"])
     across = (room.receiver[0] + np.sort(room.positions[:, 0])[len(room.positions) // 2]) / 2
-    planes = [{"points": [[0, 0, 0], [size[0], 0, 0], [0, size[1], 0]]}]
     x, y, z = size
     planes = [
         {"points": [[0, 0, 0], [x, 0, 0], [0, y, 0]]}, {"points": [[0, 0, z], [x, 0, z], [0, y, z]]},
@@ -370,7 +372,8 @@ def run(args: argparse.Namespace) -> None:
             print("accused", name, wrong, flush=True)
     print(markdown(rows))
     print(
-        f"\n{hits} of {total} faults found and named; {len(accused)} of {args.sound} sound rooms accused; notes: {notes}"
+        f"\n{hits} of {total} faults found and named; {len(accused)} of {args.sound} sound rooms accused; "
+        f"notes on these: {notes}"
     )
     if args.json is not None:
         report = {

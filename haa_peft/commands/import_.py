@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+REPAIRS = ("latency", "polarity", "units", "azimuth")
+"""Those of :data:`haa_peft.importing.wanted.REPAIRS`."""
 UNITS = ("mm", "cm", "m", "in", "ft")
 """Of :data:`haa_peft.geometry.entry.UNITS`, which takes numpy to import."""
 
@@ -36,6 +38,10 @@ def add(commands: Any) -> None:
     stated.add_argument("--room-size", type=float, nargs=3, metavar=("X", "Y", "Z"), help="m, of a box with a corner "
                         "at the origin (default: what the file says, else nothing is known)")  # fmt: skip
     stated.add_argument("--clockwise", action="store_true", help="azimuths count clockwise")
+    mend = parser.add_argument_group("what is wrong with it")
+    mend.add_argument("--repair", nargs="*", choices=REPAIRS, metavar="WHAT", help="mend what the measurements say how "
+                      f"to: {', '.join(REPAIRS)} (without a word: all of these)")  # fmt: skip
+    mend.add_argument("--allow-faults", action="store_true", help="write the room although something is wrong with it")
     chosen = parser.add_argument_group("what to take of it")
     chosen.add_argument(
         "--channel", type=_channel, metavar="N", help="one channel, counted from 1, or all, a folder each"
@@ -73,5 +79,7 @@ def _run(args: argparse.Namespace) -> None:
         variables=dict(args.variables),
         room_size=None if args.room_size is None else tuple(args.room_size),
         clockwise=args.clockwise,
+        repair=REPAIRS if args.repair == [] else tuple(args.repair or ()),
+        allow_faults=args.allow_faults,
     )
     print("\n".join(importing.import_room(args.source, args.out, wanted, dry_run=args.dry_run)))

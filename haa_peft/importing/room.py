@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -12,11 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.errors import InputError
+from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.importing.choose import Fixed, fixed_points
+from haa_peft.importing.ears import check_azimuth
 from haa_peft.importing.measured import Measurements
 from haa_peft.importing.read import read_source
-from haa_peft.importing.wanted import Wanted
+from haa_peft.importing.repair import repaired
+from haa_peft.importing.wanted import REPAIRS, Wanted
+from haa_peft.rooms.checks import check_measurements, refuse_faults
+from haa_peft.rooms.checks.decay import decay_range
+from haa_peft.rooms.checks.finding import ERROR, Finding
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
 
@@ -33,18 +41,30 @@ def make_rooms(sources: Sequence[Path], out: Path, wanted: Wanted, *, dry_run: b
     """
     out = _target(out)
     measured = read_source(sources, wanted)
-    said = list(measured.said)
+    said = []
+    found = check_azimuth(measured)
+    if found and "azimuth" in wanted.repair and not wanted.clockwise:
+        said = [one.line for one in found]
+        wanted = dataclasses.replace(wanted, clockwise=True)
+        measured = read_source(sources, wanted)
+        found = check_azimuth(measured)
+        said.append("repaired azimuth: azimuths count clockwise")
+    said = [*measured.said, *said]
     folders: dict[Path, Content] = {}
     for fixed in fixed_points(measured, wanted):
         folder = out.with_name(f"{out.name}-{fixed.tag}") if fixed.tag else out
         if fixed.tag:
             said.append(f"{folder}:")
         said += fixed.said
-        lines, content = _room(fixed, measured, wanted, folder)
+        lines, content, wrong = _room(fixed, measured, wanted, folder, found)
         said += lines
         folders[folder] = content
-    said += write_rooms(folders, dry_run=dry_run)
-    return said
+        if wrong and dry_run:
+            said.append(f"would refuse {folder}: {', '.join(one.kind for one in wrong)}{_hint(wrong)}")
+            del folders[folder]
+        elif wrong:
+            _refuse(wrong, folder)
+    return said + write_rooms(folders, dry_run=dry_run) if folders else said
 
 
 def _target(out: Path) -> Path:
@@ -58,47 +78,95 @@ def _target(out: Path) -> Path:
     return out
 
 
-def _room(fixed: Fixed, measured: Measurements, wanted: Wanted, folder: Path) -> tuple[list[str], Content]:
-    """What is written of one receiver, and what is said of it."""
-    positions, receiver = fixed.positions, fixed.receiver
-    said, shape, origin = _shape(measured, wanted, receiver)
-    positions, receiver = positions - origin, receiver - origin
+def _room(
+    fixed: Fixed, measured: Measurements, wanted: Wanted, folder: Path, known: Sequence[Finding]
+) -> tuple[list[str], Content, list[Finding]]:
+    """What is said of one receiver, what is written, and what speaks against writing it.
+
+    Parameters
+    ----------
+    fixed, measured, wanted, folder : what is written where.
+    known : findings about all receivers.
+    """
+    rirs, positions, receiver = fixed.rirs, fixed.positions, fixed.receiver
+    said, size, origin = _shape(measured, wanted)
+    _check_finite(rirs, folder)
+
+    def check() -> list[Finding]:
+        surfaces = None if size is None else Surfaces.shoebox(size)
+        return check_measurements(rirs, measured.rate, positions - origin, receiver - origin, surfaces)
+
+    found = check()
+    for _ in wanted.repair:  # what is mended may show what else is wrong
+        rirs, positions, receiver, scale, lines = repaired(rirs, positions, receiver, found, wanted.repair)
+        if not lines:
+            break
+        origin = origin * scale
+        size = size * scale if size is not None and wanted.room_size is None else size
+        said += [one.line for one in found if one.kind in wanted.repair] + lines
+        found = check()
+    found = [*known, *found]
+    said += [_decay(rirs, measured.rate), *(one.line for one in found)]
+    wrong = [] if wanted.allow_faults else [one for one in found if one.severity == ERROR]
     description = {
         "sample_rate": measured.rate,
-        "receiver_xyz": receiver.tolist(),
-        **shape,
+        "receiver_xyz": (receiver - origin).tolist(),
+        **({"geometry": "none"} if size is None else {"room_size": size.tolist()}),
         "room": folder.parent.name,
         "configuration": folder.name,
         "licence": measured.licence,
         "source": measured.origin,
         "imported": [*measured.said, *fixed.said, *said],
     }
-    return said, (fixed.rirs.astype(np.float32), positions, description)
+    return said, (rirs.astype(np.float32), positions - origin, description), wrong
 
 
-def _shape(
-    measured: Measurements, wanted: Wanted, receiver: np.ndarray
-) -> tuple[list[str], dict[str, Any], np.ndarray]:
-    """What is said of the geometry, its entry in ``room.json``, and the point (3,) m that becomes the origin."""
+def _refuse(wrong: Sequence[Finding], folder: Path) -> None:
+    """Raise ``InputError`` in one line for errors, saying whether they can be repaired."""
+    try:
+        refuse_faults(wrong, str(folder))
+    except InputError as error:
+        raise InputError(f"{error}{_hint(wrong)}") from None
+
+
+def _hint(wrong: Sequence[Finding]) -> str:
+    kinds = dict.fromkeys(one.kind for one in wrong if one.kind in REPAIRS)
+    return f"; --repair mends {' and '.join(kinds)}" if kinds else ""
+
+
+def _check_finite(rirs: np.ndarray, folder: Path) -> None:
+    bad = np.flatnonzero(~np.isfinite(rirs).all(axis=1))
+    if len(bad):
+        raise InputError(f"{folder}: RIR {bad[0]} holds NaN or infinity; measure it again or remove it")
+
+
+def _decay(rirs: np.ndarray, rate: int) -> str:
+    """The reverberation time, where it can be read above the noise, and why it cannot be where not."""
+    usable, noisy, _ = decay_range(rirs, rate)
+    t20 = iso_metrics(rirs, rate, bands=())["broadband"]["t20_s"]
+    readable = np.isfinite(t20)
+    line = (
+        f"{np.nanmedian(usable):.0f} dB of decay can be read (median)"
+        if np.isfinite(usable).any()
+        else "no decay is found"
+    )
+    if not readable.any():
+        ends = "noise" if np.median(noisy) >= 0.5 else "the recording's end"
+        return f"{line}: no T20, which needs 35 dB before {ends}"
+    some = "" if readable.all() else f" of the {readable.sum()} RIRs that allow it"
+    return f"{line}; T20 {np.nanmedian(t20):.2f} s{some}"
+
+
+def _shape(measured: Measurements, wanted: Wanted) -> tuple[list[str], np.ndarray | None, np.ndarray]:
+    """What is said of the room's shape, its size (3,) m if it is a box, and the point (3,) m that is its origin."""
     if wanted.room_size is not None:
-        return (
-            [f"room: a box of {_by(wanted.room_size)} m with a corner at the origin, as stated"],
-            {"room_size": list(wanted.room_size)},
-            np.zeros(3),
-        )
+        line = f"room: a box of {_by(wanted.room_size)} m with a corner at the origin, as stated"
+        return [line], np.array(wanted.room_size), np.zeros(3)
     if measured.corners is None:
-        return (
-            ['room: its shape is not stated (geometry "none"); --room-size X Y Z states a box'],
-            {"geometry": "none"},
-            np.zeros(3),
-        )
+        return ['room: its shape is not stated (geometry "none"); --room-size X Y Z states a box'], None, np.zeros(3)
     low, high = measured.corners
     moved = f"; its corner {low.round(3).tolist()} becomes the origin" if np.abs(low).max() > 0 else ""
-    return (
-        [f"room: a box of {_by(high - low)} m, by the file's corners{moved}"],
-        {"room_size": (high - low).tolist()},
-        low,
-    )
+    return [f"room: a box of {_by(high - low)} m, by the file's corners{moved}"], high - low, low
 
 
 def _by(size: Sequence[float] | np.ndarray) -> str:

@@ -1,5 +1,8 @@
 """Files of each convention, written with sofar; what is read is compared with what was put in."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 
@@ -196,4 +199,17 @@ def test_the_shared_file_is_said_to_be_what_it_is(shared_data, run):
     said = run(path, "--channel", "1", "--dry-run")
     assert "labelled SimpleFreeFieldHRIR" in said
     assert "37 measurements x 2 receivers" in said
-    assert "would write" in said
+    assert "azimuths count clockwise" in said
+    assert "would refuse" in said
+    found, xyzs, room, said = run(path, "--channel", "1", "--repair", name="left")
+    # against the folder that was made of the same file by hand: latency -7.04 samples, azimuths clockwise
+    by_hand = shared_data / "measured" / "unis-a-l"
+    places = np.load(by_hand / "xyzs.npy") - json.loads((by_hand / "room.json").read_text())["receiver_xyz"]
+    mine = xyzs - room["receiver_xyz"]
+    np.testing.assert_allclose(np.linalg.norm(mine, axis=1), np.linalg.norm(places, axis=1), atol=0.02)
+    taken = float(re.search(r"(-[\d.]+) samples taken off", said)[1])
+    assert taken == pytest.approx(-7.04, abs=0.6)
+    same = [
+        np.corrcoef(a[: len(b)], b[: len(a)])[0, 1] for a, b in zip(found, np.load(by_hand / "RIRs.npy"), strict=True)
+    ]
+    assert np.median(same) > 0.7  # half a sample apart

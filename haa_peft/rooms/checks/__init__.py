@@ -76,7 +76,8 @@ def refuse_faults(found: Sequence[Finding], name: str) -> None:
     errors = [one for one in found if one.severity == ERROR]
     if not errors:
         return
-    more = f" (and {len(errors) - 1} more: {', '.join(one.kind for one in errors[1:])})" if len(errors) > 1 else ""
+    first, others = errors[0], ", ".join(one.kind for one in errors[1:])
+    more = f" (and {len(errors) - 1} more: {others})" if others else ""
     raise InputError(
-        f"{name}: {errors[0].kind}: {errors[0].text}; {errors[0].cure}, or give --allow-faults to go on all the same{more}"
+        f"{name}: {first.kind}: {first.text}; {first.cure}, or give --allow-faults to go on as it is{more}"
     )

@@ -32,12 +32,14 @@ LAGS_S = (-0.02, 0.08)
 QUIET, QUIET_AHEAD_S = 0.1, 2e-3
 """Share of the energy until so many seconds later that may have come before sound begins."""
 HEARD, MOST = 0.5, 0.9
-"""Share of RIRs that must begin when an explanation says; from the other on what is stated is taken without looking on."""
+"""Share of RIRs that must begin when an explanation says; from the other on, what is stated is taken at once."""
 STRAIGHT = 0.7
 """Share that is as stated, from which on no other receiver is looked for."""
 BETTER, LOOSE, MISFIT = 0.15, 0.2, 0.2
 """Shares by which an explanation must do better than what is stated, that sound which is not the first counts less, and
 that onsets half a millisecond off cost."""
+CLOSE = 0.06
+"""Misfit, of a seventh of a millisecond, up to which what most RIRs bear out is taken at once."""
 COSTS = {"latency": 0.0, "cut": 0.0, "units": 0.01, "order": 0.02, "rate": 0.03, "axes": 0.03, "receiver": 0.1}
 """Shares that an explanation must do better the more it is free to choose."""
 LEAST_M = 0.2
@@ -88,13 +90,18 @@ class Arrivals:
         self.first = maximum_filter1d((self.rise >= RISE) & _is_quiet_before(rirs, rate), reach, axis=1)
 
     def lag(self, distances: np.ndarray, rows: np.ndarray) -> float:
-        """The lag in seconds at which most of ``rows`` (M,) begin to sound ``distances`` (N,) m after it."""
+        """The lag in seconds at which most of ``rows`` (M,) begin to sound ``distances`` (N,) m after it.
+
+        That of the onsets, median, if nearly as many begin then; sound that comes a little earlier is ringing.
+        """
         lags = np.arange(round(LAGS_S[0] * self.rate), round(LAGS_S[1] * self.rate))
         starts = np.rint(distances / SPEED_OF_SOUND * self.rate)
         hits = np.sum([_at(self.first[row], starts[row] + lags) for row in rows], axis=0)
-        # of the middle of a plateau
-        smooth = np.convolve(hits, np.hanning(2 * round(TOLERANCE_S * self.rate) + 3), "same")
-        return float(lags[int((hits + 1e-3 * smooth / max(smooth.max(), 1e-9)).argmax())] / self.rate)
+        usual = float(np.median(self.onset - distances / SPEED_OF_SOUND))
+        if hits[np.abs(lags - usual * self.rate).argmin()] >= 0.9 * hits.max() and LAGS_S[0] < usual < LAGS_S[1]:
+            return usual
+        plateau = np.flatnonzero(hits == hits.max())
+        return float(lags[plateau[len(plateau) // 2]] / self.rate)
 
     def hit(self, distances: np.ndarray, lag: float, *, first: bool = False) -> np.ndarray:
         """Which of all (N,) sound louder ``distances`` (N,) m and a lag in seconds after they started.
@@ -156,7 +163,7 @@ def explain(arrivals: Arrivals, positions: np.ndarray, receiver: np.ndarray) -> 
     loose = float(arrivals.hit(stated, 0.0)[rows].mean())
     share = max(float(arrivals.hit(stated, 0.0, first=True)[rows].mean()), loose - LOOSE)
     best = here = Explanation("stated", "", stated, 0.0, loose)
-    if share >= MOST:
+    if share >= MOST and arrivals.misfit(stated, 0.0) < CLOSE:
         return here
     score = share + BETTER - arrivals.misfit(stated, 0.0)
     for kind, detail, distances, factor in _explanations(arrivals, positions, receiver):
@@ -205,7 +212,7 @@ def _rate_factors() -> list[float]:
 
 
 def moved_receiver(travelled: np.ndarray, positions: np.ndarray, receiver: np.ndarray) -> np.ndarray:
-    """The point (3,) m whose distances to positions (N, 3) m are most nearly those travelled (N,), close to a receiver."""
+    """The point (3,) m near a receiver whose distances to positions (N, 3) m are most nearly those travelled (N,)."""
     from scipy.optimize import least_squares
 
     def misfit(point: np.ndarray) -> np.ndarray:

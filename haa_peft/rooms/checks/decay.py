@@ -66,7 +66,7 @@ def check_decay(rirs: np.ndarray, rate: int, arrival: np.ndarray) -> list[Findin
     some = rirs[rows]
     seconds = rirs.shape[1] / rate
     range_db, noisy, _ = decay_range(some, rate)
-    found = [_limit(range_db, noisy, seconds)] + [_hum(some, rate), _band(some, rate, arrival[rows])]
+    found = [_limit(range_db, noisy, seconds), _hum(some, rate), _band(some, rate, arrival[rows])]
     return [one for one in found if one is not None]
 
 
@@ -80,13 +80,15 @@ def _limit(range_db: np.ndarray, noisy: np.ndarray, seconds: float) -> Finding |
     figures = {"usable_db": usable}
     text = f"{usable:.0f} dB of decay can be read (median), too little for {', '.join(lost)}"
     if by_noise:
-        return Finding("noise", ERROR if "EDT" in lost else NOTE, f"{text}: noise ends it", "average more sweeps, or play louder",
-                       figures=figures)  # fmt: skip
+        severity = ERROR if "EDT" in lost else NOTE
+        return Finding(
+            "noise", severity, f"{text}: noise ends it", "average more sweeps, or play louder", figures=figures
+        )
     if seconds >= MODELLED_S:
         return None  # a long decay, of which the network models the beginning
     severity = ERROR if "EDT" in lost and seconds < SPOILT_S else NOTE
-    return Finding("truncated", severity, f"{text}: the RIRs end after {seconds:.3f} s while they decay",
-                   f"keep {MODELLED_S} s or more", figures=figures)  # fmt: skip
+    text += f": the RIRs end after {seconds:.3f} s while they decay"
+    return Finding("truncated", severity, text, f"keep {MODELLED_S} s or more", figures=figures)
 
 
 def _hum(rirs: np.ndarray, rate: int) -> Finding | None:
@@ -98,30 +100,22 @@ def _hum(rirs: np.ndarray, rate: int) -> Finding | None:
     tail = tail - tail.mean(axis=1, keepdims=True)
     spectrum = np.abs(np.fft.rfft(tail * np.hanning(length), 4 * length)) ** 2
     frequencies = np.fft.rfftfreq(4 * length, 1 / rate)
-    width = 2.5 * rate / length
-    best, above = 0.0, np.empty(0)
+    best, above, mains_hz = 0.0, np.empty(0), 0.0
     for mains in HUM_HZ:
-        lines = mains * np.arange(1, 7)
-        if mains / 2 <= width / 2 + 1:
-            pass
-        at = np.abs(frequencies[:, None] - lines) <= 2.0
-        beside = (np.abs(frequencies[:, None] - lines) >= 0.4 * mains) & (
-            np.abs(frequencies[:, None] - lines) <= 0.6 * mains
-        )
-        ratio = np.array([
-            np.median(spectrum[:, at[:, k]].max(axis=1) / np.maximum(np.median(spectrum[:, beside[:, k]], axis=1), 1e-300))
-            for k in range(6)
-        ])  # fmt: skip
-        decibels = 10 * np.log10(np.maximum(ratio, 1e-300))
+        away = np.abs(frequencies[:, None] - mains * np.arange(1, 7)) / mains
+        at, beside = away <= 2.0 / mains, (away >= 0.4) & (away <= 0.6)
+        peak = np.stack([spectrum[:, column].max(axis=1) for column in at.T])
+        floor = np.stack([np.median(spectrum[:, column], axis=1) for column in beside.T])
+        decibels = 10 * np.log10(np.maximum(np.median(peak / np.maximum(floor, 1e-300), axis=1), 1e-300))
         if np.sort(decibels)[-HUM_LINES] > best:
             best, above, mains_hz = float(np.sort(decibels)[-HUM_LINES]), decibels, mains
     if best < HUM_DB or _decays(tail, rate, mains_hz):
         return None
-    level = float(np.median(np.sqrt((tail**2).mean(axis=1)) / np.abs(rirs).max(axis=1)))
+    level = 20 * np.log10(np.median(np.sqrt((tail**2).mean(axis=1)) / np.abs(rirs).max(axis=1)))
     lines = ", ".join(f"{mains_hz * (k + 1):.0f}" for k in np.flatnonzero(above > HUM_DB))
-    return Finding("hum", NOTE, f"lines at {lines} Hz stand up to {above.max():.0f} dB out of what is left at the end, "
-                   f"{20 * np.log10(level):.0f} dB below the peak", "mend the ground loop, or take the lines out",
-                   figures={"mains_hz": mains_hz, "above_db": float(above.max())})  # fmt: skip
+    text = f"lines at {lines} Hz stand up to {above.max():.0f} dB out of the end, which is {level:.0f} dB re the peak"
+    figures = {"mains_hz": mains_hz, "above_db": float(above.max())}
+    return Finding("hum", NOTE, text, "mend the ground loop, or take the lines out", figures=figures)
 
 
 def _decays(tail: np.ndarray, rate: int, mains: float) -> bool:
@@ -143,13 +137,13 @@ def _band(rirs: np.ndarray, rate: int, arrival: np.ndarray) -> Finding | None:
     frequencies = np.fft.rfftfreq(size, 1 / rate)
     centres = 1000 * 2 ** (np.arange(-3, 13) / 3)
     centres = centres[centres * 2 ** (-1 / 6) < rate / 2]
-    level = np.array([10 * np.log10(power[np.abs(np.log2(np.maximum(frequencies, 1) / centre)) <= 1 / 6].mean() + 1e-300)
-                      for centre in centres])  # fmt: skip
+    octaves = np.log2(np.maximum(frequencies, 1))[:, None] - np.log2(centres)
+    level = np.array([10 * np.log10(power[np.abs(third) <= 1 / 6].mean() + 1e-300) for third in octaves.T])
     middle = np.median(level[(centres >= 500) & (centres <= 4000)])
     heard = np.flatnonzero(level > middle - BAND_DB)
     highest = min(float(centres[heard[-1]] * 2 ** (1 / 6)), rate / 2) if len(heard) else 0.0
     if highest >= BAND_HZ:
         return None
-    severity = ERROR if highest < 2000 else NOTE
-    return Finding("band", severity, f"nothing was measured above {highest / 1000:.1f} kHz", "measure up to 10 kHz or more; "
-                   "what is predicted above is made up", figures={"highest_hz": highest})  # fmt: skip
+    text = f"nothing was measured above {highest / 1000:.1f} kHz"
+    cure = "measure up to 10 kHz or more; what is predicted above is made up"
+    return Finding("band", ERROR if highest < 2000 else NOTE, text, cure, figures={"highest_hz": highest})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -42,8 +42,9 @@ class Finding:
         return asdict(self)
 
 
-def named(rows: Sequence[int], what: str = "RIR") -> str:
+def named(rows: Iterable[int], what: str = "RIR") -> str:
     """``RIR 3``, ``RIRs 3, 4``, or the first few and how many more."""
+    rows = list(rows)
     listed = ", ".join(str(int(row)) for row in rows[:SHOWN])
     more = f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else ""
     return f"{what}{'' if len(rows) == 1 else 's'} {listed}{more}"

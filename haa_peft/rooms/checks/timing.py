@@ -17,9 +17,9 @@ MISPLACED_M, MISPLACED_ERROR_M = 0.25, 0.5
 MOST_HEARD = 0.7
 """Share of RIRs that must begin on time before single ones are called misplaced."""
 MIRRORED = 0.3
-"""Peak of the correlation over frequency of a spectrum with its mirror image, from which on two channels are interleaved."""
+"""Correlation of a spectrum's fine structure with its mirror image, from which on two channels are interleaved."""
 OPPOSITE, CLEARLY = 0.7, 0.25
-"""Correlation of a direct sound with the others' negative, from which on it is inverted; and by how much it is higher."""
+"""Correlation with the others' negative, from which on a direct sound is inverted; and how much higher it is."""
 
 
 def check_timing(
@@ -40,15 +40,9 @@ def check_timing(
     if best.kind == "unexplained":
         return _unexplained(arrivals, best), arrivals.onset
     lag, spread, count = _lag(arrivals, best)
-    found = [] if best.kind in ("stated", "latency") else [_fault(best, rirs, positions, receiver)]
+    found = [] if best.kind in ("stated", "latency") else [_fault(best, rirs, receiver)]
     if best.kind in ("stated", "latency") and abs(lag) > max(LATENCY_NOTE_S, 3 * spread / np.sqrt(max(count, 1))):
-        samples = lag * rate
-        found.append(Finding(
-            "latency", ERROR if abs(lag) > LATENCY_ERROR_S else NOTE,
-            f"sound comes {1000 * abs(lag):.2f} ms ({samples:+.2f} samples) {'after' if lag > 0 else 'before'} distance / "
-            f"343 m/s (spread {1000 * spread:.2f} ms over {count} RIRs)", f"take {samples:.2f} samples off every RIR",
-            figures={"seconds": lag, "samples": samples, "spread_s": spread},
-        ))  # fmt: skip
+        found.append(_latency(lag, spread, count, rate))
     if best.kind in ("stated", "latency", "units", "rate", "axes", "order"):
         found += _misplaced(arrivals, best, positions, receiver, surfaces)
     return found, expected if best.kind not in ("stated", "latency") else best.distances / SPEED_OF_SOUND + lag
@@ -71,38 +65,52 @@ def _unexplained(arrivals: Arrivals, best: Explanation) -> list[Finding]:
         return []
     off = (arrivals.onset * SPEED_OF_SOUND - best.distances)[clear]
     spread = float(np.subtract(*np.percentile(off, [84, 16])) / 2)
-    return [Finding("delays", ERROR, f"{best.share:.0%} of the RIRs begin at their distance / 343 m/s; the others are off by "
-                    f"{np.median(off):+.2f} m with a spread of {spread:.2f} m: each has a latency of its own, or positions "
-                    "and RIRs do not belong together", "give every RIR its own position and the same clock",
-                    figures={"spread_m": spread})]  # fmt: skip
+    text = (
+        f"{best.share:.0%} of the RIRs begin at their distance / 343 m/s; others are off by {np.median(off):+.2f} m "
+        f"with a spread of {spread:.2f} m: each has a latency of its own, or positions and RIRs do not belong together"
+    )
+    cure = "give every RIR its own position and the same clock"
+    return [Finding("delays", ERROR, text, cure, figures={"spread_m": spread})]
 
 
-def _fault(best: Explanation, rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray) -> Finding:
+def _latency(lag: float, spread: float, count: int, rate: int) -> Finding:
+    samples, when = lag * rate, "after" if lag > 0 else "before"
+    text = (
+        f"sound comes {1000 * abs(lag):.2f} ms ({samples:+.2f} samples) {when} distance / 343 m/s (spread "
+        f"{1000 * spread:.2f} ms over {count} RIRs)"
+    )
+    severity = ERROR if abs(lag) > LATENCY_ERROR_S else NOTE
+    figures = {"seconds": lag, "samples": samples, "spread_s": spread}
+    return Finding("latency", severity, text, f"take {samples:.2f} samples off every RIR", figures=figures)
+
+
+def _fault(best: Explanation, rirs: np.ndarray, receiver: np.ndarray) -> Finding:
     """What an explanation other than a latency means."""
-    share = f"{best.share:.0%} of the RIRs begin as if"
-    figures = {"share": best.share, "factor": best.factor}
-    if best.kind == "units":
-        return Finding("units", ERROR, f"{share} positions were in {best.detail}", f"multiply lengths by {best.factor:g}, "
-                       f"or import with --units {best.detail}", figures=figures)  # fmt: skip
-    if best.kind == "rate":
-        if best.factor == 2 and _interleaved(rirs):
-            return Finding("stereo", ERROR, f"{share} time ran at half its speed, and spectra are their own mirror images: "
-                           "two channels, sample by sample", "take every other sample", figures=figures)  # fmt: skip
-        return Finding("rate", ERROR, f"{share} the sample rate was {best.factor:g} times what is stated, or distances "
-                       f"{1 / best.factor:.3g} times", "state the rate of the measurement", figures=figures)  # fmt: skip
-    if best.kind == "cut":
-        return Finding("cut", ERROR, f"{share} all were as far away ({1000 * best.lag:.2f} ms): the delays have been cut off",
-                       "put distance / 343 m/s before each RIR", figures=figures)  # fmt: skip
-    if best.kind == "order":
-        return Finding("order", ERROR, f"{share} positions were in reverse order", "give them in the RIRs' order",
-                       figures=figures)  # fmt: skip
-    if best.kind == "axes":
-        return Finding("axes", ERROR, f"{share} positions had the axes {best.detail}, and the receiver x y z",
-                       "give both in the same axes", figures=figures)  # fmt: skip
-    moved = np.array([float(x) for x in best.detail.split(", ")])
-    return Finding("receiver", ERROR, f"{share} the receiver was at ({best.detail}), "
-                   f"{np.linalg.norm(moved - receiver):.2f} m from where it is stated", "measure its place again",
-                   figures={**figures, "metres": float(np.linalg.norm(moved - receiver))})  # fmt: skip
+    figures, kind, factor = {"share": best.share, "factor": best.factor}, best.kind, best.factor
+    if kind == "units":
+        unit = best.detail.partition(",")[0]
+        figures["receiver"] = float(unit == best.detail)
+        text, cure = f"positions were in {best.detail}", f"multiply lengths by {factor:g} (import: --units {unit})"
+    elif kind == "rate" and factor == 2 and _interleaved(rirs):
+        kind = "stereo"
+        text = "time ran at half its speed, and spectra are their own mirror images: two channels, sample by sample"
+        cure = "take every other sample"
+    elif kind == "rate":
+        text = f"the sample rate was {factor:g} times what is stated, or distances {1 / factor:.3g} times"
+        cure = "state the rate that was measured at"
+    elif kind == "cut":
+        text = f"all were as far away ({1000 * best.lag:.2f} ms): the delays have been cut off"
+        cure = "put distance / 343 m/s before each RIR"
+    elif kind == "order":
+        text, cure = "positions were in reverse order", "give them in the RIRs' order"
+    elif kind == "axes":
+        text, cure = f"positions had the axes {best.detail} and the receiver x y z", "give both in the same axes"
+    else:
+        moved = np.array([float(x) for x in best.detail.split(", ")])
+        figures["metres"] = float(np.linalg.norm(moved - receiver))
+        text = f"the receiver was at ({best.detail}), {figures['metres']:.2f} m from where it is stated"
+        cure = "measure its place again"
+    return Finding(kind, ERROR, f"{best.share:.0%} of the RIRs begin as if {text}", cure, figures=figures)
 
 
 def _interleaved(rirs: np.ndarray) -> bool:
@@ -133,11 +141,13 @@ def _misplaced(
     worst = float(late[rows][np.abs(late[rows]).argmax()])
     known = worst < 0 or surfaces is not None
     severity = ERROR if known and abs(worst) > MISPLACED_ERROR_M else NOTE
-    return [Finding("position", severity, f"{named(rows, 'position')}: sound comes {abs(worst):.2f} m "
-                    f"{'later' if worst > 0 else 'earlier'} than from there (spread of the others "
-                    f"{spread:.2f} m)", "measure these places again, or remove them"
-                    + ("" if known else "; something in the way would do the same"),
-                    tuple(rows.tolist()), {"metres": worst})]  # fmt: skip
+    text = (
+        f"{named(rows, 'position')}: sound comes {abs(worst):.2f} m {'later' if worst > 0 else 'earlier'} than from "
+        f"there (spread of the others {spread:.2f} m)"
+    )
+    cure = "measure these places again, or remove them"
+    cure += "" if known else "; something in the way would do the same"
+    return [Finding("position", severity, text, cure, tuple(rows.tolist()), {"metres": worst})]
 
 
 def in_sight(surfaces: Surfaces, receiver: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -166,20 +176,12 @@ def check_polarity(rirs: np.ndarray, rate: int, arrival: np.ndarray) -> list[Fin
     if not len(rows) or len(rows) > 0.4 * len(rirs) or (alike > OPPOSITE).mean() < 0.5:
         return []
     worst = float(-opposite[rows].mean())
-    return [
-        Finding(
-            "polarity",
-            NOTE,
-            f"{named(rows)}: direct sound is the others' with the other sign (correlation {worst:.2f})",
-            "turn their sign",
-            tuple(rows.tolist()),
-            {"correlation": worst},
-        )
-    ]
+    text = f"{named(rows)}: direct sound is the others' with the other sign (correlation {worst:.2f})"
+    return [Finding("polarity", NOTE, text, "turn their sign", tuple(rows.tolist()), {"correlation": worst})]
 
 
 def _correlations(windows: np.ndarray, template: np.ndarray, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest correlations (N,) of windows (N, W) with a template (W,) and with its negative, within some samples."""
+    """The largest correlations (N,) of windows (N, W) with a template (W,) and its negative, within some samples."""
     template = template / max(np.linalg.norm(template), 1e-300)
     each = np.stack([windows @ np.roll(template, lag) for lag in range(-reach, reach + 1)])
     return each.max(axis=0), -each.min(axis=0)

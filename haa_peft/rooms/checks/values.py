@@ -1,4 +1,4 @@
-"""Whether numbers can be sound pressure at all: silent, constant, squared, in decibels, reversed, clipped, twice the same."""
+"""Whether numbers can be sound pressure: silent, constant, squared, in decibels, reversed, clipped, twice the same."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _alike(rirs: np.ndarray) -> list[Finding]:
 def check_levels(rirs: np.ndarray, rate: int, arrival: np.ndarray) -> list[Finding]:
     """RIRs (N, T) whose late field is much louder or weaker than the others'; it is as loud everywhere in a room.
 
-    ``arrival`` (N,) is the direct sound's in seconds. Where an RIR ends within 20 ms of the late field, all of it counts.
+    ``arrival`` (N,) is the direct sound's in seconds. Where an RIR ends within 20 ms of the late field, all counts.
     """
     start = np.rint((arrival + LATE_S) * rate).astype(int)
     if (rirs.shape[1] - start < LEAST_LATE_S * rate).any():
