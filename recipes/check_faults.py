@@ -225,7 +225,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "noise at -10 dB": (noise, "noise"),
     "mains hum": (hum, "hum"),
     "truncated before 0.25 s": (truncated, "truncated"),
-    "42 ms long": (lambda room, rng: replace(room, rirs=room.rirs[:, : round(0.042 * room.rate)]), "short"),
+    "42 ms long": (lambda room, rng: replace(room, rirs=room.rirs[:, : round(0.042 * room.rate)]), "short|silent"),
     "200 samples long": (lambda room, rng: replace(room, rirs=room.rirs[:, :200]), "short|silent"),
     "one sample long": (lambda room, rng: replace(room, rirs=1 + room.rirs[:, :1]), "short"),
     "nothing above a quarter of the band": (band, "band"),

@@ -42,11 +42,11 @@ def read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]
         bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
         if len(bad):
             raise InputError(f"{folder}: {what} {bad[0]} holds NaN or infinity; measure it again or remove it")
+    seconds = min(RIR_LENGTH / SAMPLE_RATE, rirs.shape[1] / sample_rate)
     silent = np.flatnonzero(np.abs(cut).max(axis=1) == 0)
     if len(silent):
         raise InputError(
-            f"{folder}: RIR {silent[0]} is silent in its first {RIR_LENGTH / SAMPLE_RATE:.3f} s; "
-            "measure it again or remove it"
+            f"{folder}: RIR {silent[0]} is silent in its first {seconds:.3f} s; measure it again or remove it"
         )
     return resample(cut, sample_rate), positions
 

@@ -115,7 +115,7 @@ class Arrivals:
         ])  # fmt: skip
 
     def misfit(self, distances: np.ndarray, lag: float) -> float:
-        """How far onsets are off, median, as a share of half a millisecond, at most ``MISFIT``; a lag is made exact."""
+        """How far onsets are off ``distances`` (N,) m and a lag, median, in half milliseconds times ``MISFIT``."""
         off = self.onset - distances / SPEED_OF_SOUND - lag
         middle = float(np.median(off)) if lag and abs(np.median(off)) < BEFORE_S else 0.0
         return MISFIT * min(1.0, float(np.median(np.abs(off - middle))) / AFTER_S)

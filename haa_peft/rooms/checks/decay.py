@@ -37,7 +37,7 @@ def decay_range(rirs: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np
 
     Returns
     -------
-    (N,) dB, (N,) of bool (False: the recording ends first), (N,) s; NaN where nothing decays.
+    (N,) dB, (N,) of bool (False: the recording ends first), (N,) s; NaN where no decay is found above the noise.
     """
     signals = rirs.astype(np.float64)
     onset, end = sounding_part(signals)
@@ -48,7 +48,8 @@ def decay_range(rirs: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np
     with np.errstate(all="ignore"):
         total = np.where(inside, power - decay.noise[:, None], 0.0).sum(axis=1) + decay.tail
         range_db = 10 * np.log10(total / decay.tail)
-    return range_db, decay.cut < end - 1, 6 / (decay.rate / NEPERS_PER_DB / 10) / rate
+    by_noise = (decay.cut < end - (end - onset) // 10) | ~np.isfinite(range_db)
+    return range_db, by_noise, 60 * NEPERS_PER_DB / decay.rate / rate
 
 
 def check_length(samples: int, rate: int) -> list[Finding]:
@@ -76,7 +77,7 @@ def _limit(range_db: np.ndarray, noisy: np.ndarray, seconds: float) -> Finding |
     lost = [name for name, needed in READABLE_DB.items() if usable < needed]
     if "T20" not in lost:
         return None
-    by_noise = bool(np.median(noisy | ~np.isfinite(range_db)) >= 0.5)
+    by_noise = bool(np.median(noisy) >= 0.5)
     figures = {"usable_db": usable}
     text = f"{usable:.0f} dB of decay can be read (median), too little for {', '.join(lost)}"
     if by_noise:
