@@ -69,6 +69,7 @@ def _from_sound(args: argparse.Namespace) -> None:
     measured = room.rirs[train], room.positions[train], room.receiver
     estimate = estimate_shoebox(*measured, floor=None if args.no_floor else 0.0)
     check = None if room.surfaces is None else check_surfaces(*measured, room.surfaces, estimate)
+    print(f"{room.name}: {estimate.telling.in_words()}\n")  # by geometry, whatever is heard
     print(f"{room.name}: {estimate.in_words()}\n\n{sound_tables(estimate, check, room.surfaces)}")
     if check is None:
         print("the room has no planes that echoes could contradict")

@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import logsumexp
 
 from haa_peft.geometry.estimate.echoes import EchoEvidence, echo_evidence
+from haa_peft.geometry.estimate.telling import AXES, Telling, telling
 from haa_peft.geometry.surfaces import Surfaces
 
 WALLS = ("x low", "x high", "y low", "y high", "floor", "ceiling")
@@ -36,8 +38,8 @@ BLUR = 0.05
 INTERVAL = 0.9
 NEAR, SURE = 0.25, 0.9
 """A wall is confident if this share of its distribution lies within so many metres of the estimate."""
-FLAT = 0.1
-"""Metres; if positions and receiver differ by less along an axis, its two walls' echoes come at the same times."""
+WIDEST = 0.6
+"""Metres that the 90 % interval of a confident wall spans at most."""
 LEAST_HEIGHT = 2.0
 """Metres from floor to ceiling; lower rooms are taken for impossible."""
 SAME = 0.12
@@ -56,8 +58,9 @@ class ShoeboxEstimate:
     low, high : (6,) m, ends of the walls' 90 % intervals.
     deviation : (6,) m, the distributions' standard deviations.
     evidence : (6,) log likelihood ratio of the wall's first echoes against chance.
-    confident : (6,) whether nine tenths of the distribution lie within 25 cm of the estimate and the axis is not flat.
-    flat : (3,) whether all positions and the receiver lie in one plane across this axis.
+    confident : (6,) whether nine tenths of the distribution lie within 25 cm of the estimate, its interval is at most
+        60 cm, and positions can tell the wall from its mirror image.
+    telling : which walls the positions can tell, whatever is heard.
     floor : what z was assumed to be the floor's, None for nothing.
     measurements : how many RIRs were used.
     """
@@ -68,7 +71,7 @@ class ShoeboxEstimate:
     deviation: np.ndarray
     evidence: np.ndarray
     confident: np.ndarray
-    flat: np.ndarray
+    telling: Telling
     floor: float | None
     measurements: int
 
@@ -113,12 +116,20 @@ class ShoeboxEstimate:
         ]
         if doubtful:
             text += f"; uncertain: {', '.join(doubtful)}"
-        if self.flat.any():
-            axes = " and ".join(axis for axis, flat in zip("xyz", self.flat, strict=True) if flat)
-            text += (
-                f"; positions and receiver have the same {axes}, so echoes do not tell which of its two walls is which"
-            )
+        for axis, ((low, high), (other_low, other_high)) in enumerate(
+            zip(self.offsets.reshape(3, 2), self.other_reading.reshape(3, 2), strict=True)
+        ):
+            if np.isfinite(other_low):
+                text += (
+                    f"; positions share their {AXES[axis]}, so echoes say {low:.2f} to {high:.2f} m or, mirrored, "
+                    f"{other_low:.2f} to {other_high:.2f} m"
+                )
         return text
+
+    @property
+    def other_reading(self) -> np.ndarray:
+        """Walls (6,) m that would give the same echoes; NaN where the positions tell them apart."""
+        return self.telling.other_reading(self.offsets)
 
     def to_json(self) -> dict:
         """Everything as plain numbers."""
@@ -133,10 +144,11 @@ class ShoeboxEstimate:
                     "deviation": float(self.deviation[i]),
                     "evidence": float(self.evidence[i]),
                     "confident": bool(self.confident[i]),
+                    "mirrored": None if np.isnan(self.other_reading[i]) else float(self.other_reading[i]),
                 }
                 for i, name in enumerate(WALLS)
             },
-            "flat_axes": [axis for axis, flat in zip("xyz", self.flat, strict=True) if flat],
+            "shared_axes": [AXES[axis] for axis in self.telling.shared],
             "floor": self.floor,
             "measurements": self.measurements,
             "account": self.in_words(),
@@ -156,6 +168,7 @@ def estimate_shoebox(
         position lies below it, or with None, nothing is assumed.
     """
     evidence = echo_evidence(rirs, positions, receiver)
+    told = telling(evidence.positions, evidence.receiver)
     points = np.vstack([evidence.positions, evidence.receiver])
     inner = np.stack([points.min(axis=0) - OUTSIDE, points.max(axis=0) + OUTSIDE], axis=1).ravel()
     if floor is not None and inner[4] + OUTSIDE < floor:
@@ -163,12 +176,12 @@ def estimate_shoebox(
     grids = [inner[wall] + (1 if wall % 2 else -1) * np.arange(0, FARTHEST, STEP) for wall in range(6)]
     priors = [_log_prior(grids[wall], floor if wall == 4 else None) for wall in range(6)]
     alone = [first_order(evidence, wall, grids[wall]) for wall in range(6)]
-    boxes = _likely_boxes(evidence, grids, [a + p for a, p in zip(alone, priors, strict=True)])
+    boxes = _likely_boxes(evidence, grids, [a + p for a, p in zip(alone, priors, strict=True)], told)
 
     def score(boxes: np.ndarray) -> np.ndarray:
         prior = [np.interp(*_ascending(boxes[:, w], grids[w], priors[w])) for w in range(6)]
         low_room = boxes[:, 5] - boxes[:, 4] < LEAST_HEIGHT
-        return box_evidence(evidence, boxes) + np.sum(prior, axis=0) - IMPOSSIBLE * low_room
+        return box_evidence(evidence, boxes, told) + np.sum(prior, axis=0) - IMPOSSIBLE * low_room
 
     box = boxes[score(boxes).argmax()]
     for _ in range(SWEEPS):
@@ -183,17 +196,19 @@ def estimate_shoebox(
     for wall in range(6):
         tried = np.repeat(box[None], len(grids[wall]), axis=0)
         tried[:, wall] = grids[wall]
-        columns.append(_summary(grids[wall], score(tried) / TEMPERATURE))
+        log_density = score(tried) / TEMPERATURE
+        if not told.told[wall // 2]:  # its echoes may be the other wall's, and then nothing is known of it
+            log_density = np.logaddexp(log_density - logsumexp(log_density), priors[wall] - logsumexp(priors[wall]))
+        columns.append(_summary(grids[wall], log_density))
     offsets, low, high, deviation, near = np.array(columns).T
-    flat = np.ptp(points, axis=0) < FLAT
     return ShoeboxEstimate(
         offsets=offsets,
         low=low,
         high=high,
         deviation=deviation,
         evidence=np.array([first_order(evidence, wall, offsets[wall : wall + 1])[0] for wall in range(6)]),
-        confident=(near >= SURE) & ~np.repeat(flat, 2),
-        flat=flat,
+        confident=(near >= SURE) & (high - low <= WIDEST) & np.repeat(told.told, 2),
+        telling=told,
         floor=floor,
         measurements=len(evidence.positions),
     )
@@ -206,11 +221,12 @@ def first_order(evidence: EchoEvidence, wall: int, offsets: np.ndarray) -> np.nd
     return evidence.of_images(images).sum(axis=0)
 
 
-def box_evidence(evidence: EchoEvidence, boxes: np.ndarray) -> np.ndarray:
+def box_evidence(evidence: EchoEvidence, boxes: np.ndarray, told: Telling) -> np.ndarray:
     """Evidence (C,) for boxes (C, 6) m by all their echoes up to third order.
 
     An echo that comes within ``SAME`` of one with a reflection less says nothing new: off a wall right behind
-    positions and receiver all echoes would come twice.
+    positions and receiver all echoes would come twice. Nor does one that comes with another wall's, where positions
+    (``told``) cannot tell the two walls: a wall and its mirror image would both be heard.
     """
     low, high = boxes[:, 0::2], boxes[:, 1::2]
     squared = [
@@ -225,7 +241,7 @@ def box_evidence(evidence: EchoEvidence, boxes: np.ndarray) -> np.ndarray:
             if order == 0:
                 continue
             found = evidence.of_distances(paths[cell], order)
-            for parent in _parents(cell) if order > 1 else ():
+            for parent in _parents(cell) if order > 1 else _confusable(cell, told):
                 found *= np.abs(paths[cell] - paths[parent]) >= SAME
             total += found.sum(axis=0)
     return total
@@ -248,6 +264,15 @@ def _parents(cell: tuple[int, int, int]) -> list[tuple[int, int, int]]:
     return parents
 
 
+def _confusable(cell: tuple[int, int, int], told: Telling) -> list[tuple[int, int, int]]:
+    """First-order cells before this one whose walls the positions cannot tell from its wall."""
+    every = _cells(1)
+    axis = int(np.flatnonzero(cell)[0])
+    if told.told[axis]:
+        return []
+    return [other for other in every[: every.index(cell)] if not told.told[int(np.flatnonzero(other)[0])]]
+
+
 def _along(evidence: EchoEvidence, axis: int, low: np.ndarray, high: np.ndarray, times: int) -> np.ndarray:
     """From the receiver to the positions mirrored ``times`` along an axis between walls (C,) m: (N, C) m."""
     points = evidence.positions[:, [axis]]
@@ -257,7 +282,9 @@ def _along(evidence: EchoEvidence, axis: int, low: np.ndarray, high: np.ndarray,
     return (points + times * (high - low) - evidence.receiver[axis]).astype(np.float32)
 
 
-def _likely_boxes(evidence: EchoEvidence, grids: list[np.ndarray], scores: list[np.ndarray]) -> np.ndarray:
+def _likely_boxes(
+    evidence: EchoEvidence, grids: list[np.ndarray], scores: list[np.ndarray], told: Telling
+) -> np.ndarray:
     """The ``BOXES`` best boxes (C, 6) of candidate offsets, by first- and second-order echoes."""
     kept = [_peaks(score, round(APART / STEP)) for score in scores]
     offsets = [grid[i] for grid, i in zip(grids, kept, strict=True)]
@@ -266,6 +293,9 @@ def _likely_boxes(evidence: EchoEvidence, grids: list[np.ndarray], scores: list[
     for axis in range(3):
         low, high = (part.ravel() for part in np.meshgrid(*offsets[2 * axis : 2 * axis + 2], indexing="ij"))
         score = np.add.outer(values[2 * axis], values[2 * axis + 1]).ravel()
+        if not told.told[axis]:  # a wall and its mirror image are one echo
+            weaker = np.minimum.outer(values[2 * axis], values[2 * axis + 1]).ravel()
+            score -= weaker * (np.abs(low + high - 2 * told.middle[axis]) < SAME / 2)
         along = (evidence.positions - evidence.receiver)[:, None, axis]
         across = np.delete(evidence.positions - evidence.receiver, axis, axis=1)
         for shift in (2 * (high - low), 2 * (low - high)):

@@ -37,11 +37,15 @@ def behind(depth: np.ndarray, places: np.ndarray, neighbours: int = NEIGHBOURS) 
 def contradicting(depth: np.ndarray, known: Known) -> np.ndarray:
     """Indices (M,) of the positions that are heard before sound can have come round what a depth map (h, w) shows."""
     places, travelled = known.places[known.on_time], known.travelled[known.is_on_time]
-    allowed = MARGIN + SHARE_OF_DISTANCE * np.linalg.norm(places, axis=1)
-    hidden = np.flatnonzero(behind(depth, places) > allowed)
+    hidden = np.flatnonzero(behind(depth, places) > _allowed(known))
     rims = _rims(depth) if len(hidden) else np.empty((0, 3))
     early = [i for i in hidden if not _is_reached(depth, rims, places[i], travelled[i] + STRAIGHT)]
     return known.on_time[early]
+
+
+def _allowed(known: Known) -> np.ndarray:
+    """Metres (M,) that the positions on time may lie behind what is seen."""
+    return MARGIN + SHARE_OF_DISTANCE * np.linalg.norm(known.places[known.on_time], axis=1)
 
 
 def _rims(depth: np.ndarray) -> np.ndarray:
@@ -106,12 +110,19 @@ def sight_notes(depth: np.ndarray, known: Known) -> tuple[str, ...]:
         return ("no direct sound comes at distance / 343 m/s or later, so nothing was checked against it",)
     names = ", ".join(str(i) for i in early)
     agreeing = f"; not so {names}, heard through a surface" if names else ""
+    seen = behind(depth, known.places[known.on_time]) <= _allowed(known)
+    late = seen & (known.late[known.is_on_time] >= STRAIGHT)
+    if late.any():
+        agreeing += (
+            f"; {late.sum()} come later than straight though nothing is in the way (median "
+            f"{np.median(known.late[known.is_on_time][late]):.2f} m): a latency, or positions that are wrong"
+        )
     ways = agreeing_turns(depth, known)
     sign = "rests on what was stated, since the mirror image would agree as well"
     if (0, True) not in ways:
         sign = "is borne out, since the mirror image would not agree"
     return (
-        f"direct sound agrees at {count - len(early)} of {count} positions{agreeing}",
+        f"direct sound agrees at {count - len(early) - late.sum()} of {count} positions{agreeing}",
         f"the sign of azimuth {sign}",
     )
 

@@ -114,11 +114,14 @@ def sound_tables(estimate: ShoeboxEstimate, check: SurfaceCheck | None, surfaces
     given = ["-"] * len(WALLS)
     if surfaces is not None:
         given = [f"{offset:.2f}" for offset in np.stack(surfaces.bounds(), axis=1).ravel()]
-    walls = [["wall", "m", "90 % interval", "evidence", "confident", "box around surfaces"]]
+    mirrored = estimate.other_reading
+    walls = [["wall", "m", "90 % interval", "or, mirrored", "evidence", "confident", "box around surfaces"]]
     for i, name in enumerate(WALLS):
         interval = f"{estimate.low[i]:.2f} to {estimate.high[i]:.2f}"
         sure = "yes" if estimate.confident[i] else "no"
-        walls.append([name, f"{estimate.offsets[i]:.2f}", interval, f"{estimate.evidence[i]:.1f}", sure, given[i]])
+        other = "-" if np.isnan(mirrored[i]) else f"{mirrored[i]:.2f}"
+        found = [name, f"{estimate.offsets[i]:.2f}", interval, other, f"{estimate.evidence[i]:.1f}"]
+        walls.append([*found, sure, given[i]])
     if check is None:
         return f"{markdown(walls)}\n"
     rows = [["surface", "measurements with its echo", "evidence", "by chance", "heard"]]
