@@ -1,0 +1,96 @@
+"""Levels of RIRs in cells of time and frequency: eight spans after the direct sound, seven octaves.
+
+The octaves' filters are triangles over the logarithm of frequency whose sum is one, so that gains of the octaves are a
+gain that runs straight from one octave to the next.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy import fft
+
+from haa_peft.acoustics.alignment import SPEED_OF_SOUND
+from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
+
+OCTAVES = (125, 250, 500, 1000, 2000, 4000, 8000)
+EDGES_S = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""Seconds after the direct sound between the spans; what comes before it belongs to the first."""
+EARLY_S = 0.002
+"""Seconds before the direct sound that are counted."""
+SPANS = len(EDGES_S) + 1
+SPREADING = np.array([0.0] + [0.7] * (SPANS - 1))
+"""How much less than by 1/r the level of a span falls with distance (:mod:`haa_peft.model.heads`)."""
+RAMP = 33
+"""Samples over which a gain goes from one span's to the next's."""
+QUIETEST_DB = -120.0
+"""Level of a silent cell, re the loudest sample of the measurements."""
+LARGEST_DB = 25.0
+"""Gains stay below it, either way."""
+PADDED = fft.next_fast_len(2 * RIR_LENGTH, real=True)
+
+
+@lru_cache(maxsize=1)
+def octave_filters() -> np.ndarray:
+    """Gains (7, F) at the frequencies of a transform of ``PADDED`` samples; they add up to one."""
+    frequency = fft.rfftfreq(PADDED, 1 / SAMPLE_RATE)
+    place = np.log2(np.maximum(frequency, 1) / OCTAVES[0]).clip(0, len(OCTAVES) - 1)
+    return np.maximum(0, 1 - np.abs(place - np.arange(len(OCTAVES))[:, None]))
+
+
+def octaves(rirs: np.ndarray) -> np.ndarray:
+    """RIRs (N, 9600) at 22 050 Hz in octaves, (N, 7, 9600), without delay; the sum gives them back."""
+    spectra = fft.rfft(np.asarray(rirs, dtype=np.float32), PADDED)
+    filters = octave_filters().astype(np.float32)
+    return fft.irfft(spectra[:, None] * filters, PADDED)[..., :RIR_LENGTH]
+
+
+def span_of(distance: np.ndarray) -> np.ndarray:
+    """Number of the span that samples lie in, (N,) m -> (N, 9600); -1 before what is counted."""
+    after = np.arange(RIR_LENGTH) / SAMPLE_RATE - np.asarray(distance)[:, None] / SPEED_OF_SOUND
+    return np.digitize(after, EDGES_S) - (after < -EARLY_S)
+
+
+def cell_levels(rirs: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """Levels (N, 8, 7) dB of the energy in each span and octave, distance taken out.
+
+    Distance is taken out as a spherical wave's for the direct sound, and by less later (``SPREADING``).
+
+    Parameters
+    ----------
+    rirs : (N, 9600) at 22 050 Hz.
+    distance : (N,) m between receiver and position.
+    """
+    span = span_of(distance)
+    found = np.empty((len(rirs), SPANS, len(OCTAVES)))
+    for i, bands in enumerate(octaves(rirs)):
+        power = np.pad(np.cumsum(bands.astype(np.float64) ** 2, axis=1), ((0, 0), (1, 0)))
+        edges = np.searchsorted(span[i], np.arange(SPANS + 1))
+        found[i] = np.diff(power[:, edges], axis=1).T
+    levels = 10 * np.log10(np.maximum(found, 10 ** (QUIETEST_DB / 10)))
+    return levels + distance_levels(distance)[..., None]
+
+
+def distance_levels(distance: np.ndarray) -> np.ndarray:
+    """What :func:`cell_levels` adds for distance, (N,) m -> (N, 8) dB."""
+    return 20 * (1 - SPREADING) * np.log10(np.asarray(distance))[:, None]
+
+
+def with_gains(rirs: np.ndarray, distance: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """RIRs (N, 9600) with gains (N, 8, 7) dB in spans and octaves, float32.
+
+    Parameters
+    ----------
+    rirs, distance : (N, 9600) at 22 050 Hz and (N,) m between receiver and position.
+    gains : no more than ``LARGEST_DB`` of them is used.
+    """
+    span = np.maximum(span_of(distance), 0)
+    factors = 10 ** (np.clip(gains, -LARGEST_DB, LARGEST_DB) / 20)
+    found = np.empty(np.shape(rirs), dtype=np.float32)
+    kernel = np.hanning(RAMP + 2)[1:-1] / np.hanning(RAMP + 2).sum()
+    for i, bands in enumerate(octaves(rirs)):
+        steps = np.pad(factors[i].T[:, span[i]], ((0, 0), (RAMP // 2, RAMP // 2)), mode="edge")
+        smooth = fft.irfft(fft.rfft(steps, PADDED) * fft.rfft(kernel, PADDED), PADDED)[:, RAMP - 1 : RAMP - 1 + RIR_LENGTH]
+        found[i] = (bands * smooth).sum(axis=0)
+    return found
