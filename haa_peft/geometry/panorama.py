@@ -13,6 +13,8 @@ from haa_peft.geometry.channels import EXTRA_CHANNELS, MATERIALS, UNKNOWN
 from haa_peft.geometry.surfaces import Surfaces
 
 PANORAMA_HEIGHT, PANORAMA_WIDTH = 256, 512
+HIDDEN, HIDDEN_IN_MAP = 0.01, 0.25
+"""Metres by which a position must lie behind a surface, or behind what a depth map shows, to be hidden."""
 EDGE_TOLERANCE = 1e-6
 OPEN_SHARE = 0.25
 """Of the directions from the receiver; a room that is open in more of them is not around it."""
@@ -154,6 +156,17 @@ def open_share(depth: np.ndarray) -> float:
 def render_depth(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:
     """Distance (...,) in metres along rays (..., 3) from the receiver (3,) to the nearest surface, or inf."""
     return _distances(surfaces, receiver, rays).min(axis=-1)
+
+
+def is_hidden(geometry: Geometry, receiver: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Which positions (N, 3) m the receiver (3,) m does not see, both in room coordinates: (N,) bool."""
+    away = positions - receiver
+    distance = np.linalg.norm(away, axis=1)
+    if isinstance(geometry, Surfaces):
+        return render_depth(geometry, receiver, away / distance[:, None]) < distance - HIDDEN
+    height, width = geometry.depth.shape
+    row, column = (np.rint(pixel).astype(int) for pixel in pixels_of(away, height, width))
+    return geometry.depth[row.clip(0, height - 1), column % width] < distance - HIDDEN_IN_MAP
 
 
 def _distances(surfaces: Surfaces, receiver: np.ndarray, rays: np.ndarray) -> np.ndarray:

@@ -1,0 +1,207 @@
+"""Levels of a room's RIRs at any position, from its measurements, and RIRs with these levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import Geometry, is_hidden
+from haa_peft.levels.cells import OCTAVES, SPANS, cell_levels, with_gains
+from haa_peft.levels.process import NAMES, Parameters, Places, Process, fit
+
+CANDIDATES = ("process", "average", "network")
+"""What levels are blended of: the process, an average of the measurements' energies by distance, and what is predicted."""
+PRIOR_SHARES = np.array([0.5, 0.25, 0.25])
+PRIOR_WEIGHT = 10
+"""Measurements that the prior shares count as."""
+GROUPS = (slice(0, 1), slice(1, 5), slice(5, SPANS))
+"""Spans that are blended alike: direct sound, up to 50 ms, later."""
+RATE = 2.127
+"""Of the average, per metre, at least; twice the inverse distance between neighbouring measurements where that is more."""
+REACH = 4.0
+"""Such distances outside the measurements at which nothing is left of the process."""
+LARGEST_ERROR_DB = 10.0
+"""Errors of left-out levels count no more."""
+
+
+@dataclass(frozen=True)
+class RoomLevels:
+    """What is known of the levels in a room.
+
+    Attributes
+    ----------
+    process : fitted to the measurements.
+    shares : (3, 3) of ``CANDIDATES`` in the spans of each of ``GROUPS``.
+    receiver, geometry : in room coordinates, (3,) m, for what the receiver does not see.
+    """
+
+    process: Process
+    shares: np.ndarray
+    receiver: np.ndarray
+    geometry: Geometry
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Of the measurements, (R, 3) m from the receiver."""
+        return self.process.places.positions.numpy()
+
+    def places(self, positions: np.ndarray) -> Places:
+        """Positions (N, 3) m from the receiver, and which it does not see."""
+        return Places.of(positions, is_hidden(self.geometry, self.receiver, self.receiver + positions))
+
+    def candidates(self, positions: np.ndarray, left_out: np.ndarray | None = None) -> list[np.ndarray]:
+        """Levels (N, 8, 7) dB after the process and after the average.
+
+        Parameters
+        ----------
+        positions : (N, 3) m from the receiver.
+        left_out : (R,) bool, measurements that are not to be seen.
+        """
+        seen = slice(None) if left_out is None else ~left_out
+        measured = self.process.levels.permute(2, 0, 1).numpy()
+        mean, _ = self.process.predict(self.places(positions), left_out)
+        return [mean, average(positions, self.positions[seen], measured[seen])]
+
+    def at(self, positions: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+        """Levels (N, 8, 7) dB at positions (N, 3) m from the receiver, where a network predicts (N, 8, 7) dB."""
+        process, averaged = self.candidates(positions)
+        shares = np.concatenate([np.tile(row, (len(range(SPANS)[group]), 1)) for row, group in
+                                 zip(self.shares, GROUPS, strict=True)])  # fmt: skip
+        inside = np.einsum("gc,cngb->ngb", shares, np.stack([process, averaged, predicted]))
+        outside = np.clip(distance_outside(positions, self.positions) / REACH, 0, 1)[:, None, None]
+        return (1 - outside) * inside + outside * (averaged + predicted) / 2
+
+    def correct(self, rirs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """RIRs (N, 9600) float32 that a network predicts at positions (N, 3) m from the receiver, with these levels."""
+        distance = np.linalg.norm(positions, axis=1)
+        predicted = cell_levels(rirs, distance)
+        return with_gains(rirs, distance, self.at(positions, predicted) - predicted)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored: the device's axis (8, 3) and strength (8,), hyperparameters (8, 7), shares (3, 3)."""
+        own = self.process.parameters
+        tensors = {"axis": own.unit_axis, "strength": own.strength.abs(), "logs": own.logs}
+        return {**tensors, "shares": torch.from_numpy(self.shares)}
+
+    @classmethod
+    def of_tensors(
+        cls, tensors: Mapping[str, Tensor], rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray,
+        geometry: Geometry, where: str,
+    ) -> RoomLevels:  # fmt: skip
+        """The inverse of :meth:`tensors`, with the measurements that they were fitted to.
+
+        Parameters
+        ----------
+        tensors : as stored.
+        rirs, positions : (R, 9600) at 22 050 Hz and (R, 3) m from the receiver.
+        receiver, geometry : as the attributes.
+        where : what an error begins with.
+
+        Raises
+        ------
+        InputError
+            When a tensor is missing, of another shape, or not finite.
+        """
+        shapes = {"axis": (SPANS, 3), "strength": (SPANS,), "logs": (SPANS, len(NAMES)), "shares": (3, 3)}
+        for name, shape in shapes.items():
+            tensor = tensors.get(name)
+            if tensor is None or tuple(tensor.shape) != shape or not bool((tensor.abs() < LARGEST_STORED).all()):
+                found = None if tensor is None else tuple(tensor.shape)
+                raise InputError(f"{where} has {name} of {found} but it must be {shape} and below {LARGEST_STORED:g}; "
+                                 "restore or retrain the adapter")  # fmt: skip
+        axis, strength, logs, shares = (tensors[name].double() for name in shapes)
+        known = cls._measured(rirs, positions, receiver, geometry)
+        return cls(Process(Parameters(axis, strength, logs), *known), shares.numpy(), receiver, geometry)
+
+    @classmethod
+    def fit(
+        cls, rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray, geometry: Geometry,
+        predicted: np.ndarray, left_out: Sequence[np.ndarray],
+    ) -> RoomLevels:  # fmt: skip
+        """Fit the process, and blend by how well levels of measurements that are left out are told.
+
+        Parameters
+        ----------
+        rirs, positions : (R, 9600) at 22 050 Hz and (R, 3) m from the receiver.
+        receiver, geometry : as the attributes.
+        predicted : (R, 8, 7) dB that a network predicts where it is not given the measurements left out with each.
+        left_out : sets of measurements that are left out together, (R,) bool each; none for the prior shares.
+        """
+        places, levels = cls._measured(rirs, positions, receiver, geometry)
+        found = cls(fit(levels.permute(2, 0, 1).numpy(), places), np.tile(PRIOR_SHARES, (3, 1)), receiver, geometry)
+        if not left_out:
+            return found
+        errors = np.zeros((len(CANDIDATES), *predicted.shape))
+        for out in left_out:
+            told = [*found.candidates(positions[out], out), predicted[out]]
+            errors[:, out] = np.stack(told) - cell_levels(rirs[out], np.linalg.norm(positions[out], axis=1))
+        errors = errors.clip(-LARGEST_ERROR_DB, LARGEST_ERROR_DB)
+        shares = np.stack([blend_shares(errors[:, :, group]) for group in GROUPS])
+        return cls(found.process, shares, receiver, geometry)
+
+    @staticmethod
+    def _measured(
+        rirs: np.ndarray, positions: np.ndarray, receiver: np.ndarray, geometry: Geometry
+    ) -> tuple[Places, Tensor]:
+        """Where measurements were made, and their levels (8, 7, R) dB."""
+        levels = cell_levels(rirs, np.linalg.norm(positions, axis=1))
+        hidden = is_hidden(geometry, receiver, receiver + positions)
+        return Places.of(positions, hidden), torch.from_numpy(levels).permute(1, 2, 0)
+
+
+LARGEST_STORED = 1e3
+
+
+def average(positions: np.ndarray, measured: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Levels (N, ...) dB of the average energy of levels (R, ...) dB, weights falling with distance.
+
+    ``positions`` (N, 3) and ``measured`` (R, 3) are in metres.
+    """
+    apart = np.linalg.norm(positions[:, None] - measured, axis=-1)
+    rate = max(RATE, 2 / spacing(measured))
+    weights = np.exp(-rate * (apart - apart.min(axis=1, keepdims=True)))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return 10 * np.log10(np.einsum("nr,r...->n...", weights, 10 ** (levels / 10)))
+
+
+def spacing(positions: np.ndarray) -> float:
+    """Median distance in metres from each position (R, 3) to its neighbour; 1 for a single one."""
+    if len(positions) < 2:
+        return 1.0
+    apart = np.linalg.norm(positions[:, None] - positions, axis=-1)
+    np.fill_diagonal(apart, np.inf)
+    return max(float(np.median(apart.min(axis=1))), 0.01)
+
+
+def distance_outside(positions: np.ndarray, measured: np.ndarray) -> np.ndarray:
+    """How far positions (N, 3) m lie outside the convex hull of the measured (R, 3) m, in spacings of these, (N,)."""
+    from scipy.optimize import nnls
+
+    heavy = 1e3  # shares add up to one
+    corners = np.vstack([measured.T, np.full(len(measured), heavy)])
+    return np.array([nnls(corners, np.append(place, heavy))[1] for place in positions]) / spacing(measured)
+
+
+def blend_shares(errors: np.ndarray) -> np.ndarray:
+    """Shares (C,), none negative and one together, that make the mean squared error small.
+
+    Parameters
+    ----------
+    errors : (C, R, ...) dB of candidates at R measurements that are left out.
+    """
+    from scipy.optimize import minimize
+
+    rows = errors.reshape(len(errors), -1)
+    square = rows @ rows.T / rows.shape[1]
+    square *= errors.shape[1] / np.trace(square) * len(square)
+
+    def cost(shares: np.ndarray) -> float:
+        return float(shares @ square @ shares + PRIOR_WEIGHT * ((shares - PRIOR_SHARES) ** 2).sum())
+
+    whole = {"type": "eq", "fun": lambda shares: shares.sum() - 1}
+    return minimize(cost, PRIOR_SHARES, bounds=[(0, 1)] * len(square), constraints=whole, method="SLSQP").x

@@ -1,0 +1,42 @@
+"""Levels of a room: fitted to its measurements, blended by what the backbone tells of those that are left out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from haa_peft.levels.cells import cell_levels
+from haa_peft.levels.room import RoomLevels
+from haa_peft.model.predict import predict_rirs
+from haa_peft.model.tensors import RoomTensors
+from haa_peft.model.xrir import XRIR
+from haa_peft.rooms.room import Room
+from haa_peft.rooms.splits import farthest_points
+
+FOLDS = 6
+
+
+def fit_levels(backbone: XRIR, room: Room, k: int) -> RoomLevels:
+    """Levels of a room from its training measurements; see :class:`~haa_peft.levels.room.RoomLevels`.
+
+    Parameters
+    ----------
+    backbone : that predicts measurements which are left out; with no adapter that has seen them.
+    room : whose training measurements are used.
+    k : references a prediction, fewer where fewer are left.
+    """
+    train = room.splits["train"]
+    rirs, positions = room.rirs[train], room.positions[train] - room.receiver
+    predicted = np.zeros_like(rirs)
+    left_out = folds(positions)
+    for out in left_out:
+        tensors = RoomTensors.of_arrays(room.panorama, rirs[~out], positions[~out], backbone.device)
+        predicted[out] = predict_rirs(backbone, tensors, positions[out], min(k, int((~out).sum())), 0)
+    levels = cell_levels(predicted, np.linalg.norm(positions, axis=1))
+    return RoomLevels.fit(rirs, positions, room.receiver, room.geometry, levels, left_out)
+
+
+def folds(positions: np.ndarray) -> list[np.ndarray]:
+    """Sets of positions (R, 3), (R,) bool each, spread over all of them; every position is in one. None of a single one."""
+    count = len(positions)
+    order = farthest_points(positions, count)
+    return [np.isin(np.arange(count), order[i::FOLDS]) for i in range(min(FOLDS, count))] if count > 1 else []
