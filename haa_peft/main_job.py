@@ -22,6 +22,7 @@ from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.verdict import verdict
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.packs import load_pack, prepare_pack
+from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
@@ -33,11 +34,15 @@ from haa_peft.training.adapt import adapt
 from haa_peft.training.borrow import borrow_if_better
 from haa_peft.training.folds import measurements_validate
 from haa_peft.training.launch import start_accelerator
+from haa_peft.training.levels import fit_levels
 from haa_peft.training.loop import Adaptation, Start
 from haa_peft.training.objective import check_k
 from haa_peft.training.settings import TrainingSettings
 
 LOG = logging.getLogger(__name__)
+
+LEVELS_ALONE = "levels alone"
+"""Row of the backbone with fitted levels and no other adapter."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class AdaptedRoom:
     room : what it was trained on, with what it borrowed.
     backbone : the adapter's, or what it and the adapter below are of.
     adaptation : the adapter, and how training went; ``first`` is the same of a first stage.
+    levels : what predictions are given; None where the method has none.
     below : the adapter that it lies on top of.
     report : errors of baselines, backbone and adapter, with the ``verdict``
         (:func:`~haa_peft.evaluation.compare.compare`); no rows without a test.
@@ -60,6 +66,7 @@ class AdaptedRoom:
     backbone: XRIR
     adaptation: Adaptation
     report: dict[str, Any]
+    levels: RoomLevels | None = None
     below: Start | None = None
     first: Adaptation | None = None
 
@@ -82,13 +89,14 @@ class AdaptedRoom:
         evaluation = {k: v for k, v in self.report.items() if k != "position_indices"} | {"rows": rows}
         backbone = {"origin": self.backbone.origin, "fingerprint": fingerprint(self.backbone)}
         return make_card(self.adaptation, self.room, backbone, evaluation if rows else None, parent=self.parent,
-                         first=self.first)  # fmt: skip
+                         first=self.first, levels=self.levels)  # fmt: skip
 
     @cached_property
     def pack(self) -> RoomPack:
         """Ready to be written: adapter, references, geometry and card, with the room encoded."""
         own = self.adaptation.config, self.adaptation.tensors
-        pack = RoomPack.of_room(self.name, self.room, *(own if self.parent else self.adapter), self.card)
+        levels = None if self.levels is None else self.levels.tensors()
+        pack = RoomPack.of_room(self.name, self.room, *(own if self.parent else self.adapter), self.card, levels)
         if self.parent is None or self.below is None:
             return prepare_pack(self.backbone, pack)
         below = dataclasses.replace(pack, config=self.below.config, tensors=self.below.tensors)
@@ -156,9 +164,11 @@ def adapt_room(
     with ExitStack() as scope:
         folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
+    has_levels = method.levels == "fitted" and accelerator.is_main_process
+    levels = fit_levels(base, room, training.k) if has_levels else None
     split = test_split if accelerator.is_main_process else None
-    report = compare_adapted(room, base, adaptation, str(name), split, below)
-    return AdaptedRoom(name, room, backbone, adaptation, report, below, first)
+    report = compare_adapted(room, base, adaptation, str(name), split, levels, below)
+    return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first)
 
 
 def _name(
@@ -294,7 +304,13 @@ def _train(
 
 
 def compare_adapted(
-    room: Room, base: XRIR, adaptation: Adaptation, name: str, split: str | None, below: Start | None = None
+    room: Room,
+    base: XRIR,
+    adaptation: Adaptation,
+    name: str,
+    split: str | None,
+    levels: RoomLevels | None = None,
+    below: Start | None = None,
 ) -> dict[str, Any]:
     """Report of baselines, backbone and an adapter of ``base``, with a verdict; without rows if nothing is tested.
 
@@ -304,18 +320,21 @@ def compare_adapted(
     base : the backbone, with ``below`` merged into it.
     adaptation, name : the adapter, and what it is called.
     split : whose positions are predicted; None for no test.
+    levels : that its predictions are given; those of the backbone are compared with and without.
     below : the adapter that is merged into ``base``.
     """
     k, seed = adaptation.training.k, adaptation.training.seed
     if split is None or not len(room.splits[split]):
         return report_head(room, split or "test", k, seed)
+    unchanged = adaptation.unchanged and levels is None
     facts = {
         "trainable_parameters": adaptation.trainable_parameters,
-        "bytes": adaptation.adapter_bytes,
+        "bytes": adaptation.adapter_bytes + (0 if levels is None else levels.bytes),
         "seconds": round(adaptation.seconds, 1),
-        "unchanged": adaptation.unchanged,
+        "unchanged": unchanged,
     }
-    candidate = Candidate(adaptation.config, adaptation.tensors, facts)
-    report = compare(room, base, {name: candidate}, k, seed, split)
+    alone = {} if levels is None else {LEVELS_ALONE: Candidate(None, {}, {"bytes": levels.bytes}, levels)}
+    adapted = Candidate(adaptation.config, adaptation.tensors, facts, levels)
+    report = compare(room, base, {**alone, name: adapted}, k, seed, split)
     began = adaptation.started_from or (below.name if below else "the backbone")
-    return {**report, "verdict": verdict(report, name, began if adaptation.unchanged else None)}
+    return {**report, "verdict": verdict(report, name, began if unchanged else None)}

@@ -23,6 +23,7 @@ LAYERS = (
     ("acoustics",),
     ("geometry",),
     ("rooms",),
+    ("levels",),
     ("model",),
     ("adapters",),
     ("training",),

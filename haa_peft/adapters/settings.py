@@ -38,6 +38,10 @@ class MethodSettings:
     freeze: str = setting(
         "none", "layers left alone: early:N, late:N, none, or auto, which measures what serves the simulation"
     )
+    levels: str = setting(
+        "fitted", "levels of what is predicted, in octaves and spans of time: fitted to the measurements, with the "
+        "directivity of what stands at the receiver, or none", choices=("fitted", "none"),
+    )  # fmt: skip
     channels: str = setting(
         "none", "what the network reads of surfaces beside their coordinates: normals, materials (where planes or a "
         "mesh have them), or normals,materials",
@@ -65,7 +69,7 @@ class MethodSettings:
         if self.method == "lora":
             found |= {"rank": self.rank, "alpha": self.scale * self.rank, "ranks": dict(self.ranks)}
             found |= {"convolutions": self.convolutions, "dropout": self.dropout}
-        found["freeze"] = self.freeze
+        found |= {"freeze": self.freeze, "levels": self.levels}
         channels = parse_channels(self.channels)
         return {**found, "channels": ",".join(channels)} if channels else found
 

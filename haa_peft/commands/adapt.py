@@ -96,6 +96,7 @@ def _add_layers(parser: Parser, has_layers: bool) -> None:
         add_setting(layers, MethodSettings, "convolutions")
         add_setting(layers, MethodSettings, "dropout")
     add_setting(layers, MethodSettings, "freeze", metavar="WHICH")
+    add_setting(layers, MethodSettings, "levels")
     add_setting(layers, MethodSettings, "channels", metavar="WHICH")
 
 

@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     from haa_peft.evaluation.compare import Candidate, check_unseen, compare
     from haa_peft.evaluation.verdict import verdict
-    from haa_peft.inference.packs import load_pack
+    from haa_peft.inference.packs import levels_of, load_pack
     from haa_peft.model.checkpoint import load_backbone
     from haa_peft.store.card import began_with
     from haa_peft.store.names import AdapterName, store_folder
@@ -60,7 +60,9 @@ def _run(args: argparse.Namespace) -> None:
         acceptance = Acceptance.of_card(training)
         unchanged = acceptance is not None and not acceptance.accepted
         facts = {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]}
-        candidates[str(name)] = Candidate(pack.config, pack.tensors, {**facts, "unchanged": unchanged})
+        levels = levels_of(pack, room)
+        unchanged = unchanged and levels is None
+        candidates[str(name)] = Candidate(pack.config, pack.tensors, {**facts, "unchanged": unchanged}, levels)
     report = compare(room, backbone, candidates, args.k, args.seed, args.split, args.phase)
     print(report_table(report))
     if pack is not None:

@@ -15,6 +15,7 @@ from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import check_split, evaluate
 from haa_peft.inference.network import RoomNetwork
+from haa_peft.levels.room import RoomLevels
 from haa_peft.model.phases import PHASES
 from haa_peft.model.predict import nearest_references
 from haa_peft.model.tensors import RoomTensors
@@ -26,11 +27,15 @@ LOG = logging.getLogger(__name__)
 
 
 class Candidate(NamedTuple):
-    """An adapter to compare, as it is stored; ``facts`` go into its row."""
+    """An adapter to compare, as it is stored, or the backbone alone where ``config`` is None.
 
-    config: dict
+    ``facts`` go into its row; ``levels`` are given to what it predicts.
+    """
+
+    config: dict | None
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
+    levels: RoomLevels | None = None
 
 
 def compare(
@@ -63,8 +68,8 @@ def compare(
     check_split(room, split)
     network = RoomNetwork(backbone, phase=phase)
 
-    def predict(weights: RoomWeights, references: Room, k: int) -> np.ndarray:
-        encoded = network.encode(weights, RoomTensors.of_room(references, network.base.device))
+    def predict(weights: RoomWeights, references: Room, k: int, levels: RoomLevels | None = None) -> np.ndarray:
+        encoded = network.encode(weights, RoomTensors.of_room(references, network.base.device))._replace(levels=levels)
         targets = room.positions[room.splits[split]] - room.receiver
         return np.concatenate(list(network.stream(encoded, targets, k, seed)))
 
@@ -75,8 +80,9 @@ def compare(
         predictions["backbone, nothing borrowed"] = predict(BASE, own, of_own)
     predictions["backbone"] = predict(BASE, room, k)
     for name, candidate in candidates.items():
-        weights = RoomWeights.of_adapter(network.base, candidate.config, candidate.tensors)
-        predictions[name] = predict(weights, room, k)
+        config, tensors, _, levels = candidate
+        weights = BASE if config is None else RoomWeights.of_adapter(network.base, config, tensors)
+        predictions[name] = predict(weights, room, k, levels)
     facts = {name: candidate.facts for name, candidate in candidates.items()}
     return {**evaluate(room, predictions, k=k, seed=seed, split=split, facts=facts), "phase": phase}
 

@@ -16,13 +16,14 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.network import RoomNetwork
+from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.tensors import EncodedRoom, RoomTensors
 from haa_peft.model.xrir import XRIR
-from haa_peft.rooms.room import NEAREST
+from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import PREPARED, PREPARED_FIELDS, RoomPack
+from haa_peft.store.pack import LEVELS, PREPARED, PREPARED_FIELDS, RoomPack
 
 DEEPEST = 4
 """Adapters that may lie on top of each other."""
@@ -109,6 +110,20 @@ def weights_of(pack: RoomPack, backbone: XRIR) -> RoomWeights:
         raise InputError(f"{pack.name}: {error}") from None
 
 
+def levels_of(pack: RoomPack, room: Room | None = None) -> RoomLevels | None:
+    """The levels that a pack keeps, with its own references or another room's training measurements; None without.
+
+    Raises ``InputError`` where they are damaged.
+    """
+    if pack.levels is None:
+        return None
+    room = room or pack.as_room()
+    train = room.splits["train"]
+    places = room.positions[train] - room.receiver
+    return RoomLevels.of_tensors(pack.levels, room.rirs[train], places, room.receiver, room.geometry,
+                                 f"{pack.name}: {LEVELS}")  # fmt: skip
+
+
 def tensors_of(pack: RoomPack, device: torch.device) -> RoomTensors:
     """A pack's room as the network takes it; renders the panorama."""
     panorama = render_panorama(pack.geometry, pack.receiver, pack.channels)
@@ -131,6 +146,7 @@ def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None)
 def verify_pack(backbone: XRIR, pack: RoomPack, store: Path) -> None:
     """Raise ``InputError`` unless a pack's adapter fits, and what it keeps prepared is what the backbone gives."""
     check_backbone(pack, fingerprint(backbone), backbone.origin)
+    levels_of(pack)
     parent = None if pack.parent is None else load_parent(store, pack, backbone)
     expected = prepare_pack(backbone, pack, parent).prepared or {}
     for name, tensor in (pack.prepared or {}).items():

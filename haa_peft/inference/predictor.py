@@ -23,6 +23,7 @@ from haa_peft.inference.packs import (
     check_positions,
     check_prepared,
     check_references,
+    levels_of,
     load_parent,
     resolve,
     tensors_of,
@@ -201,7 +202,8 @@ class RoomPredictor:
             weights = weights.complete(base)
         elif self._merged:
             weights = weights.with_merged(base)
-        return dataclasses.replace(pack, tensors={}, prepared=None), self._encode(pack, weights)
+        room = self._encode(pack, weights)._replace(levels=levels_of(pack))
+        return dataclasses.replace(pack, tensors={}, prepared=None, levels=None), room
 
     def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
         base = self._networks.base

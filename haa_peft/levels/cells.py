@@ -91,6 +91,6 @@ def with_gains(rirs: np.ndarray, distance: np.ndarray, gains: np.ndarray) -> np.
     kernel = np.hanning(RAMP + 2)[1:-1] / np.hanning(RAMP + 2).sum()
     for i, bands in enumerate(octaves(rirs)):
         steps = np.pad(factors[i].T[:, span[i]], ((0, 0), (RAMP // 2, RAMP // 2)), mode="edge")
-        smooth = fft.irfft(fft.rfft(steps, PADDED) * fft.rfft(kernel, PADDED), PADDED)[:, RAMP - 1 : RAMP - 1 + RIR_LENGTH]
-        found[i] = (bands * smooth).sum(axis=0)
+        smooth = fft.irfft(fft.rfft(steps, PADDED) * fft.rfft(kernel, PADDED), PADDED)
+        found[i] = (bands * smooth[:, RAMP - 1 : RAMP - 1 + RIR_LENGTH]).sum(axis=0)
     return found

@@ -68,7 +68,7 @@ def shape(behind: Tensor) -> Tensor:
 
 
 class Parameters:
-    """Hyperparameters of a batch (...) of processes: ``axis`` (..., 3), ``strength`` (...) and the logarithms of ``NAMES``."""
+    """Hyperparameters of a batch (...) of processes: ``axis`` (..., 3), ``strength`` (...), logarithms of ``NAMES``."""
 
     def __init__(self, axis: Tensor, strength: Tensor, logs: Tensor | None = None) -> None:
         self.axis, self.strength = axis.clone(), strength.clone()
@@ -84,7 +84,7 @@ class Parameters:
 
     @property
     def beam(self) -> Tensor:
-        """dB from front to back in the octaves, (..., 7)."""
+        """DB from front to back in the octaves, (..., 7)."""
         return self.strength.abs()[..., None] * torch.tensor(BEAM_DB, dtype=torch.float64)
 
     @property

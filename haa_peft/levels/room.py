@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +16,22 @@ from haa_peft.levels.cells import OCTAVES, SPANS, cell_levels, with_gains
 from haa_peft.levels.process import NAMES, Parameters, Places, Process, fit
 
 CANDIDATES = ("process", "average", "network")
-"""What levels are blended of: the process, an average of the measurements' energies by distance, and what is predicted."""
+"""Levels are blended of the process, an average of the measurements' energies by distance, and what is predicted."""
 PRIOR_SHARES = np.array([0.5, 0.25, 0.25])
 PRIOR_WEIGHT = 10
 """Measurements that the prior shares count as."""
 GROUPS = (slice(0, 1), slice(1, 5), slice(5, SPANS))
 """Spans that are blended alike: direct sound, up to 50 ms, later."""
 RATE = 2.127
-"""Of the average, per metre, at least; twice the inverse distance between neighbouring measurements where that is more."""
+"""Of the average, per metre; twice the inverse distance between neighbouring measurements where that is more."""
 REACH = 4.0
 """Such distances outside the measurements at which nothing is left of the process."""
 LARGEST_ERROR_DB = 10.0
 """Errors of left-out levels count no more."""
+HEAVY = 1e3
+"""Weight of shares' adding up to one."""
+LARGEST_STORED = 1e3
+"""Of what is stored, in magnitude; more makes no sense."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,20 @@ class RoomLevels:
         distance = np.linalg.norm(positions, axis=1)
         predicted = cell_levels(rirs, distance)
         return with_gains(rirs, distance, self.at(positions, predicted) - predicted)
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors that are stored."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+
+    def describe(self) -> dict[str, Any]:
+        """What a card says: the device as the direct sound shows it, and what levels are blended of."""
+        own = self.process.parameters
+        return {
+            "axis": [round(float(x), 3) for x in own.unit_axis[0]],
+            "front_to_back_db": {str(band): round(float(x), 1) for band, x in zip(OCTAVES, own.beam[0], strict=True)},
+            "shares": [dict(zip(CANDIDATES, map(float, row.round(3)), strict=True)) for row in self.shares],
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """What is stored: the device's axis (8, 3) and strength (8,), hyperparameters (8, 7), shares (3, 3)."""
@@ -154,9 +173,6 @@ class RoomLevels:
         return Places.of(positions, hidden), torch.from_numpy(levels).permute(1, 2, 0)
 
 
-LARGEST_STORED = 1e3
-
-
 def average(positions: np.ndarray, measured: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Levels (N, ...) dB of the average energy of levels (R, ...) dB, weights falling with distance.
 
@@ -182,9 +198,8 @@ def distance_outside(positions: np.ndarray, measured: np.ndarray) -> np.ndarray:
     """How far positions (N, 3) m lie outside the convex hull of the measured (R, 3) m, in spacings of these, (N,)."""
     from scipy.optimize import nnls
 
-    heavy = 1e3  # shares add up to one
-    corners = np.vstack([measured.T, np.full(len(measured), heavy)])
-    return np.array([nnls(corners, np.append(place, heavy))[1] for place in positions]) / spacing(measured)
+    corners = np.vstack([measured.T, np.full(len(measured), HEAVY)])
+    return np.array([nnls(corners, np.append(place, HEAVY))[1] for place in positions]) / spacing(measured)
 
 
 def blend_shares(errors: np.ndarray) -> np.ndarray:
@@ -194,14 +209,14 @@ def blend_shares(errors: np.ndarray) -> np.ndarray:
     ----------
     errors : (C, R, ...) dB of candidates at R measurements that are left out.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import nnls
 
     rows = errors.reshape(len(errors), -1)
     square = rows @ rows.T / rows.shape[1]
-    square *= errors.shape[1] / np.trace(square) * len(square)
-
-    def cost(shares: np.ndarray) -> float:
-        return float(shares @ square @ shares + PRIOR_WEIGHT * ((shares - PRIOR_SHARES) ** 2).sum())
-
-    whole = {"type": "eq", "fun": lambda shares: shares.sum() - 1}
-    return minimize(cost, PRIOR_SHARES, bounds=[(0, 1)] * len(square), constraints=whole, method="SLSQP").x
+    square *= errors.shape[1] * len(square) / np.trace(square)
+    root = np.linalg.cholesky(square + 1e-9 * np.eye(len(square)))
+    pull = np.sqrt(PRIOR_WEIGHT)
+    system = np.vstack([root.T, pull * np.eye(len(square)), np.full(len(square), HEAVY)])
+    wanted = np.concatenate([np.zeros(len(square)), pull * PRIOR_SHARES, [HEAVY]])
+    shares, _ = nnls(system, wanted)
+    return shares / shares.sum()

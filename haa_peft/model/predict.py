@@ -12,6 +12,7 @@ from torch import Tensor
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, energy_above_floor, magnitude_from_log
 from haa_peft.acoustics.waveform import FEWER_ITERATIONS, griffin_lim, query_seeds, random_phases, reference_phases
+from haa_peft.levels.room import RoomLevels
 from haa_peft.model.tensors import Asked, EncodedRoom, RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 
@@ -88,7 +89,12 @@ def rirs_of(network: Network, asked: Sequence[Asked], seed: int, phase: str) -> 
     seed, phase : as in :func:`waveforms`.
     """
     aligned = align_references(asked)
-    return waveforms(network.predict(asked), *aligned, seed, phase)
+    rirs = waveforms(network.predict(asked), *aligned, seed, phase)
+    ends = np.cumsum([len(targets.positions) for _, targets in asked])[:-1]
+    for (room, targets), rows in zip(asked, np.split(np.arange(len(rirs)), ends), strict=True):
+        if room.levels is not None:
+            rirs[rows] = room.levels.correct(rirs[rows], targets.positions.double().cpu().numpy())
+    return rirs
 
 
 def stream_rirs(
@@ -112,7 +118,13 @@ def stream_rirs(
 
 @torch.no_grad()
 def predict_rirs(
-    backbone: XRIR, room: RoomTensors, positions: np.ndarray, k: int, seed: int, phase: str = "references"
+    backbone: XRIR,
+    room: RoomTensors,
+    positions: np.ndarray,
+    k: int,
+    seed: int,
+    phase: str = "references",
+    levels: RoomLevels | None = None,
 ) -> np.ndarray:
     """RIRs (N, 9600) float32 by a backbone with the adapter that it carries.
 
@@ -121,7 +133,8 @@ def predict_rirs(
     backbone : on the device that computes.
     room : all its references may be used.
     positions, k, seed, phase : as in :func:`stream_rirs`.
+    levels : that they are given; as predicted without.
     """
     (encoded,) = backbone.encode([room.to(backbone.device)])
-    parts = stream_rirs(backbone, encoded, positions, k, seed, phase)
+    parts = stream_rirs(backbone, encoded._replace(levels=levels), positions, k, seed, phase)
     return np.concatenate([np.zeros((0, RIR_LENGTH), dtype=np.float32), *parts])

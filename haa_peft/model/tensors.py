@@ -111,6 +111,7 @@ class EncodedRoom(NamedTuple):
     features : (P, 3 or 19) of the positions; None where they are computed when needed.
     weights : :class:`~haa_peft.adapters.weights.RoomWeights` that it was encoded with and is to be predicted with; None
         where a backbone has one room's at a time.
+    levels : :class:`~haa_peft.levels.room.RoomLevels` that predicted RIRs are given; None leaves them as they are.
     """
 
     panorama: Tensor
@@ -121,6 +122,7 @@ class EncodedRoom(NamedTuple):
     keys: Tensor
     features: Tensor | None = None
     weights: Any = None
+    levels: Any = None
 
     def targets(
         self, rows: Tensor, references: Tensor, values: Tensor | None = None, audio: Tensor | None = None

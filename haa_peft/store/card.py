@@ -11,6 +11,7 @@ from haa_peft.tables import shown_name
 from haa_peft.training.acceptance import Acceptance
 
 if TYPE_CHECKING:
+    from haa_peft.levels.room import RoomLevels
     from haa_peft.training.loop import Adaptation
 
 SCHEMA = 1
@@ -24,6 +25,7 @@ def make_card(
     *,
     parent: tuple[str, str] | None = None,
     first: Adaptation | None = None,
+    levels: RoomLevels | None = None,
 ) -> dict:
     """The card of a trained adapter.
 
@@ -35,6 +37,7 @@ def make_card(
     evaluation : report of :func:`haa_peft.evaluation.evaluate.evaluate` on test positions, if there were any.
     parent : name and digest of the adapter that it lies on top of.
     first : the first of two stages of training.
+    levels : that its predictions are given.
     """
     from importlib.metadata import version
 
@@ -48,6 +51,7 @@ def make_card(
         **({} if parent is None else {"parent": dict(zip(("name", "digest"), parent, strict=True))}),
         "method": method,
         "training": {**_training(adaptation), **({} if first is None else {"first_stage": _acceptance(first)})},
+        **({} if levels is None else {"levels": levels.describe()}),
         "room": _room(room),
         "evaluation": evaluation,
         "versions": {

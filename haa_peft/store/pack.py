@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 REFERENCES, ROOM, CARD, README = "references.safetensors", "room.json", "card.json", "README.md"
-PREPARED = "prepared.safetensors"
+PREPARED, LEVELS = "prepared.safetensors", "levels.safetensors"
 HASHED = (ADAPTER, CONFIG, REFERENCES, ROOM)
-OPTIONAL = (PREPARED,)
+OPTIONAL = (PREPARED, LEVELS)
 SEEN = ("depth", "normals", "materials")
 """Arrays of a depth map, as far as it has them."""
 PREPARED_FIELDS = ("panorama", "receiver", "views", "keys")
@@ -75,6 +75,7 @@ class RoomPack:
         packs without it are prepared when they are loaded.
     prepared_from : the :meth:`digest` of what it was prepared from; with any other it is not stored.
     channels : what the panorama shows of surfaces beside their coordinates.
+    levels : what :class:`~haa_peft.levels.room.RoomLevels` keeps of the room's levels; None where there are none.
     """
 
     name: AdapterName
@@ -89,9 +90,18 @@ class RoomPack:
     prepared: dict[str, Tensor] | None = None
     prepared_from: str = ""
     channels: tuple[str, ...] = ()
+    levels: dict[str, Tensor] | None = None
 
     @classmethod
-    def of_room(cls, name: AdapterName, room: Room, config: dict, tensors: dict[str, Tensor], card: dict) -> RoomPack:
+    def of_room(
+        cls,
+        name: AdapterName,
+        room: Room,
+        config: dict,
+        tensors: dict[str, Tensor],
+        card: dict,
+        levels: dict[str, Tensor] | None = None,
+    ) -> RoomPack:
         """Pack an adapter with its room's training measurements as references.
 
         Parameters
@@ -100,6 +110,7 @@ class RoomPack:
         room : with its measurements and geometry.
         config, tensors : the adapter.
         card : what ``card.json`` says besides schema and name.
+        levels : as the attribute.
         """
         train = room.splits["train"]
         return cls(
@@ -113,6 +124,7 @@ class RoomPack:
             room.scale,
             {"schema": SCHEMA, "name": str(name), **card},
             channels=room.channels,
+            levels=levels,
         )
 
     def as_room(self) -> Room:
@@ -179,6 +191,8 @@ class RoomPack:
             REFERENCES: safetensors.torch.save({key: tensor.contiguous() for key, tensor in references.items()}),
             ROOM: _json_bytes(room),
         }
+        if self.levels is not None:
+            files[LEVELS] = safetensors.torch.save({key: tensor.contiguous() for key, tensor in self.levels.items()})
         if self.prepared is not None and self.prepared_from == self.digest():
             prepared = {key: tensor.contiguous() for key, tensor in self.prepared.items()}
             about = {"prepared_from": self.prepared_from, "preparation": str(PREPARATION)}
@@ -210,6 +224,7 @@ class RoomPack:
         read = safetensors.torch.load if tensors else _names
         adapter = _parsed(name, ADAPTER, lambda: read(files[ADAPTER]))
         references = _parsed(name, REFERENCES, lambda: safetensors.numpy.load(files[REFERENCES]))
+        levels = _parsed(name, LEVELS, lambda: read(files[LEVELS])) if LEVELS in files else None
         prepared, prepared_from = None, ""
         if PREPARED in files:
             about = _parsed(name, PREPARED, lambda: _header(files[PREPARED]))
@@ -234,6 +249,7 @@ class RoomPack:
                 prepared if tensors else None,
                 prepared_from,
                 parse_channels(room.get("channels", "none")),
+                levels if tensors else None,
             ),
         )
         pack._check_references()

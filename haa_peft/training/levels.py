@@ -36,7 +36,7 @@ def fit_levels(backbone: XRIR, room: Room, k: int) -> RoomLevels:
 
 
 def folds(positions: np.ndarray) -> list[np.ndarray]:
-    """Sets of positions (R, 3), (R,) bool each, spread over all of them; every position is in one. None of a single one."""
+    """Sets of positions (R, 3), (R,) bool each and spread over the room; every position is in one."""
     count = len(positions)
     order = farthest_points(positions, count)
     return [np.isin(np.arange(count), order[i::FOLDS]) for i in range(min(FOLDS, count))] if count > 1 else []
