@@ -47,7 +47,7 @@ class Places:
 
     @classmethod
     def of(cls, positions: np.ndarray, hidden: np.ndarray) -> Places:
-        """From arrays."""
+        """From arrays (N, 3) m from the receiver and (N,)."""
         return cls(torch.from_numpy(np.asarray(positions)).double(), torch.from_numpy(np.asarray(hidden)).double())
 
     @property
@@ -62,7 +62,7 @@ class Places:
 
 
 def shape(behind: Tensor) -> Tensor:
-    """How far a beam has fallen, 0 to 1, at ``behind`` = (1 - cosine to the axis) / 2, any shape."""
+    """How far a beam has fallen, 0 to 1, at ``behind`` = (1 - cosine to the axis) / 2, (..., N) -> (..., N)."""
     step = (behind / 0.8).clamp(0, 1)
     return 0.5 * behind * (2 - behind) + 0.5 * step * step * (3 - 2 * step)
 
@@ -75,11 +75,11 @@ class Parameters:
         self.logs = torch.zeros(*strength.shape, len(NAMES), dtype=torch.float64) if logs is None else logs
 
     def free(self) -> list[Tensor]:
-        """What is fitted, with gradients."""
+        """What is fitted, with gradients: (..., 3), (...) and (..., 7)."""
         return [tensor.requires_grad_(True) for tensor in (self.axis, self.strength, self.logs)]
 
     def value(self, name: str) -> Tensor:
-        """A positive hyperparameter, (...)."""
+        """A positive hyperparameter of ``NAMES``, (G,) or (G, S) as ``strength``."""
         return PRIOR[name] * (PRIOR_SD * self.logs[..., NAMES.index(name)]).exp()
 
     @property
@@ -93,7 +93,7 @@ class Parameters:
         return self.axis / self.axis.norm(dim=-1, keepdim=True)
 
     def prior(self) -> Tensor:
-        """Negative logarithm of the prior, (...), but for a constant."""
+        """Negative logarithm of the prior, (G,) or (G, S) as ``strength``, but for a constant."""
         tilt = self.unit_axis[..., 2].clamp(-0.999, 0.999).asin()
         return (self.logs**2).sum(-1) / 2 + (self.strength / STRENGTH_SD) ** 2 / 2 + (tilt / TILT_SD) ** 2 / 2
 
@@ -137,6 +137,7 @@ def solve(parameters: Parameters, places: Places, levels: Tensor, left_out: Tens
 
     Parameters
     ----------
+    parameters, places : of the processes, (...), and of the R measurements.
     levels : (..., 7, R) dB.
     left_out : (..., R) one for measurements that are not to be seen.
     """
