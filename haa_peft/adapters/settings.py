@@ -69,7 +69,7 @@ class MethodSettings:
         if self.method == "lora":
             found |= {"rank": self.rank, "alpha": self.scale * self.rank, "ranks": dict(self.ranks)}
             found |= {"convolutions": self.convolutions, "dropout": self.dropout}
-        found |= {"freeze": self.freeze, "levels": self.levels}
+        found |= {"freeze": self.freeze} if self.levels == "none" else {"freeze": self.freeze, "levels": self.levels}
         channels = parse_channels(self.channels)
         return {**found, "channels": ",".join(channels)} if channels else found
 

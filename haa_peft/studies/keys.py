@@ -26,7 +26,8 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
         sources = [job_settings(study, source) for source in sources_of(study, job)]
         first = [job_settings(study, Job("", name, job.shots, job.seed)) for name in spec.first_stage]
         if not spec.adapt:
-            return json.loads(json.dumps(found | _assumed(study, job) | {"adapt": False}))
+            levels = {} if spec.method.levels == "none" else {"levels": spec.method.levels}
+            return json.loads(json.dumps(found | _assumed(study, job) | {"adapt": False, **levels}))
         found |= _assumed(study, job)
         found |= {
             "method": spec.method.describe(),

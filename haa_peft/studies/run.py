@@ -21,6 +21,7 @@ from haa_peft.adapters.combine import Stored, blend
 from haa_peft.adapters.methods import MethodSettings, attach, attach_stored
 from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.levels.room import RoomLevels
 from haa_peft.main_job import adapt_room
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.predict import predict_rirs
@@ -31,8 +32,10 @@ from haa_peft.studies.assumptions import Assumption
 from haa_peft.studies.keys import fingerprint_of_room, job_settings, training_of
 from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of
 from haa_peft.training.borrow import borrow_if_better
+from haa_peft.training.levels import fit_levels
 from haa_peft.training.loop import Adaptation, Start
 
+NO_LEVELS = MethodSettings(levels="none")
 CURVES = 3
 """Positions whose decay curves are kept: nearest to, midmost and farthest from the receiver."""
 CURVE_STEP = 0.005
@@ -85,7 +88,7 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
                                 validation=training.validation)  # fmt: skip
     if not spec.adapt:
         about = {"run": spec.name, "label": spec.label, **NOTHING, "settings": _settings(study, spec, job, room)}
-        predicted = _predict(study, job, room, backbone, None)
+        predicted = _predict(study, job, room, backbone, None, spec.method)
         return Outcome([_report(study, job, room, backbone, predicted, about)], nothing_learned(backbone))
     facts, adapter = _make_adapter(study, spec, job, room, list(needed.values()), backbone)
     tests = []
@@ -93,7 +96,7 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
     unchanged = facts["best_step"] == 0 and not (needed or spec.first_stage)
     for name in (job.room, *others):
         tested = room if name == job.room else study.room(name, job.seed, job.shots, job.run).with_channels(channels)
-        predicted = _predict(study, job, tested, backbone, None if unchanged else adapter)
+        predicted = _predict(study, job, tested, backbone, None if unchanged else adapter, spec.method)
         about = {"run": spec.name, "label": spec.label, "trained_on": job.room, **facts}
         tests.append(_report(study, job, tested, backbone, predicted, about))
     return Outcome(tests, adapter)
@@ -101,7 +104,7 @@ def run_job(study: Study, job: Job, needed: Mapping[Job, Stored], device: str | 
 
 def _run_baselines(study: Study, job: Job, room: Room, backbone: XRIR) -> Outcome:
     predictions = baselines(room, min(study.k, job.shots), study.split, job.seed)
-    predictions["backbone"] = _predict(study, job, room, backbone, None)
+    predictions["backbone"] = _predict(study, job, room, backbone, None, NO_LEVELS)
     about = {**NOTHING, "settings": study.settings()}
     return Outcome(
         [_report(study, job, room, backbone, rirs, {"run": name, **about}) for name, rirs in predictions.items()]
@@ -122,7 +125,7 @@ def _make_adapter(
         return {**_facts(spec, settings), "best_step": 0, "steps": 0, **_size(adapter)}, adapter
     adapted = adapt_room(
         room,
-        spec.method,
+        dataclasses.replace(spec.method, levels="none"),  # fitted where it is tested
         dataclasses.replace(training_of(study, job), k=study.k),
         backbone=backbone,
         accelerator=Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no"),
@@ -184,29 +187,40 @@ def _size(adapter: Stored) -> dict[str, int]:
     }
 
 
-def _predict(study: Study, job: Job, room: Room, backbone: XRIR, adapter: Stored | None) -> np.ndarray:
+def _predict(
+    study: Study, job: Job, room: Room, backbone: XRIR, adapter: Stored | None, method: MethodSettings
+) -> np.ndarray:
     """RIRs at the tested positions of a room that a job takes to be so; by the backbone alone without an adapter."""
     if adapter is None and not room.borrowed:
-        device = str(backbone.device)
-        return _predict_bare(study, room.name, job.seed, job.shots, device, study.assumption(room.name, job.run))
+        device, assumption = str(backbone.device), study.assumption(room.name, job.run)
+        return _predict_bare(study, room.name, job.seed, job.shots, device, assumption, method.levels)
+    levels = _levels(study, room, backbone, method.levels)
     attached = None if adapter is None else attach_stored(backbone, *adapter)
     try:
-        return _predict_attached(study, room, backbone, job.seed)
+        return _predict_attached(study, room, backbone, job.seed, levels)
     finally:
         if attached is not None:
             attached.detach()
 
 
 @lru_cache(maxsize=16)
-def _predict_bare(study: Study, name: str, seed: int, shots: int, device: str, assumption: Assumption) -> np.ndarray:
+def _predict_bare(
+    study: Study, name: str, seed: int, shots: int, device: str, assumption: Assumption, levels: str
+) -> np.ndarray:
     """By the backbone alone, where most runs that gain nothing end."""
     room = assumed_room(study, name, seed, shots, assumption)
-    return _predict_attached(study, room, load_backbone(study.backbone).to(device), seed)
+    backbone = load_backbone(study.backbone).to(device)
+    return _predict_attached(study, room, backbone, seed, _levels(study, room, backbone, levels))
 
 
-def _predict_attached(study: Study, room: Room, backbone: XRIR, seed: int) -> np.ndarray:
-    targets = room.positions[room.splits[study.split]] - room.receiver
-    return predict_rirs(backbone, RoomTensors.of_room(room, backbone.device), targets, _k(study, room), seed)
+def _levels(study: Study, room: Room, backbone: XRIR, levels: str) -> RoomLevels | None:
+    """Fitted to what a room was measured to be, with a backbone that has not seen it."""
+    return fit_levels(backbone, room, _k(study, room)) if levels == "fitted" else None
+
+
+def _predict_attached(study: Study, room: Room, backbone: XRIR, seed: int, levels: RoomLevels | None) -> np.ndarray:
+    tensors, targets = RoomTensors.of_room(room, backbone.device), room.positions[room.splits[study.split]]
+    return predict_rirs(backbone, tensors, targets - room.receiver, _k(study, room), seed, levels=levels)
 
 
 def _k(study: Study, room: Room) -> int:
