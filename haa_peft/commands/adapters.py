@@ -30,10 +30,14 @@ def add(commands: Any) -> None:
     one.set_defaults(command=_list, verify=False, name=None)
     add_store(one)
     one = actions.add_parser(
-        "show", help="the card of one, as JSON", example="haa-peft adapters show classroom-twin/base"
+        "show",
+        help="the card of one, as JSON, and a picture of its device",
+        example="haa-peft adapters show classroom-twin/base --plot device.png",
     )
     one.set_defaults(command=_show)
     one.add_argument("name", metavar="NAME", help="adapter, such as hallway/panel1")
+    one.add_argument("--plot", type=Path, metavar="FILE", help="draw here what the device at the receiver sends in each "
+                     "direction")  # fmt: skip
     add_store(one)
     one = actions.add_parser(
         "verify", help="check files and weights", example="haa-peft adapters verify classroom-twin/base"
@@ -76,8 +80,17 @@ def _show(args: argparse.Namespace) -> None:
     from haa_peft.store.folder import read_pack
     from haa_peft.store.names import AdapterName, store_folder
 
-    pack = read_pack(store_folder(args.store), AdapterName.parse(args.name), tensors=False)
+    pack = read_pack(store_folder(args.store), AdapterName.parse(args.name), tensors=args.plot is not None)
     print(json.dumps(pack.card, indent=1))
+    if args.plot is None:
+        return
+    from haa_peft.inference.packs import levels_of
+    from haa_peft.levels.figure import draw_directivity
+
+    levels = levels_of(pack)
+    if levels is None:
+        raise InputError(f"{pack.name} has no fitted levels, so nothing is known of its device; train it anew")
+    draw_directivity(levels, str(pack.name), args.plot)
 
 
 def _list(args: argparse.Namespace) -> None:

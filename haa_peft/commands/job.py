@@ -25,7 +25,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.satellites import satellite
-from haa_peft.store.card import kept_weights
+from haa_peft.store.card import fitted_levels, kept_weights
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.tables import report_table
 from haa_peft.training.launch import start_accelerator
@@ -116,8 +116,10 @@ def account(adapted: AdaptedRoom, args: argparse.Namespace) -> str:
     table = "no test positions, so no test errors; measure at 14 or more, or give splits in room.json"
     parts.append("\n" + (report_table(report) if report["rows"] else table))
     how = f"{found.seconds:.0f} s of training: " if found.acceptance is not None else ""
-    parts.append(f"\n{how}{kept_weights(adapted.card)}")
-    if found.unchanged:
+    parts.append(f"\n{how}network: {kept_weights(adapted.card)}")
+    if adapted.levels is not None:
+        parts.append(fitted_levels(adapted.card))
+    elif found.unchanged:
         parts.append(_advice(found))
     if report["rows"]:
         parts.append(report["verdict"]["line"])

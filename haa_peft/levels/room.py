@@ -87,6 +87,17 @@ class RoomLevels:
         predicted = cell_levels(rirs, distance)
         return with_gains(rirs, distance, self.at(positions, predicted) - predicted)
 
+    def directivity(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Level of the direct sound and its standard deviation in octaves, (N, 7) dB each, re the loudest direction.
+
+        Parameters
+        ----------
+        directions : unit vectors (N, 3) from the receiver, taken at the measurements' median distance and in sight.
+        """
+        distance = float(np.median(np.linalg.norm(self.positions, axis=1)))
+        mean, deviation = self.process.predict(Places.of(distance * directions, np.zeros(len(directions))))
+        return mean[:, 0] - mean[:, 0].max(axis=0), deviation[:, 0]
+
     @property
     def bytes(self) -> int:
         """Of the tensors that are stored."""

@@ -113,13 +113,27 @@ def kept_weights(card: dict) -> str:
     return f"weights of step {training.get('best_step')} of {training.get('steps')}: {acceptance.reason()}"
 
 
+def fitted_levels(card: dict) -> str:
+    """What was fitted of the levels, in a sentence; empty where nothing was."""
+    levels = card.get("levels")
+    if not levels:
+        return ""
+    axis = ", ".join(f"{x:.2f}" for x in levels["axis"])
+    parts = ", ".join(f"{100 * share:.0f} % {what}" for what, share in levels["shares"][0].items())
+    return (
+        f"levels fitted to {card['room']['shots'] + card['room']['borrowed']} measurements: the device points to "
+        f"({axis}) and is {levels['front_to_back_db']['2000']:.0f} dB quieter behind at 2 kHz; "
+        f"direct sound: {parts}"
+    )
+
+
 def kept_briefly(card: dict) -> str:
     """Which weights an adapter has, in some twenty characters; ``-`` where its card does not say."""
     acceptance = Acceptance.of_card(card["training"])
     if acceptance is None:
         return "-"
     if not acceptance.accepted:
-        return "unchanged"
+        return "levels alone" if card.get("levels") else "unchanged"
     return f"step {card['training'].get('best_step')}, loss {-acceptance.gain_percent:+.1f} %"
 
 
@@ -174,6 +188,7 @@ def readme(card: dict) -> str:
             f"{training['seconds']} s{f'; every other step in a variant of the room ({varied})' if varied else ''}.",
             "",
             f"Kept: {kept_weights(card)}.",
+            *(["", f"{fitted_levels(card).capitalize()}."] if card.get("levels") else []),
             "",
             f"Data: {room['source']}. Licence of the data: {room['licence']}.{reads}",
             "",
