@@ -146,8 +146,7 @@ def adapt_room(
     Raises
     ------
     InputError
-        When measurements are too few, a stored adapter is missing, of another backbone or has seen what is to be
-        tested, or the start is none of this method.
+        When measurements are too few, or a stored adapter is missing, of another backbone or method, or has seen tests.
     """
     name = _name(name, room, method, on_top_of)
     check_one_beginning(start, first_stage)
@@ -164,10 +163,9 @@ def adapt_room(
     with ExitStack() as scope:
         folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
-    has_levels = method.levels == "fitted" and accelerator.is_main_process
-    levels = fit_levels(base, room, training.k) if has_levels else None
-    split = test_split if accelerator.is_main_process else None
-    report = compare_adapted(room, base, adaptation, str(name), split, levels, below)
+    is_main = accelerator.is_main_process
+    levels = fit_levels(base, room, training.k) if is_main and method.levels == "fitted" else None
+    report = compare_adapted(room, base, adaptation, str(name), test_split if is_main else None, levels, below)
     return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first)
 
 

@@ -101,7 +101,7 @@ def test_a_warm_start(options, capsys):
 
 def test_what_validation_refused_is_called_unchanged(options, room_folder, tiny_backbone_file, capsys):
     """On the screen, in table, card, page, list and report; with a reason, and advice that applies."""
-    finetune(*options, "--caution", 100, "--lr", 0.01, "--json", "report.json")
+    finetune(*options, "--caution", 100, "--lr", 0.01, "--levels", "none", "--json", "report.json")
     out = capsys.readouterr().out
     report = json.loads(Path("report.json").read_text())
     said = report["training"]["acceptance"]
@@ -132,10 +132,10 @@ def test_what_validation_refused_is_called_unchanged(options, room_folder, tiny_
     assert json.loads(Path("evaluated.json").read_text())["verdict"] == report["verdict"]
     finetune(*options, "--lr", 0.01, "--caution", 0)
     out = capsys.readouterr().out
-    assert "s of training: weights of step " in out
+    assert "s of training: network weights of step " in out
     assert "(unchanged)" not in out
     assert "what may help" not in out
-    finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--caution", 100)
+    finetune(*options, "--name", "studio/moved", "--start", "studio/base", "--caution", 100, "--levels", "none")
     out = capsys.readouterr().out
     assert "unchanged from studio/base: " in out
     assert "the adapter is unchanged from studio/base; " in out
@@ -235,7 +235,7 @@ def test_blend_and_identify(options, room_folder, tiny_backbone_file, capsys):
         finetune(*options, "--name", f"studio/base@s{seed}", "--seed", seed, "--lr", 0.05)
     main(["adapters", "blend", str(room_folder), "--of", "studio/base@s0", "studio/base@s1", *weights, "--k", "4"])
     out = capsys.readouterr().out
-    assert "\n0.5 studio/base@s0 + 0.5 studio/base@s1\nverdict at 4 test positions: " in out
+    assert "\nnetwork 0.5 studio/base@s0 + 0.5 studio/base@s1\nlevels fitted to 12 measurements: " in out
     assert "\nstored studio/base@blend in " in out
     main(["adapters", "match", str(room_folder), *weights, "--k", "4", "--json", "fits.json"])
     fits = json.loads(Path("fits.json").read_text())["fits"]

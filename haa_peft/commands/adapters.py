@@ -36,8 +36,7 @@ def add(commands: Any) -> None:
     )
     one.set_defaults(command=_show)
     one.add_argument("name", metavar="NAME", help="adapter, such as hallway/panel1")
-    one.add_argument("--plot", type=Path, metavar="FILE", help="draw here what the device at the receiver sends in each "
-                     "direction")  # fmt: skip
+    one.add_argument("--plot", type=Path, metavar="FILE", help="draw what the device sends in each direction")
     add_store(one)
     one = actions.add_parser(
         "verify", help="check files and weights", example="haa-peft adapters verify classroom-twin/base"

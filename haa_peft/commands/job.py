@@ -54,7 +54,7 @@ def settings_of(args: argparse.Namespace) -> tuple[MethodSettings, TrainingSetti
     """How a backbone is adapted, and how that is trained."""
     peft = {key: getattr(args, key) for key in ("rank", "alpha", "convolutions", "dropout") if key in args}
     method = MethodSettings(args.method, ranks=dict(getattr(args, "ranks", ())), freeze=args.freeze,
-                            channels=args.channels, **peft)  # fmt: skip
+                            levels=args.levels, channels=args.channels, **peft)  # fmt: skip
     given = {field.name: getattr(args, field.name) for field in fields(TrainingSettings)}
     k = TrainingSettings().k if args.k is None else args.k
     augment = satellite("augmentation", "--augment").augmentation(args.augment) if args.augment else None
@@ -116,7 +116,7 @@ def account(adapted: AdaptedRoom, args: argparse.Namespace) -> str:
     table = "no test positions, so no test errors; measure at 14 or more, or give splits in room.json"
     parts.append("\n" + (report_table(report) if report["rows"] else table))
     how = f"{found.seconds:.0f} s of training: " if found.acceptance is not None else ""
-    parts.append(f"\n{how}network: {kept_weights(adapted.card)}")
+    parts.append(f"\n{how}{'network ' if adapted.levels else ''}{kept_weights(adapted.card)}")
     if adapted.levels is not None:
         parts.append(fitted_levels(adapted.card))
     elif found.unchanged:

@@ -16,15 +16,15 @@ FOLDS = 6
 
 
 def fit_levels(backbone: XRIR, room: Room, k: int) -> RoomLevels:
-    """Levels of a room from its training measurements; see :class:`~haa_peft.levels.room.RoomLevels`.
+    """Levels of a room from its own training measurements; see :class:`~haa_peft.levels.room.RoomLevels`.
 
     Parameters
     ----------
     backbone : that predicts measurements which are left out; with no adapter that has seen them.
-    room : whose training measurements are used.
+    room : whose training measurements are used, but for borrowed ones.
     k : references a prediction, fewer where fewer are left.
     """
-    train = room.splits["train"]
+    train = room.own
     rirs, positions = room.rirs[train], room.positions[train] - room.receiver
     predicted = np.zeros_like(rirs)
     left_out = folds(positions)

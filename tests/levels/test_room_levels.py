@@ -63,7 +63,7 @@ def test_the_average_is_that_of_energy_interpolation():
     chosen = np.tile(np.arange(5), (2, 1))
     interpolated = energy_interpolation(rirs, places[:5], chosen, places[5:])
     told = average(places[5:], places[:5], cell_levels(rirs, np.full(5, 2.0)))
-    assert np.abs(told - cell_levels(interpolated, distance))[:, 4:, 2:].max() < 0.5  # waveforms are of another phase
+    assert np.abs(told - cell_levels(interpolated, distance))[:, 4:, 2:].mean() < 0.4
 
 
 def test_outside_the_measurements_is_measured_in_their_spacing():

@@ -181,7 +181,7 @@ def test_a_zero_shot_run_is_cheap_and_has_no_settings_of_training(study_file, mo
     job = Job("zero", "studio/base", 12, 0)
     (test,), _ = run_job(study, job, {})
     assert job_settings(study, job) == test["job"]
-    assert set(test["job"]) == {"k", "draws", "split", "room", "backbone", "seed", "geometry", "adapt"}
+    assert set(test["job"]) == {"k", "draws", "split", "room", "backbone", "seed", "geometry", "adapt", "levels"}
     assert test["job"]["geometry"] == {"studio/base": "none"}
     # a run that takes its room to be what it is has what it had before there were other ones
     assert set(job_settings(study, Job("lora", "studio/base", 12, 0))) == {

@@ -230,7 +230,11 @@ def test_settings_by_their_old_names(study_file):
 
 
 def test_a_run_that_gains_nothing_is_the_backbone(study_file, tmp_path):
-    run_study(load_study(study_file("\n  lora: {rank: 2, caution: 90}", seeds="[0]")), tmp_path / "out", workers=1)
+    run_study(
+        load_study(study_file("\n  lora: {rank: 2, caution: 90, levels: none}", seeds="[0]")),
+        tmp_path / "out",
+        workers=1,
+    )
     kept = kept_tests(tmp_path / "out")
     lora = [test for name, test in kept.items() if Path(name).name.startswith("lora")]
     assert lora
