@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from haa_peft.adapters.weights import BASE, RoomWeights, own_layers
 from haa_peft.errors import InputError
@@ -24,8 +24,8 @@ OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
-class Rows:
-    """Whose rows the next batch has: (weights, number of rows) in order."""
+class Rows(threading.local):
+    """Whose rows a thread's batch has: (weights, number of rows) in order; every thread has its own."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[RoomWeights, int]] = [(BASE, 1)]
@@ -77,11 +77,20 @@ class PerRoom(nn.Module):
     def _run(self, weights: RoomWeights, *inputs: Tensor) -> Tensor:
         values, factors = weights.replaced.get(self._name), weights.low_rank.get(self._name)
         if not isinstance(self.layer, nn.Linear):
-            return self.layer(*inputs) if values is None else functional_call(self.layer, values, inputs)
+            return (self.layer if values is None else with_values(self.layer, values))(*inputs)
         own, merged = values or {}, weights.merged.get(self._name)
         weight = own.get("weight", self.layer.weight) if merged is None else merged
         y = product(inputs[0], weight, own.get("bias", self.layer.bias))
         return y if factors is None or merged is not None else add_low_rank(y, inputs[0], *factors)
+
+
+def with_values(layer: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """The layer with other parameters or buffers of its own; the layer itself, which threads share, stays as it is."""
+    other = copy.copy(layer)
+    for kind in ("_parameters", "_buffers"):
+        own = getattr(layer, kind)
+        setattr(other, kind, {name: values.get(name, tensor) for name, tensor in own.items()})
+    return other
 
 
 def add_low_rank(y: Tensor, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -102,7 +111,8 @@ class RoomNetwork:
 
     ``base`` holds the backbone's own weights; what ``network`` computes depends on :meth:`using`. With ``compiled`` the
     transformer's blocks go through ``torch.compile``: rooms are then computed one after the other, and their weights
-    must be complete.
+    must be complete. Threads may share a network: what differs between rooms is handed to a computation or belongs to
+    its thread, and compiled blocks, whose weights are exchanged, compute for one thread at a time.
 
     Parameters
     ----------
@@ -139,6 +149,7 @@ class RoomNetwork:
         self.compiled = compiled
         self._layers = own_layers(self.network)
         self._rows = Rows()
+        self._alone: AbstractContextManager = threading.RLock() if compiled else nullcontext()
         if compiled:
             for layer in self.network.source_network.transformer.layers:
                 for block in layer.children():
@@ -153,11 +164,12 @@ class RoomNetwork:
         """Inside the block, batches are made of these rooms' rows, in order."""
         if self.compiled:
             ((weights, _),) = parts
-            for name, values in weights.replaced.items():
-                layer = self._layers[name]
-                for kind, value in values.items():
-                    (layer._buffers if kind in layer._buffers else layer._parameters)[kind] = value  # type: ignore[assignment]
-            yield
+            with self._alone:
+                for name, values in weights.replaced.items():
+                    layer = self._layers[name]
+                    for kind, value in values.items():
+                        (layer._buffers if kind in layer._buffers else layer._parameters)[kind] = value  # type: ignore[assignment]
+                yield
             return
         with self._rows.of(parts):
             yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,7 +53,11 @@ class RoomPredictor:
 
     The backbone is copied, so it can be trained on meanwhile. Rooms that were used stay in memory, up to
     ``max_loaded`` of them, the least recently used one leaving first; switching among them only changes which
-    weights are meant. A room that was stored anew in the meantime is loaded again. One thread may use a predictor.
+    weights are meant. A room that was stored anew in the meantime is loaded again.
+
+    Threads may share a predictor. :meth:`switch` changes the room of the thread that calls it; threads that have not
+    switched use the room of the thread that made the predictor. Where a pool decides which thread answers, name the
+    rooms with :meth:`predict_many`.
 
     Attributes
     ----------
@@ -85,7 +90,10 @@ class RoomPredictor:
         if compiled and self._networks.base.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "cl"))):
             raise InputError("compiled=True needs a C++ compiler on a CPU; install one or leave it out")
         self._rooms: OrderedDict[str, _Entry] = OrderedDict()
-        self._room: _Entry | None = None
+        self._room: _Entry | None = None  # of threads that have not switched
+        self._own = threading.local()
+        self._maker = threading.current_thread()
+        self._reading, self._lock = threading.Lock(), threading.Lock()  # a pack; which rooms are in memory
 
     @classmethod
     def load(
@@ -154,34 +162,54 @@ class RoomPredictor:
     @property
     def loaded(self) -> list[str]:
         """Names of the rooms in memory, the most recently used one last."""
-        return list(self._rooms)
+        with self._lock:
+            return list(self._rooms)
 
     @property
     def _in_use(self) -> _Entry:
-        if self._room is None:
+        entry = getattr(self._own, "room", None) or self._room
+        if entry is None:
             raise InputError("no adapter is loaded; call switch(name)")
-        return self._room
+        return entry
 
     def switch(self, name: str) -> None:
-        """Use another adapter of the same backbone; if that fails, the former one stays in use."""
-        self._room = self._load(name)
+        """Use another adapter of the same backbone in this thread; if that fails, the former one stays in use."""
+        self._own.room = entry = self._load(name)
+        if threading.current_thread() is self._maker:
+            self._room = entry
         self._forget()
 
     def _load(self, name: str) -> _Entry:
         parsed = AdapterName.parse(name)
-        state = self._state(parsed)
-        entry = self._rooms.get(name)
-        if entry is None or entry.state != state or state is None:
-            entry = _Entry(*self._read(parsed), state)
-            self._rooms[name] = entry
-        self._rooms.move_to_end(name)
+        entry = self._known(parsed, self._state(parsed))
+        if entry is not None:
+            return entry
+        with self._reading:  # once, however many threads wait for it
+            state = self._state(parsed)  # before it is read: what is stored meanwhile is read the next time
+            entry = self._known(parsed, state)
+            if entry is None:
+                entry = _Entry(*self._read(parsed), state)
+                with self._lock:
+                    self._rooms[name] = entry
+                    self._rooms.move_to_end(name)
         return entry
 
+    def _known(self, name: AdapterName, state: tuple[int, int, int] | None) -> _Entry | None:
+        """The room in memory, unless the store holds it in another state."""
+        with self._lock:
+            entry = self._rooms.get(str(name))
+            if entry is None or entry.state != state or state is None:
+                return None
+            self._rooms.move_to_end(str(name))
+            return entry
+
     def _forget(self) -> None:
-        """Let the least recently used rooms go; the one in use stays."""
-        while len(self._rooms) > self._max_loaded:
-            oldest = next(name for name, entry in self._rooms.items() if entry is not self._room)
-            del self._rooms[oldest]
+        """Let the least recently used rooms go; those in use stay."""
+        used = (getattr(self._own, "room", None), self._room)
+        with self._lock:
+            free = [name for name, entry in self._rooms.items() if all(entry is not other for other in used)]
+            for name in free[: max(0, len(self._rooms) - self._max_loaded)]:
+                del self._rooms[name]
 
     def _state(self, name: AdapterName) -> tuple[int, int, int] | None:
         """Tells one state of an entry from another without reading it: a pack is replaced as a whole."""
@@ -219,9 +247,10 @@ class RoomPredictor:
         return prepared
 
     def close(self) -> None:
-        """Forget all rooms."""
-        self._rooms.clear()
-        self._room = None
+        """Forget all rooms, in every thread."""
+        with self._lock:
+            self._rooms.clear()
+            self._room, self._own = None, threading.local()
 
     def predict(self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0) -> np.ndarray:
         """RIRs between the room's receiver and positions.
