@@ -24,7 +24,7 @@ LEVELS = {
     "shares": torch.tensor([[0.5, 0.25, 0.25]]).repeat(3, 1),
 }
 SHIFTS = (0.02, 0.05)
-QUERIES = np.array([[1.0, 1.0, 1.0], [4.0, 2.0, 1.5], [3.0, 3.3, 0.7]])
+QUERIES = np.array([[1.0, 1.0, 1.0], [4.0, 2.0, 1.5]])
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_answers_of_many_threads_are_those_of_one(room, tiny_backbone, tmp_path,
     states = packs_of(room, tiny_backbone, 3)
     known = truths(states, tiny_backbone, tmp_path)
     assert all(not np.array_equal(first[-1], second[-1]) for first, second in known.values())
-    assert load_test(states, known, tiny_backbone, tmp_path, threads=4, answers=40, max_loaded=2) == 0
+    assert load_test(states, known, tiny_backbone, tmp_path, threads=4, answers=32, max_loaded=2) == 0
 
 
 @pytest.mark.slow
