@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -186,6 +187,7 @@ def write_rooms(folders: Mapping[Path, Content], *, dry_run: bool) -> list[str]:
             raise InputError(f"{folder}: exists already; remove it or give another --out")
     some = next(iter(folders))
     made: list[Path] = []
+    new = [parent for parent in some.parents if not parent.exists()]
     try:
         if not dry_run:
             some.parent.mkdir(parents=True, exist_ok=True)
@@ -203,6 +205,10 @@ def write_rooms(folders: Mapping[Path, Content], *, dry_run: bool) -> list[str]:
         raise InputError(
             f"{some.parent}: cannot be written ({error.strerror or error}); choose another place"
         ) from None
+    finally:
+        for parent in () if made else new:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
     return lines
 
 

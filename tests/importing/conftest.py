@@ -56,7 +56,7 @@ def fails(tmp_path, capsys):
     """Import what is wrong; its one line. Nothing is left where it was to be written."""
 
     def left():
-        return sorted((tmp_path / "studio").iterdir()) if (tmp_path / "studio").exists() else []
+        return sorted((tmp_path / "studio").iterdir()) if (tmp_path / "studio").exists() else None
 
     def fails(*arguments):
         before = left()

@@ -25,7 +25,7 @@ RISE = 1.0
 """Bels from before to after, from which on sound begins."""
 TOLERANCE_S = 2.5e-4
 """Seconds that it may begin off the moment: 9 cm."""
-LOOKED_AT_S = 0.35
+LOOKED_AT_S = 0.2
 """Seconds of the RIRs in which they begin."""
 LAGS_S = (-0.02, 0.08)
 """Latencies that are looked for."""
