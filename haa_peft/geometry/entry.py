@@ -30,5 +30,7 @@ def point(value: object, where: object, field: str) -> np.ndarray:
     except (TypeError, ValueError):
         found = np.empty(0)
     if found.shape != (3,) or not (np.abs(found) < FARTHEST).all():
-        raise InputError(f"{where}: {field} is {value!r:.60} but must be three finite numbers [x, y, z] in metres")
+        raise InputError(
+            f"{where}: {field} is {value!r:.60} but must be three finite numbers [x, y, z] in metres; check the unit"
+        )
     return found

@@ -11,6 +11,8 @@ ROWS = 64
 """RIRs that are looked at, spread evenly."""
 READABLE_DB = {"EDT": 20.0, "T20": 35.0, "T30": 45.0}
 """Usable range that a decay time needs: its lower limit and 10 dB of headroom (ISO 3382-1)."""
+FLAT = 0.4
+"""Times the rate of decay before, below which the end of an RIR is noise."""
 SHORT_S = 0.1
 SPOILT_S = 0.25
 """Seconds; what ends before while it decays is not what the network learns."""
@@ -48,8 +50,17 @@ def decay_range(rirs: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray, np
     with np.errstate(all="ignore"):
         total = np.where(inside, power - decay.noise[:, None], 0.0).sum(axis=1) + decay.tail
         range_db = 10 * np.log10(total / decay.tail)
-    by_noise = (decay.cut < end - (end - onset) // 10) | ~np.isfinite(range_db)
+    by_noise = _flat_at_the_end(power, onset, end) | ~np.isfinite(range_db)
     return range_db, by_noise, 60 * NEPERS_PER_DB / decay.rate / rate
+
+
+def _flat_at_the_end(power: np.ndarray, onset: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Whether power (N, T) falls less than 0.4 times as fast in the last quarter as in the two before, (N,)."""
+    sums = np.pad(np.cumsum(power, axis=1), ((0, 0), (1, 0)))
+    edges = onset[:, None] + np.rint((end - onset)[:, None] * np.array([0.25, 0.5, 0.75, 0.875, 1])).astype(int)
+    energy = np.maximum(np.diff(np.take_along_axis(sums, edges, axis=1), axis=1), 1e-300)
+    middle, last = 10 * np.log10(energy[:, 0] / energy[:, 1]), 20 * np.log10(energy[:, 2] / energy[:, 3])
+    return (last < FLAT * middle) | (middle < 1)
 
 
 def check_length(samples: int, rate: int) -> list[Finding]:

@@ -17,7 +17,9 @@ ROUND = 1.0
 """Metres that a way round a surface's free edge is longer, up to which sound bends round it."""
 OUTSIDE = 0.05
 """Metres from the room's bounds, within which an edge is not free."""
-SURE = 5.0
+LEAST_ECHOES, LEAST_GAIN = 8, 0.2
+"""Echoes that two readings must have at different times, and bel that they must be clearer in the other one."""
+SURE = 3.0
 """Standard errors by which echoes must speak for another reading of the positions."""
 ROWS = 64
 READINGS = {
@@ -88,7 +90,7 @@ def _other_reading(
     rows = np.unique(np.linspace(0, len(positions) - 1, min(len(positions), ROWS)).round().astype(int))
     lag = arrival - np.linalg.norm(positions - receiver, axis=1) / SPEED_OF_SOUND
     low, high = surfaces.bounds()
-    stated = _echoes(arrivals, positions, receiver, surfaces, lag, rows)
+    paths, heard = _echoes(arrivals, positions, receiver, surfaces, lag, rows)
     for name, (what, mirror, axes) in READINGS.items():
         if mirror is not None:
             moved, heard_at = receiver + mirror * (positions - receiver), receiver
@@ -96,15 +98,17 @@ def _other_reading(
             moved, heard_at = positions[:, axes], receiver[list(axes or ())]
         if ((moved < low) | (moved > high)).any() or ((heard_at < low) | (heard_at > high)).any():
             continue
-        gain = _echoes(arrivals, moved, heard_at, surfaces, lag, rows) - stated
-        error = gain.std() / np.sqrt(len(gain)) if len(gain) > 2 else np.inf
-        if gain.mean() > SURE * max(error, 1e-3) and gain.mean() > 0.1:
-            kind = name.split()[0]
-            return [Finding(kind, ERROR, f"echoes off the room's planes come as if positions had {what} "
-                            f"(mean rise {gain.mean():.2f} bel more, standard error {error:.2f})",
-                            "turn the azimuths round, import with --clockwise" if kind == "azimuth" else
-                            "give positions, receiver and room in the same axes",
-                            figures={"gain": float(gain.mean()), "error": float(error)})]  # fmt: skip
+        others, heard_so = _echoes(arrivals, moved, heard_at, surfaces, lag, rows)
+        gain = (heard_so - heard)[np.abs(others - paths) > 2 * TOLERANCE_S]
+        error = float(gain.std() / np.sqrt(len(gain))) if len(gain) > LEAST_ECHOES else np.inf
+        if gain.mean() > max(SURE * error, LEAST_GAIN):
+            text = (
+                f"echoes off the room's planes come as if positions had {what} (mean rise {gain.mean():.2f} bel more, "
+                f"standard error {error:.2f})"
+            )
+            kind, cure = name.split()[0], "give positions, receiver and room in the same axes"
+            cure = "turn the azimuths round (import: --clockwise)" if kind == "azimuth" else cure
+            return [Finding(kind, ERROR, text, cure, figures={"gain": float(gain.mean()), "error": error})]
     return []
 
 
@@ -115,8 +119,8 @@ def _echoes(
     surfaces: Surfaces,
     lag: np.ndarray,
     rows: np.ndarray,
-) -> np.ndarray:
-    """Mean rise of energy in bel where first echoes off the planes should come, (rows,)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """When first echoes off the S planes should come, (rows, S) s, and the rise of energy in bel there, (rows, S)."""
     normals = surfaces.normals()
     height = np.einsum("nsc,sc->ns", positions[rows, None] - surfaces.points[None, :, 0], normals)
     images = positions[rows, None] - 2 * height[..., None] * normals
@@ -125,4 +129,4 @@ def _echoes(
     at = np.rint(path * arrivals.rate).astype(int)[..., None] + np.arange(-reach, reach + 1)
     inside = (at >= 0) & (at < arrivals.rise.shape[1])
     rise = arrivals.rise[rows[:, None, None], np.where(inside, at, 0)].clip(0, 1.5)
-    return np.where(inside, rise, 0).max(axis=-1).mean(axis=-1)
+    return path, np.where(inside, rise, 0).max(axis=-1)
