@@ -25,6 +25,7 @@ from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
+from haa_peft.rooms.checks import checked
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import make_card
 from haa_peft.store.folder import read_pack, write_pack
@@ -124,6 +125,7 @@ def adapt_room(
     name: str | AdapterName | None = None,
     store: Path | str | None = None,
     k: int | None = None,
+    allow_faults: bool = False,
 ) -> AdaptedRoom:
     """Adapt a backbone to a room, compare it with what needs no training, and pack it.
 
@@ -142,14 +144,17 @@ def adapt_room(
     name : of the adapter; ``room/configuration``, with ``@method`` unless that is LoRA, if not given.
     store : folder of stored adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
     k : references for each target, no more than the room has; ``training.k``, or all others if fewer, unless given.
+    allow_faults : train although something is wrong with the measurements (:mod:`haa_peft.rooms.checks`).
 
     Raises
     ------
     InputError
-        When measurements are too few, or a stored adapter is missing, of another backbone or method, or has seen tests.
+        When measurements are too few or wrong, or a stored adapter is missing, of another backbone or method, or has
+        seen tests.
     """
     name = _name(name, room, method, on_top_of)
     check_one_beginning(start, first_stage)
+    room, *first_stage = (checked(one, allow_faults=allow_faults) for one in (room, *first_stage))
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
     _check_beginnings(room, training, begin, below, first_stage)
@@ -160,6 +165,8 @@ def adapt_room(
     backbone = backbone.to(accelerator.device)
     base = backbone if below is None else merged(backbone, below.config, below.tensors)
     _tell(room, method, training, backbone, accelerator)
+    for one in room.findings:
+        LOG.info(one.line)
     with ExitStack() as scope:
         folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)

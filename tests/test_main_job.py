@@ -14,6 +14,7 @@ from haa_peft import RoomPredictor, adapt_room, load_backbone, load_room
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null
+from haa_peft.store.card import readme
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.training.loop import Start
@@ -122,3 +123,18 @@ def test_an_adapter_beats_the_frozen_backbone(beaming_room):
     for metric in ("edt_s", "c50_db"):
         assert against[metric]["ratio"] < 0.75
         assert against[metric]["result"] == "better"
+
+
+def test_faults_of_measurements_stop_and_notes_are_kept(room_folder, tiny_backbone, tmp_path):
+    rirs = np.load(room_folder / "RIRs.npy")
+    rirs[3] *= -1
+    np.save(room_folder / "RIRs.npy", np.pad(rirs, ((0, 0), (1098, 0))))
+    room = load_room(room_folder)
+    given = room, MethodSettings("bias"), TrainingSettings(k=2, max_steps=1, validate_every=1)
+    with pytest.raises(InputError, match=r"studio/base: latency: sound comes 22\.\d+ ms .* --allow-faults"):
+        adapt_room(*given, backbone=tiny_backbone)
+    adapted = adapt_room(*given, backbone=tiny_backbone, allow_faults=True, test_split=None)
+    assert [one["kind"] for one in adapted.card["room"]["findings"]] == ["latency", "polarity"]
+    page = readme({**adapted.card, "name": "studio/base@bias"})
+    assert "Error on the measurements: sound comes 22." in page
+    assert "Note on the measurements: RIR 3: direct sound is the others' with the other sign" in page

@@ -129,6 +129,8 @@ def _add_run(parser: Parser) -> None:
     running = parser.add_argument_group("the run")
     running.add_argument("--run-dir", type=Path, metavar="FOLDER", help="log and checkpoint (default: runs/NAME)")
     running.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
+    running.add_argument("--allow-faults", action="store_true", help="train although something is wrong with the "
+                         "measurements")  # fmt: skip
     running.add_argument("--tensorboard", action="store_true", help="log to the run folder for tensorboard too")
 
 

@@ -94,7 +94,7 @@ def options_of(args: argparse.Namespace, room: Room) -> dict[str, Any]:
     check_report(args.json, "finetune")
     check_writable(run_folder / "log.jsonl")
     check_writable(name.folder(store_folder(args.store)) / "card.json")
-    same = {key: getattr(args, key) for key in ("start", "on_top_of", "borrow", "store", "k", "resume")}
+    same = {key: getattr(args, key) for key in ("start", "on_top_of", "borrow", "store", "k", "resume", "allow_faults")}
     return {"name": name, "run_folder": run_folder, **same}
 
 

@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from haa_peft.geometry.channels import CHANNELS, MATERIALS
 from haa_peft.geometry.panorama import DepthMap, Geometry, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.splits import NAMES, farthest_points
+
+if TYPE_CHECKING:
+    from haa_peft.rooms.checks.finding import Finding
 
 NAME_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """Pattern of a room's or a configuration's name."""
@@ -52,6 +56,7 @@ class Room:
         receiver.
     channels : what the panorama shows of surfaces beside their coordinates, of ``CHANNELS``.
     recorded : gives the RIRs (N, T) as they are stored and their rate in Hz, for checks; None where nobody has them.
+    findings : what :func:`haa_peft.rooms.checks.checked` found in the measurements.
     """
 
     room: str
@@ -69,6 +74,7 @@ class Room:
     fit: Callable[[Room], Geometry] | None = None
     channels: tuple[str, ...] = ()
     recorded: Callable[[], tuple[np.ndarray, int]] | None = None
+    findings: tuple[Finding, ...] = ()
 
     @property
     def name(self) -> str:

@@ -93,6 +93,7 @@ def _room(room: Room) -> dict[str, Any]:
         "splits": {split: indices.tolist() for split, indices in room.splits.items()},
         **({"geometry": room.geometry.to_json()} if isinstance(room.geometry, DepthMap) else {}),
         **({"channels": list(room.channels)} if room.channels else {}),
+        **({"findings": [one.to_json() for one in room.findings]} if room.findings else {}),
     }
 
 
@@ -190,6 +191,10 @@ def readme(card: dict) -> str:
             f"Kept: {kept_weights(card)}.",
             *(["", f"{fitted_levels(card).capitalize()}."] if card.get("levels") else []),
             "",
+            *(
+                f"{one['severity'].capitalize()} on the measurements: {one['text']}.\n"
+                for one in room.get("findings", [])
+            ),
             f"Data: {room['source']}. Licence of the data: {room['licence']}.{reads}",
             "",
         ]

@@ -134,6 +134,7 @@ def _make_adapter(
         # with the seed's own splits, lest test positions train
         first_stage=[study.room(name, job.seed, job.shots, job.run) for name in spec.first_stage],
         test_split=None,
+        allow_faults=bool(spec.assumed()),  # which are faults on purpose
     )
     found, first = adapted.adaptation, adapted.first
     settings |= {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,6 +66,14 @@ def check_room(room: Room) -> list[Finding]:
     if len(rirs) != len(own.positions):
         rirs, rate = own.rirs * own.scale, SAMPLE_RATE
     return check_measurements(rirs, rate, own.positions, own.receiver, own.surfaces)
+
+
+def checked(room: Room, *, allow_faults: bool = False) -> Room:
+    """The room with what is found in its measurements; raises ``InputError`` for an error unless faults are allowed."""
+    found = check_room(room)
+    if not allow_faults:
+        refuse_faults(found, room.name)
+    return dataclasses.replace(room, findings=tuple(found))
 
 
 def _sorted(found: Sequence[Finding]) -> list[Finding]:
