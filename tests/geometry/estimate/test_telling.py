@@ -118,3 +118,12 @@ def test_late_sound_is_not_said_to_agree():
         sight_notes(depth_around(Surfaces.shoebox(SIZE), RECEIVER), known)[0]
         == "direct sound agrees at 12 of 12 positions"
     )
+
+
+def test_the_command_says_what_is_wrong_with_the_measurements(room_folder, capsys):
+    rirs = np.load(room_folder / "RIRs.npy")
+    np.save(room_folder / "RIRs.npy", np.pad(rirs, ((0, 0), (480, 0))))
+    main(["geometry", str(room_folder)])
+    said = capsys.readouterr().out
+    assert "direct sound agrees at 0 of 12 positions" in said
+    assert "error: latency: sound comes 10.0" in said
