@@ -44,6 +44,8 @@ LEAST_HEIGHT = 2.0
 """Metres from floor to ceiling; lower rooms are taken for impossible."""
 SAME = 0.12
 """Metres; paths that differ by less are one echo."""
+AGAIN = 0.5
+"""Weight of an echo that another wall, which the positions cannot tell from its wall, has already explained."""
 SWEEPS = 3
 IMPOSSIBLE = 1e3
 
@@ -120,9 +122,12 @@ class ShoeboxEstimate:
             zip(self.offsets.reshape(3, 2), self.other_reading.reshape(3, 2), strict=True)
         ):
             if np.isfinite(other_low):
+                text += f"; positions share their {AXES[axis]}, so echoes say "
+                one = np.allclose([low, high], [other_low, other_high], atol=APART)
                 text += (
-                    f"; positions share their {AXES[axis]}, so echoes say {low:.2f} to {high:.2f} m or, mirrored, "
-                    f"{other_low:.2f} to {other_high:.2f} m"
+                    f"a wall at {low:.2f} or at {high:.2f} m, which would be one echo"
+                    if one
+                    else f"{low:.2f} to {high:.2f} m or, mirrored, {other_low:.2f} to {other_high:.2f} m"
                 )
         return text
 
@@ -225,8 +230,8 @@ def box_evidence(evidence: EchoEvidence, boxes: np.ndarray, told: Telling) -> np
     """Evidence (C,) for boxes (C, 6) m by all their echoes up to third order.
 
     An echo that comes within ``SAME`` of one with a reflection less says nothing new: off a wall right behind
-    positions and receiver all echoes would come twice. Nor does one that comes with another wall's, where positions
-    (``told``) cannot tell the two walls: a wall and its mirror image would both be heard.
+    positions and receiver all echoes would come twice. One that comes with another wall's, where positions (``told``)
+    cannot tell the two walls, says half as much: a wall and its mirror image would both be heard.
     """
     low, high = boxes[:, 0::2], boxes[:, 1::2]
     squared = [
@@ -241,8 +246,10 @@ def box_evidence(evidence: EchoEvidence, boxes: np.ndarray, told: Telling) -> np
             if order == 0:
                 continue
             found = evidence.of_distances(paths[cell], order)
-            for parent in _parents(cell) if order > 1 else _confusable(cell, told):
+            for parent in _parents(cell) if order > 1 else ():
                 found *= np.abs(paths[cell] - paths[parent]) >= SAME
+            for other in _confusable(cell, told) if order == 1 else ():
+                found *= np.where(np.abs(paths[cell] - paths[other]) < SAME, AGAIN, 1)
             total += found.sum(axis=0)
     return total
 
@@ -295,7 +302,7 @@ def _likely_boxes(
         score = np.add.outer(values[2 * axis], values[2 * axis + 1]).ravel()
         if not told.told[axis]:  # a wall and its mirror image are one echo
             weaker = np.minimum.outer(values[2 * axis], values[2 * axis + 1]).ravel()
-            score -= weaker * (np.abs(low + high - 2 * told.middle[axis]) < SAME / 2)
+            score -= (1 - AGAIN) * weaker * (np.abs(low + high - 2 * told.middle[axis]) < SAME / 2)
         along = (evidence.positions - evidence.receiver)[:, None, axis]
         across = np.delete(evidence.positions - evidence.receiver, axis, axis=1)
         for shift in (2 * (high - low), 2 * (low - high)):
