@@ -47,6 +47,8 @@ LEAST_M = 0.2
 RATES = (8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 88200, 96000, 192000)
 ROWS = 64
 """RIRs that explanations are tried on, spread evenly."""
+LEAST_RIRS = 6
+"""Fewer are explained by another order, other axes or another receiver too easily."""
 FARTHEST_RECEIVER = 5.0
 """Metres that a receiver may be off and still be found."""
 
@@ -168,6 +170,8 @@ def explain(arrivals: Arrivals, positions: np.ndarray, receiver: np.ndarray) -> 
     score = share + BETTER - arrivals.misfit(stated, 0.0)
     for kind, detail, distances, factor in _explanations(arrivals, positions, receiver):
         if (kind == "cut" and loose >= HEARD) or (kind == "receiver" and loose >= STRAIGHT):
+            continue
+        if count < LEAST_RIRS and kind in ("order", "axes", "receiver"):
             continue
         lag = arrivals.lag(distances, rows) if kind in ("latency", "cut") else 0.0
         found = float(arrivals.hit(distances, lag, first=True)[rows].mean())

@@ -249,3 +249,9 @@ def test_no_shared_room_is_accused(kind, shared_data):
             continue  # large; recipes/check_faults.py checks them too
         wrong = [one.line for one in check_room(load_room(folder)) if one.severity == "error"]
         assert wrong == [], folder.name
+
+
+def test_few_rirs_are_not_explained_by_what_would_explain_anything(rirs, positions):
+    off = RECEIVER + np.array([0.6, -0.8, 0])
+    assert "receiver" not in found(rirs[:4], positions[:4], off)
+    assert found(rirs[:2], positions[:2]) == {}
