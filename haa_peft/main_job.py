@@ -131,16 +131,13 @@ def adapt_room(
 
     Parameters
     ----------
-    room, method, training, backbone : what is adapted to what, and how. The backbone is moved to the accelerator's
-        device and otherwise given back as it was.
+    room, method, training, backbone : what is adapted to what, and how; the backbone is moved to the device.
     accelerator : of accelerate; a new one, seeded with ``training.seed``, unless given.
-    run_folder : of log and checkpoint; none is kept unless given.
-    start : adapter that training goes on from: its name in ``store``, or itself.
-    on_top_of : adapter that stays as it is below the new one, likewise.
+    run_folder, resume : of log and checkpoint, none unless given; and whether to go on from the checkpoint there.
+    start, on_top_of : adapter that training goes on from, or that stays below the new one: its name, or itself.
     borrow : another configuration, or its stored adapter's name, whose measurements are added, converted, if better.
     first_stage : rooms that are adapted to together before the room itself.
     test_split : positions that it is compared at; None for no comparison.
-    resume : go on from the checkpoint in ``run_folder``.
     name : of the adapter; ``room/configuration``, with ``@method`` unless that is LoRA, if not given.
     store : folder of stored adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
     k : references for each target, no more than the room has; ``training.k``, or all others if fewer, unless given.
@@ -149,8 +146,7 @@ def adapt_room(
     Raises
     ------
     InputError
-        When measurements are too few or wrong, or a stored adapter is missing, of another backbone or method, or has
-        seen tests.
+        When measurements are too few or wrong, or a stored adapter is missing, of another backbone, or has seen tests.
     """
     name = _name(name, room, method, on_top_of)
     check_one_beginning(start, first_stage)
@@ -165,8 +161,6 @@ def adapt_room(
     backbone = backbone.to(accelerator.device)
     base = backbone if below is None else merged(backbone, below.config, below.tensors)
     _tell(room, method, training, backbone, accelerator)
-    for one in room.findings:
-        LOG.info(one.line)
     with ExitStack() as scope:
         folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
@@ -279,6 +273,8 @@ def _tell(
     )
     if measurements_validate([room], training.validation):
         LOG.info(f"{own} measurements choose the weights, each left out once: {own} runs before the last one")
+    for one in room.findings:
+        LOG.info(one.line)
 
 
 def _train(

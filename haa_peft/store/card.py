@@ -191,14 +191,17 @@ def readme(card: dict) -> str:
             f"Kept: {kept_weights(card)}.",
             *(["", f"{fitted_levels(card).capitalize()}."] if card.get("levels") else []),
             "",
-            *(
-                f"{one['severity'].capitalize()} on the measurements: {one['text']}.\n"
-                for one in room.get("findings", [])
-            ),
+            *_findings(room),
             f"Data: {room['source']}. Licence of the data: {room['licence']}.{reads}",
             "",
         ]
     )
+
+
+def _findings(room: dict[str, Any]) -> list[str]:
+    """What was wrong with the measurements, a paragraph each."""
+    found = room.get("findings", [])
+    return [f"{one['severity'].capitalize()} on the measurements: {one['text']}.\n" for one in found]
 
 
 def _figure(value: float | None, factor: float, digits: int) -> str:

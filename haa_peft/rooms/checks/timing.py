@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import theilslopes
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.geometry.panorama import render_depth
@@ -55,6 +54,8 @@ def check_timing(
 
 def _near_rate(arrivals: Arrivals, best: Explanation) -> Explanation:
     """The explanation, or one by a rate that differs by 9 % alone, which shows in how onsets grow with distance."""
+    from scipy.stats import theilslopes
+
     late = arrivals.onset - best.distances / SPEED_OF_SOUND
     near = np.abs(late - np.median(late)) < 2 * BEFORE_S
     if (
