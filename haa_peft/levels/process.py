@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from haa_peft.levels.cells import OCTAVES
+from haa_peft.rooms.splits import farthest_points
 
 BEAM_DB = (1.0, 2.5, 5.0, 9.0, 14.0, 19.0, 24.0)
 """Level behind a device of strength one below that before it, in the octaves: loudspeakers of some 20 cm."""
@@ -31,8 +32,8 @@ LEVEL_SD, DISTANCE_SD = 20.0, 6.0
 """dB: how little is known of a cell's level, and of how it falls with distance, per factor of ten."""
 DIRECTIONS, STRENGTHS, STARTS = 150, (0.15, 0.4, 0.8, 1.3), 3
 """Axes and strengths that are tried, and how many of the best are followed."""
-LOOKED_AT = 24
-"""Measurements that these are chosen by."""
+STARTED_BY, FITTED_BY = 24, 64
+"""Measurements that these are chosen by, and hyperparameters fitted by, at most; all are used to predict."""
 STEPS, RATE = 80, 0.08
 LEFT_OUT_DB = 1e4
 """Chance at a measurement that is left out."""
@@ -183,32 +184,39 @@ def fit(levels: np.ndarray, places: Places) -> Process:
     levels : (R, G, 7) dB in G spans.
     places : of the R measurements.
     """
-    y = torch.from_numpy(np.asarray(levels)).double().permute(1, 2, 0)
-    parameters = Parameters(*_starts(y, places))
+    measured = torch.from_numpy(np.asarray(levels)).double().permute(1, 2, 0)
+    y, some = _some(measured, places, FITTED_BY)
+    parameters = Parameters(*_starts(*_some(measured, places, STARTED_BY)))
     every = y[:, None].expand(-1, parameters.strength.shape[1], -1, -1)
     seen = torch.zeros(y.shape[-1], dtype=torch.float64)
     optimizer = torch.optim.Adam(parameters.free(), RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        solve(parameters, places, every, seen)[0].sum().backward()
+        solve(parameters, some, every, seen)[0].sum().backward()
         optimizer.step()
         schedule.step()
     with torch.no_grad():
-        best = solve(parameters, places, every, seen)[0].argmin(-1)
-    return Process(parameters.chosen(best), places, y)
+        best = solve(parameters, some, every, seen)[0].argmin(-1)
+    return Process(parameters.chosen(best), places, measured)
+
+
+def _some(levels: Tensor, places: Places, most: int) -> tuple[Tensor, Places]:
+    """Levels (G, 7, R) and places of ``most`` measurements, well spread; of all where they are no more."""
+    if levels.shape[-1] <= most:
+        return levels, places
+    rows = torch.from_numpy(farthest_points(places.positions.numpy(), most))
+    return levels[..., rows], Places(places.positions[rows], places.hidden[rows])
 
 
 @torch.no_grad()
 def _starts(y: Tensor, places: Places) -> tuple[Tensor, Tensor]:
     """The best axes (G, S, 3) and strengths (G, S) of those that are tried, for levels (G, 7, R)."""
-    rows = torch.linspace(0, y.shape[-1] - 1, min(y.shape[-1], LOOKED_AT)).round().long()
-    y, places = y[..., rows], Places(places.positions[rows], places.hidden[rows])
     axes, strengths = sphere(DIRECTIONS), torch.tensor(STRENGTHS, dtype=torch.float64)
     costs = []
     for strength in strengths:
         tried = Parameters(axes, strength.expand(len(axes)))
-        seen = torch.zeros(len(rows), dtype=torch.float64)
+        seen = torch.zeros(y.shape[-1], dtype=torch.float64)
         costs.append(torch.stack([solve(tried, places, levels.expand(len(axes), -1, -1), seen)[0] for levels in y]))
     cost, which = torch.stack(costs).min(0)
     best = cost.topk(STARTS, largest=False).indices
