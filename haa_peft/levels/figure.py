@@ -46,7 +46,7 @@ def draw_directivity(levels: RoomLevels, title: str, path: Path) -> None:
         ("around the horizon (0 is +x)", np.array([1.0, 0, 0]), np.array([0, 1.0, 0])),
         ("vertical, through the axis (0 is ahead)", ahead, up),
     )
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
+    figure = Figure(figsize=(10, 5.8))
     for i, (label, first, second) in enumerate(planes):
         plot = figure.add_subplot(1, 2, 1 + i, projection="polar")
         rays = np.cos(angle)[:, None] * first + np.sin(angle)[:, None] * second
@@ -59,9 +59,11 @@ def draw_directivity(levels: RoomLevels, title: str, path: Path) -> None:
             plot.fill_between(angle, low.clip(DEEPEST_DB), high.clip(DEEPEST_DB), color=line.get_color(), alpha=0.12)
         at = np.arctan2(measured @ second, measured @ first)
         plot.plot(at, np.full(len(at), 5.0), "k|", markersize=6)
-        plot.set(ylim=(DEEPEST_DB, 6), yticks=(-20, -10, 0), title=label)
-    figure.legend(*plot.get_legend_handles_labels(), loc="outside lower center", ncols=len(SHOWN))
+        plot.set(ylim=(DEEPEST_DB, 6), yticks=(-20, -10, 0))
+        plot.set_title(label, pad=20)
+    figure.legend(*plot.get_legend_handles_labels(), loc="lower center", ncols=len(SHOWN))
     figure.suptitle(f"{title}: direct sound, dB (bands: one standard deviation; ticks: measurements)")
+    figure.subplots_adjust(top=0.78, bottom=0.14, left=0.05, right=0.95)
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:
