@@ -20,6 +20,7 @@ from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.verdict import verdict
+from haa_peft.files import hold
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.levels.room import RoomLevels
@@ -146,7 +147,8 @@ def adapt_room(
     Raises
     ------
     InputError
-        When measurements are too few or wrong, or a stored adapter is missing, of another backbone, or has seen tests.
+        When another run writes to ``run_folder``, measurements are too few or wrong, or a stored adapter is missing, of
+        another backbone, or has seen tests.
     """
     name = _name(name, room, method, on_top_of)
     check_one_beginning(start, first_stage)
@@ -163,6 +165,8 @@ def adapt_room(
     _tell(room, method, training, backbone, accelerator)
     with ExitStack() as scope:
         folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
+        if accelerator.is_main_process:
+            hold(folder, scope)
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
     is_main = accelerator.is_main_process
     levels = fit_levels(base, room, training.k) if is_main and method.levels == "fitted" else None

@@ -89,7 +89,7 @@ def test_verify_fails_on_a_damaged_adapter(store, tiny_backbone_file, capsys):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(SystemExit) as stopped:
         main(["adapters", "verify", "--backbone", str(tiny_backbone_file)])
-    assert stopped.value.code == 2
+    assert stopped.value.code == 1
     captured = capsys.readouterr()
     assert "FAILED studio/base: references.safetensors is not the file" in captured.out
     assert "1 of 1 adapters cannot be used" in captured.err
@@ -97,7 +97,7 @@ def test_verify_fails_on_a_damaged_adapter(store, tiny_backbone_file, capsys):
     with pytest.raises(SystemExit):
         main(["adapters", "list"])
     assert "| studio/base | damaged |" in capsys.readouterr().out
-    (NAME.folder(store) / "card.json").write_text('{"schema": 2}')
+    (NAME.folder(store) / "card.json").write_text('{"schema": 3}')
     with pytest.raises(SystemExit):
         main(["adapters", "list"])
     out = capsys.readouterr().out

@@ -12,7 +12,7 @@ from haa_peft.adapters.lora import FREE, LoraSettings
 from haa_peft.errors import InputError
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import ADAPTER, CARD, REFERENCES, sha256
+from haa_peft.store.pack import ADAPTER, CARD, REFERENCES, card_digest, sha256
 
 STORE = Path(__file__).parents[1] / "adapters"
 TOLD = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "
@@ -70,6 +70,7 @@ def test_listing_sees_a_file_that_cannot_be_read_though_its_hash_is_right(file, 
     (entry / file).write_bytes(damaged)
     card = json.loads((entry / CARD).read_text())
     card["files"][file] = sha256(damaged)
+    card["digest"] = card_digest(card)
     (entry / CARD).write_text(json.dumps(card))
     with pytest.raises(InputError, match=f"{file} cannot be read"):
         read_pack(tmp_path, name, tensors=False)

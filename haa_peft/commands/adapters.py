@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haa_peft.commands.options import add_geometry, add_json, add_room, add_seed_and_json, add_store, check_k, open_room
 from haa_peft.commands.parser import Parser
-from haa_peft.errors import InputError
+from haa_peft.errors import InputError, one_line
 from haa_peft.files import check_report, write_report
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from haa_peft.store.card import kept_briefly
+    from haa_peft.store.card import described
     from haa_peft.store.folder import read_pack
     from haa_peft.store.names import AdapterName, list_names, store_folder
     from haa_peft.store.pack import NewerCardError
@@ -108,17 +109,14 @@ def _list(args: argparse.Namespace) -> None:
             pack = read_pack(store, name, tensors=verify is not None)
             if verify is not None:
                 verify(pack)
-            made, training = pack.card["backbone"], pack.card["training"]
-            size = f"{training['adapter_bytes'] / 1000:.0f}"
-            method, weights = pack.card["method"]["method"], str(training["trainable_parameters"])
-            of = f"{made['origin']} {made['fingerprint'][:8]}"
-            rows.append([str(name), method, weights, size, of, kept_briefly(pack.card)])
+            rows.append([str(name), *described(pack.card)])
             if verify is not None:
                 print(f"{name}: ok")
-        except InputError as error:
+        except Exception as error:  # whatever a damaged pack does, the others follow
             failed += 1
-            if verify is not None:
-                print(f"FAILED {name}: {str(error).removeprefix(f'{name}: ')}")
+            if verify is not None or not isinstance(error, InputError):
+                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+                print(one_line(f"FAILED {name}: {reason.removeprefix(f'{name}: ')}"))
             newer += isinstance(error, NewerCardError)
             rows.append([str(name), "newer" if isinstance(error, NewerCardError) else "damaged", "-", "-", "-", "-"])
     if verify is None:
@@ -126,7 +124,9 @@ def _list(args: argparse.Namespace) -> None:
     if newer:
         print("newer: made by a newer haa-peft; update")
     if failed:
-        raise InputError(f"{failed} of {len(names)} adapters cannot be used; `haa-peft adapters verify` says why")
+        print(f"error: {failed} of {len(names)} adapters cannot be used; `haa-peft adapters verify` says why",
+              file=sys.stderr)  # fmt: skip
+        sys.exit(1)
 
 
 def _verifier(backbone: str, store: Path) -> Callable[[RoomPack], None]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from torch.linalg import LinAlgError
 
 from haa_peft.adapters.combine import stack
 from haa_peft.adapters.methods import Adapter, attach_stored
@@ -25,6 +28,8 @@ from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import LEVELS, PREPARED, PREPARED_FIELDS, RoomPack
 
+LARGEST_PREPARED = 1e5
+"""In magnitude; trained networks give below 100."""
 DEEPEST = 4
 """Adapters that may lie on top of each other."""
 
@@ -172,11 +177,36 @@ def check_prepared(pack: RoomPack, prepared: EncodedRoom, backbone: XRIR) -> Non
     }
     for field, shape in expected.items():
         tensor = getattr(prepared, field)
-        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32 or not torch.isfinite(tensor).all():
+        fits = tuple(tensor.shape) == shape and tensor.dtype == torch.float32
+        if not fits or not (tensor.abs() <= LARGEST_PREPARED).all():
             raise InputError(
-                f"{pack.name}: {PREPARED} has {field} of {tuple(tensor.shape)} but it must be {shape} and finite; "
+                f"{pack.name}: {PREPARED} has {field} of {tuple(tensor.shape)} but it must be {shape} and finite, "
+                f"within {LARGEST_PREPARED:g}; "
                 "restore or retrain the adapter"
             )
+
+
+@contextmanager
+def damage_of(name: AdapterName) -> Iterator[None]:
+    """What a damaged pack makes of those that use it, inside the block, is one ``InputError`` that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, LinAlgError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{name}: cannot be used ({reason:.120}); restore or retrain the adapter") from error
+
+
+def check_finite_rirs(name: AdapterName, positions: np.ndarray, rirs: np.ndarray) -> np.ndarray:
+    """RIRs (N, 9600) as they are; ``InputError`` with the position, of (N, 3) m, where one holds NaN or infinity."""
+    finite = np.isfinite(rirs).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            f"{name}: the prediction at {positions[~finite][0].round(3).tolist()} is not finite; "
+            "restore or retrain the adapter"
+        )
+    return rirs
 
 
 def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:

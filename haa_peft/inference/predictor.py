@@ -21,9 +21,11 @@ from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
     check_backbone,
+    check_finite_rirs,
     check_positions,
     check_prepared,
     check_references,
+    damage_of,
     levels_of,
     load_parent,
     resolve,
@@ -221,16 +223,17 @@ class RoomPredictor:
 
     def _read(self, name: AdapterName) -> tuple[RoomPack, EncodedRoom]:
         base = self._networks.base
-        pack = read_pack(self._store, name)
-        check_backbone(pack, self._fingerprint, self._origin)
-        if pack.parent is not None:
-            pack = resolve(pack, load_parent(self._store, pack, base), base)
-        weights = weights_of(pack, base)
-        if self._networks.compiled:
-            weights = weights.complete(base)
-        elif self._merged:
-            weights = weights.with_merged(base)
-        room = self._encode(pack, weights)._replace(levels=levels_of(pack))
+        with damage_of(name):
+            pack = read_pack(self._store, name)
+            check_backbone(pack, self._fingerprint, self._origin)
+            if pack.parent is not None:
+                pack = resolve(pack, load_parent(self._store, pack, base), base)
+            weights = weights_of(pack, base)
+            if self._networks.compiled:
+                weights = weights.complete(base)
+            elif self._merged:
+                weights = weights.with_merged(base)
+            room = self._encode(pack, weights)._replace(levels=levels_of(pack))
         return dataclasses.replace(pack, tensors={}, prepared=None, levels=None), room
 
     def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
@@ -278,7 +281,16 @@ class RoomPredictor:
         pack, room, _ = self._in_use
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
-        return self._networks.stream(room, positions - pack.receiver, k, seed)
+        return self._stream(pack, room, positions, k, seed)
+
+    def _stream(
+        self, pack: RoomPack, room: EncodedRoom, positions: np.ndarray, k: int, seed: int
+    ) -> Iterator[np.ndarray]:
+        start = 0
+        with damage_of(pack.name):
+            for rirs in self._networks.stream(room, positions - pack.receiver, k, seed):
+                yield check_finite_rirs(pack.name, positions[start : start + len(rirs)], rirs)
+                start += len(rirs)
 
     def predict_many(
         self, requests: Sequence[tuple[str, ArrayLike]], *, k: int | None = None, seed: int = 0
@@ -295,6 +307,7 @@ class RoomPredictor:
         For each request (N, 9600) float32, each in units of its room's ``scale``.
         """
         answers: list[np.ndarray] = [np.empty(0)] * len(requests)
+        asked: dict[int, tuple[AdapterName, np.ndarray]] = {}
         batch: list[Asked] = []
         places: list[tuple[int, slice]] = []
 
@@ -302,7 +315,8 @@ class RoomPredictor:
             if batch:
                 ends = np.cumsum([rows.stop - rows.start for _, rows in places])
                 for (i, rows), rirs in zip(places, np.split(self._networks.rirs(batch, seed), ends[:-1]), strict=True):
-                    answers[i][rows] = rirs
+                    name, where = asked[i]
+                    answers[i][rows] = check_finite_rirs(name, where[rows], rirs)
             batch.clear()
             places.clear()
             self._forget()
@@ -313,6 +327,7 @@ class RoomPredictor:
             name, positions_xyz = requests[i]
             pack, room, _ = self._load(name)
             positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
+            asked[i] = pack.name, positions
             rooms = {id(other) for other, _ in batch} | {id(room)}
             if batch and (len(rooms) > self._max_loaded or batch[0][1].references.shape[1] != references):
                 flush()

@@ -30,8 +30,9 @@ LARGEST_ERROR_DB = 10.0
 """Errors of left-out levels count no more."""
 HEAVY = 1e3
 """Weight of shares' adding up to one."""
-LARGEST_STORED = 1e3
-"""Of what is stored, in magnitude; more makes no sense."""
+LARGEST_STORED = {"axis": 1.001, "strength": 10.0, "logs": 10.0, "shares": 1.001}
+"""Of what is stored, in magnitude: components of unit vectors, a device's strength, standard deviations of what priors
+say, and parts of one."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,15 @@ class RoomLevels:
         shapes = {"axis": (SPANS, 3), "strength": (SPANS,), "logs": (SPANS, len(NAMES)), "shares": (3, 3)}
         for name, shape in shapes.items():
             tensor = tensors.get(name)
-            if tensor is None or tuple(tensor.shape) != shape or not bool((tensor.abs() < LARGEST_STORED).all()):
-                found = None if tensor is None else tuple(tensor.shape)
-                raise InputError(f"{where} has {name} of {found} but it must be {shape} and below {LARGEST_STORED:g}; "
+            fits = tensor is not None and tuple(tensor.shape) == shape and tensor.is_floating_point()
+            most = LARGEST_STORED[name]
+            if tensor is None or not fits or not bool((tensor.abs() <= most).all()):
+                found = None if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise InputError(f"{where} has {name} of {found} but it must be {shape}, real and within {most:g}; "
                                  "restore or retrain the adapter")  # fmt: skip
+        units = tensors["axis"].double().norm(dim=-1)
+        if not bool(((units - 1).abs() < 1e-3).all()) or not bool((tensors["shares"] >= 0).all()):
+            raise InputError(f"{where}: axes are no unit vectors or shares negative; restore or retrain the adapter")
         axis, strength, logs, shares = (tensors[name].double() for name in shapes)
         known = cls._measured(rirs, positions, receiver, geometry)
         return cls(Process(Parameters(axis, strength, logs), *known), shares.numpy(), receiver, geometry)

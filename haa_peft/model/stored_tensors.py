@@ -10,6 +10,8 @@ from torch import Tensor
 from haa_peft.errors import InputError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST = 1e3
+"""Of an adapter's tensors, in magnitude; trained ones are below one."""
 MISFIT = "the adapter does not fit this backbone"
 
 
@@ -26,9 +28,14 @@ def check_shapes(expected: Mapping[str, torch.Size], found: Mapping[str, Tensor]
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise ``InputError`` if a tensor of an adapter is not of floating point or holds NaN or infinity."""
+    """Raise ``InputError`` if a tensor of an adapter is not of floating point, or not finite and within ``LARGEST``."""
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise InputError(f"adapter tensor {name} is of {tensor.dtype}, not of floating point; the file is damaged")
         if not torch.isfinite(tensor.float()).all():
             raise InputError(f"adapter tensor {name} holds NaN or infinity; the file is damaged")
+        largest = float(tensor.abs().max()) if tensor.numel() else 0.0
+        if largest > LARGEST:
+            raise InputError(
+                f"adapter tensor {name} has {largest:.3g} but must be within {LARGEST:g}; the file is damaged"
+            )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any
 
+from haa_peft.errors import one_line
 from haa_peft.geometry.panorama import DepthMap
 from haa_peft.rooms.room import Room
 from haa_peft.tables import shown_name
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from haa_peft.levels.room import RoomLevels
     from haa_peft.training.loop import Adaptation
 
-SCHEMA = 1
+SCHEMA = 2
+"""Counts up when older packs cannot be read any more; since 2, a card has a digest."""
 
 
 def make_card(
@@ -126,6 +128,14 @@ def fitted_levels(card: dict) -> str:
         f"({axis}) and is {levels['front_to_back_db']['2000']:.0f} dB quieter behind at 2 kHz; "
         f"direct sound: {parts}"
     )
+
+
+def described(card: dict) -> list[str]:
+    """Method, trained weights, kB, backbone and what training came to: a line of a table."""
+    made, training = card["backbone"], card["training"]
+    size, weights = f"{training['adapter_bytes'] / 1000:.0f}", str(training["trainable_parameters"])
+    of = f"{made['origin'][:40]} {made['fingerprint'][:8]}"
+    return [one_line(text, 60) for text in (card["method"]["method"], weights, size, of, kept_briefly(card))]
 
 
 def kept_briefly(card: dict) -> str:

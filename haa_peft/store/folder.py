@@ -6,22 +6,28 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from haa_peft.errors import InputError
+from haa_peft.files import NotPlainError, lock, read_plain
 from haa_peft.store.names import PREVIOUS, AdapterName, list_names
-from haa_peft.store.pack import CARD, HASHED, OPTIONAL, RoomPack, parse_card, sha256
+from haa_peft.store.pack import CARD, HASHED, LARGEST_BYTES, OPTIONAL, RoomPack, parse_card, sha256
 
 ATTEMPTS = 20
 PAUSE = 0.02
 """Seconds between attempts to read an entry that is being replaced."""
+MOST_NAMES = 5
+"""Of those that an error lists."""
 
 
 def write_pack(store: Path, pack: RoomPack) -> Path:
     """Store a pack under its name, in place of what was there.
 
     The files are written beside the entry and the folder is renamed, so a full disk or an interruption leaves the
-    old entry; in the instant between two renames it is found under its ``.previous`` name.
+    old entry; in the instant between two renames it is found under its ``.previous`` name. What killed writers left is
+    removed.
 
     Raises
     ------
@@ -32,7 +38,7 @@ def write_pack(store: Path, pack: RoomPack) -> Path:
     files = pack.to_files()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-"))
+        temporary, handle = _new_folder(target)
     except OSError as error:
         raise InputError(f"{target}: cannot be written ({error.strerror}); nothing is changed") from None
     try:
@@ -47,7 +53,21 @@ def write_pack(store: Path, pack: RoomPack) -> Path:
         raise InputError(f"{target}: cannot be written ({error.strerror}); the old adapter is unchanged") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        handle.close()
     return target
+
+
+def _new_folder(target: Path) -> tuple[Path, ExitStack]:
+    """A folder beside an entry, locked until the handle is closed or the process ends; those without a lock go."""
+    for stale in target.parent.glob(f".{target.name}.new-*"):
+        with ExitStack() as handle:
+            if lock(stale, handle):
+                shutil.rmtree(stale, ignore_errors=True)
+    while True:
+        folder, handle = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.new-")), ExitStack()
+        if lock(folder, handle) is not False and folder.exists():
+            return folder, handle
+        handle.close()  # another writer took it for a killed one's
 
 
 def _swap(temporary: Path, target: Path) -> None:
@@ -90,16 +110,17 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
     for _ in range(ATTEMPTS):
         try:
             folder = target if target.exists() else next(iter(_previous(target)))
-            files = {CARD: (folder / CARD).read_bytes()}
+            files = {CARD: read_plain(folder / CARD, LARGEST_BYTES[CARD])}
             described = parse_card(name, files[CARD])["files"]
             wanted = [*HASHED, *(file_name for file_name in OPTIONAL if file_name in described)]
-            files |= {file_name: (folder / file_name).read_bytes() for file_name in wanted}
+            files |= {file_name: read_plain(folder / file_name, LARGEST_BYTES[file_name]) for file_name in wanted}
         except (FileNotFoundError, NotADirectoryError, StopIteration) as error:
             absent += not target.parent.is_dir() or (not target.exists() and not _previous(target))
             if absent > 2:  # not only in the instant between a writer's two renames
-                known = ", ".join(map(str, list_names(store)))
-                raise InputError(f"no adapter {name} in store {store}; it holds: {known or 'nothing'}") from None
+                raise InputError(f"no adapter {name} in store {store}; it holds: {_some(list_names(store))}") from None
             last_error = f"{Path(str(getattr(error, 'filename', target))).name} is missing"
+        except NotPlainError as error:
+            raise InputError(f"{name}: {error}; restore or retrain the adapter") from None
         except OSError as error:
             raise InputError(f"{name}: cannot be read ({error.strerror})") from None
         else:
@@ -109,6 +130,11 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
             last_error = f"{changed[0]} is not the file that its card describes"
         time.sleep(PAUSE)
     raise InputError(f"{name}: {last_error}; the entry is damaged: restore or retrain it")
+
+
+def _some(names: Sequence[AdapterName]) -> str:
+    more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
+    return ", ".join([*map(str, names[:MOST_NAMES]), *more]) or "nothing"
 
 
 def read_pack(store: Path, name: AdapterName, *, tensors: bool = True) -> RoomPack:

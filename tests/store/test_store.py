@@ -17,7 +17,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.store import folder as folder_module
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, list_names, store_folder
-from haa_peft.store.pack import ADAPTER, CARD, CONFIG, REFERENCES, RoomPack, sha256
+from haa_peft.store.pack import ADAPTER, CARD, CONFIG, REFERENCES, RoomPack, card_digest, sha256
 from tests.conftest import TINY
 
 NAME = AdapterName("studio", "base")
@@ -64,6 +64,7 @@ def rewrite(store, file, content, *, update_card=True):
     if update_card:
         card = json.loads((entry / CARD).read_text())
         card["files"][file] = sha256(content)
+        card["digest"] = card_digest(card)
         (entry / CARD).write_text(json.dumps(card))
 
 
@@ -188,12 +189,16 @@ def test_wrong_tensors(fault, store, tiny_backbone):
         (CONFIG, b'{"peft_type": "LORA"}', "adapter_config.json: r None"),
         (CONFIG, b'{"method": "prefix"}', "peft_type is None but must be LORA"),
         ("room.json", b"[]", "room.json cannot be read"),
-        (REFERENCES, save({"rirs": torch.zeros(2, 100), "positions": torch.zeros(2, 3)}), "must be .R, 9600."),
+        (REFERENCES, save({"rirs": torch.zeros(2, 100), "positions": torch.zeros(2, 3).double()}), "must be .R, 9600."),
         (CONFIG, b'{"peft_type": "LORA", "r": 1000000000, "lora_alpha": 8, "target_modules": []}', "r 1000000000"),
         (CONFIG, b'{"peft_type": "LORA", "r": 4, "lora_alpha": NaN, "target_modules": []}', "lora_alpha nan"),
         (CONFIG, b"[" * 100_000, "adapter_config.json cannot be read"),
         (ADAPTER, save({"x": torch.zeros(2, dtype=torch.int64)}), "is of torch.int64"),
-        (REFERENCES, save({"rirs": torch.full((1, 9600), torch.nan), "positions": torch.zeros(1, 3)}), "not finite"),
+        (
+            REFERENCES,
+            save({"rirs": torch.full((1, 9600), torch.nan), "positions": torch.zeros(1, 3).double()}),
+            "not finite",
+        ),
     ],
 )
 def test_damaged_files(file, content, message, store, tiny_backbone):
@@ -204,13 +209,17 @@ def test_damaged_files(file, content, message, store, tiny_backbone):
 
 @pytest.mark.parametrize(
     ("card", "message"),
-    [("{", "card.json cannot be read"), ('{"schema": 0}', "has schema 0 but must have 1"),
-     ('{"schema": 99}', r"made by a newer haa-peft \(schema 99, this one reads 1\); update it"),
-     ('{"schema": 1, "name": "studio/other"}', "is of 'studio/other'"),
-     ('{"schema": 1, "name": "studio/base", "files": {}, "backbone": {"origin": "x", "fingerprint": "y"}, "method": {},'
-      ' "training": {"k": "eight"}, "room": {}}', "no valid method.method")],
+    [("{", "card.json cannot be read"), ('{"schema": 0}', "has schema 0 but must have 2"),
+     ('{"schema": 99}', r"made by a newer haa-peft \(schema 99, this one reads 2\); update it"),
+     ('{"schema": 1}', "made by an older haa-peft .schema 1, without a digest.; train it again"),
+     ('{"schema": 2, "name": "studio/other"}', "is of 'studio/other'"),
+     ('{"schema": 2, "name": "studio/base", "files": {}, "backbone": {"origin": "x", "fingerprint": "y"}, "method": {},'
+      ' "training": {"k": "eight"}, "room": {}}', "no valid method.method"),
+     (r'{"schema": 2, "name": "\ud800"}', "surrogates not allowed")],
 )  # fmt: skip
 def test_wrong_cards(card, message, store):
+    if "method" in card:
+        card = json.dumps({**json.loads(card), "digest": card_digest(json.loads(card))})
     (NAME.folder(store) / CARD).write_text(card)
     with pytest.raises(InputError, match=message):
         read_pack(store, NAME)
@@ -220,6 +229,7 @@ def test_wrong_cards(card, message, store):
 def test_a_card_that_borrows_what_is_not_there(borrowed, store):
     card = json.loads((NAME.folder(store) / CARD).read_text())
     card["room"]["borrowed"] = borrowed
+    card["digest"] = card_digest(card)
     (NAME.folder(store) / CARD).write_text(json.dumps(card))
     with pytest.raises(InputError, match=r"no valid room\.borrowed; restore or retrain"):
         read_pack(store, NAME)
