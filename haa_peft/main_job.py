@@ -147,8 +147,7 @@ def adapt_room(
     Raises
     ------
     InputError
-        When another run writes to ``run_folder``, measurements are too few or wrong, or a stored adapter is missing, of
-        another backbone, or has seen tests.
+        When another run writes there, measurements are too few or wrong, or a stored adapter is missing or unfit.
     """
     name = _name(name, room, method, on_top_of)
     check_one_beginning(start, first_stage)
@@ -164,14 +163,20 @@ def adapt_room(
     base = backbone if below is None else merged(backbone, below.config, below.tensors)
     _tell(room, method, training, backbone, accelerator)
     with ExitStack() as scope:
-        folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
-        if accelerator.is_main_process:
-            hold(folder, scope)
+        folder = _held(run_folder, accelerator, scope)
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
     is_main = accelerator.is_main_process
     levels = fit_levels(base, room, training.k) if is_main and method.levels == "fitted" else None
     report = compare_adapted(room, base, adaptation, str(name), test_split if is_main else None, levels, below)
     return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first)
+
+
+def _held(run_folder: Path | None, accelerator: Accelerator, scope: ExitStack) -> Path:
+    """The folder of log and checkpoint, until ``scope`` ends for this run alone."""
+    folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
+    if accelerator.is_main_process:
+        hold(folder, scope)
+    return folder
 
 
 def _name(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,6 +42,14 @@ def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
             f"{pack.name} was made for the backbone {made_for.get('origin')!r} "
             f"(fingerprint {str(made_for.get('fingerprint'))[:16]}), not for {origin!r} "
             f"({base_fingerprint[:16]}); load that backbone, or train the adapter again on this one"
+        )
+
+
+def check_allowed(pack: RoomPack, allowed: Collection[str] | None) -> None:
+    """Raise ``InputError`` unless a pack's digest is among those that are allowed; None allows any."""
+    if allowed is not None and pack.card["digest"] not in allowed:
+        raise InputError(
+            f"{pack.name}: its digest {pack.card['digest']} is not among those allowed; check who wrote it"
         )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
+    check_allowed,
     check_backbone,
     check_finite_rirs,
     check_positions,
@@ -81,13 +82,14 @@ class RoomPredictor:
         precision: str = "float32",
         compiled: bool = False,
         phase: str = PHASES[0],
+        allowed: Collection[str] | None = None,
     ) -> None:
         if max_loaded < 1:
             raise InputError(f"max_loaded is {max_loaded} but must be at least 1")
         check_free(backbone)
         self._store, self._max_loaded = store, max_loaded
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
-        self._merged = merged
+        self._merged, self._allowed = merged, None if allowed is None else frozenset(allowed)
         self._networks = RoomNetwork(backbone, device, compiled=compiled, precision=precision, phase=phase)
         if compiled and self._networks.base.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "cl"))):
             raise InputError("compiled=True needs a C++ compiler on a CPU; install one or leave it out")
@@ -110,6 +112,7 @@ class RoomPredictor:
         precision: str = "float32",
         compiled: bool = False,
         phase: str = PHASES[0],
+        allowed: Collection[str] | None = None,
     ) -> RoomPredictor:
         """Load an adapter by name, such as ``hallway/panel1``.
 
@@ -126,6 +129,7 @@ class RoomPredictor:
         compiled : compile the transformer's blocks with ``torch.compile``; rooms are then merged, and the first
             query takes long.
         phase : where a waveform's phase comes from: the aligned ``references``, or ``random`` as in the published code.
+        allowed : digests of the packs that may be loaded, as their cards say; any unless given.
 
         Raises
         ------
@@ -142,6 +146,7 @@ class RoomPredictor:
             precision=precision,
             compiled=compiled,
             phase=phase,
+            allowed=allowed,
         )
         predictor.switch(name)
         return predictor
@@ -226,6 +231,7 @@ class RoomPredictor:
         with damage_of(name):
             pack = read_pack(self._store, name)
             check_backbone(pack, self._fingerprint, self._origin)
+            check_allowed(pack, self._allowed)
             if pack.parent is not None:
                 pack = resolve(pack, load_parent(self._store, pack, base), base)
             weights = weights_of(pack, base)

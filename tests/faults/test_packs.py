@@ -318,3 +318,13 @@ def test_one_bad_pack_does_not_break_a_batch_later(store, tiny_backbone, monkeyp
             predictor.predict_many([(str(NAME), QUERY)])
     np.testing.assert_array_equal(predictor.predict(QUERY), before)
     assert Path(store).is_dir()
+
+
+def test_whoever_writes_a_whole_new_pack_is_stopped_by_digests_alone(room, store, tiny_backbone):
+    allowed = [read_pack(store, name).card["digest"] for name in (NAME, OTHER)]
+    predictor = RoomPredictor.load(str(NAME), store=store, backbone=tiny_backbone, allowed=allowed)
+    write_pack(store, make_pack(room, tiny_backbone, NAME, shift=0.5))
+    predictor.switch(str(OTHER))
+    with pytest.raises(InputError, match=r"studio/base: its digest \w{64} is not among those allowed"):
+        predictor.switch(str(NAME))
+    assert predictor.name == str(OTHER)
