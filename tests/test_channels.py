@@ -15,7 +15,7 @@ from haa_peft.augmentation.transform import mirrored, rotated, scaled, seen_from
 from haa_peft.cli import main
 from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.inference.packs import attach_pack, load_pack
+from haa_peft.inference.packs import attach_pack, levels_of, load_pack
 from haa_peft.inference.predictor import AdapterName
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import predict_rirs
@@ -109,9 +109,10 @@ def test_trained_stored_switched_and_merged(method, options, room, tiny_backbone
     before = fingerprint(backbone)
     adapter = attach_pack(backbone, stored)
     places = room.positions[:3] + 0.05
-    expected = predict_rirs(backbone, RoomTensors.of_room(room), places - room.receiver, 4, 0)
-    blind = predict_rirs(backbone, RoomTensors.of_room(dataclasses.replace(room, channels=())), places - room.receiver,
-                         4, 0)  # fmt: skip
+    asked = places - room.receiver, 4, 0
+    expected = predict_rirs(backbone, RoomTensors.of_room(room), *asked, levels=levels_of(stored))
+    without = RoomTensors.of_room(dataclasses.replace(room, channels=()))
+    blind = predict_rirs(backbone, without, *asked, levels=levels_of(stored))
     adapter.detach()
     assert fingerprint(backbone) == before
     peak = np.abs(expected).max()
