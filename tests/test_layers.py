@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "haa_peft"
 LAYERS = (
     ("errors",),
-    ("files", "tables", "fields", "satellites"),
+    ("files", "tables", "fields", "checks", "satellites"),
     ("diagnosis",),
     ("environment",),
     ("acoustics",),

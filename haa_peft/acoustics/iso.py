@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
+from haa_peft.checks import is_rate, real_numbers
 from haa_peft.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -71,11 +72,11 @@ def iso_metrics(
     ------
     InputError : `rirs` is not two-dimensional, or `sample_rate` not positive.
     """
-    signals = np.asarray(rirs, dtype=np.float64)
+    signals = real_numbers("rirs", rirs)
     if signals.ndim != 2 or signals.shape[1] == 0:
         raise InputError(f"rirs has shape {signals.shape} but must be (number of RIRs, samples)")
-    if not sample_rate > 0:
-        raise InputError(f"sample_rate is {sample_rate} but must be above 0 Hz")
+    if not is_rate(sample_rate):
+        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz")
     signals = np.where(np.isfinite(signals).all(axis=1, keepdims=True), signals, 0.0)
     # Room for the filters to ring in: before the first sample, and so long behind that none of it comes round.
     ringing = {band: round(sample_rate / _octave(band)[1]) for band in bands}

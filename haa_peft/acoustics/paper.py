@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from haa_peft.checks import is_rate, real_numbers
+from haa_peft.errors import InputError
+
 METRICS = ("edt_s", "c50_db", "t60_20_s", "t60_30_s")
 
 
@@ -22,8 +25,18 @@ def paper_metrics(rirs: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
     -------
     dict of (N,) arrays, NaN where the decay does not reach the level needed: ``edt_s`` (0 to -10 dB),
     ``c50_db``, ``t60_20_s`` (-5 to -25 dB) and ``t60_30_s`` (-5 to -35 dB).
+
+    Raises
+    ------
+    InputError
+        When ``rirs`` are no two-dimensional real numbers, or ``sample_rate`` is not positive.
     """
-    power = np.asarray(rirs, dtype=np.float64) ** 2
+    signals = real_numbers("rirs", rirs)
+    if signals.ndim != 2 or signals.shape[1] == 0:
+        raise InputError(f"rirs has shape {signals.shape} but must be (number of RIRs, samples)")
+    if not is_rate(sample_rate):
+        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz")
+    power = signals**2
     remaining = np.cumsum(power[:, ::-1], axis=1)[:, ::-1]
     # the curve ends before its last non-zero sample
     kept = np.cumsum((remaining > 0)[:, ::-1], axis=1)[:, ::-1] > 1

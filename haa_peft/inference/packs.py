@@ -15,12 +15,13 @@ from torch.linalg import LinAlgError
 from haa_peft.adapters.combine import stack
 from haa_peft.adapters.methods import Adapter, attach_stored
 from haa_peft.adapters.weights import RoomWeights
+from haa_peft.checks import check_whole, real_numbers
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.levels.room import RoomLevels
-from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.checkpoint import check_single_precision, fingerprint
 from haa_peft.model.tensors import EncodedRoom, RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST, Room
@@ -219,7 +220,9 @@ def check_finite_rirs(name: AdapterName, positions: np.ndarray, rirs: np.ndarray
 
 def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
     """Positions (N, 3) m in room coordinates; raises ``InputError`` for those that the room does not have."""
-    positions = np.atleast_2d(np.asarray(positions_xyz, dtype=np.float64))
+    positions = np.atleast_2d(real_numbers("positions", positions_xyz))
+    if positions.shape == (1, 0):  # an empty list
+        positions = np.empty((0, 3))
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise InputError(f"positions are {positions.shape} but must be (N, 3) metres in room coordinates")
     if not np.isfinite(positions).all():
@@ -237,9 +240,15 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
     return positions
 
 
+def check_asked(seed: int) -> None:
+    """Raise ``InputError`` for a seed that random generators do not take, or where torch computes in another type."""
+    check_whole("seed", seed, 0, 2**32 - 1)
+    check_single_precision()
+
+
 def check_references(pack: RoomPack, k: int | None) -> int:
     """K as given or as in training; raises ``InputError`` if it is more than the pack's references."""
-    k = int(pack.card["training"].get("k", 8)) if k is None else k
+    k = pack.card["training"]["k"] if k is None else check_whole("k", k, -(2**62))
     if not 1 <= k <= len(pack.rirs):
         raise InputError(f"k is {k} but {pack.name} holds {len(pack.rirs)} references; give 1 to {len(pack.rirs)}")
     return k

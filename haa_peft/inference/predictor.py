@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,12 @@ from numpy.typing import ArrayLike
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.adapters.methods import check_free
 from haa_peft.adapters.weights import RoomWeights
+from haa_peft.checks import check_kind, check_whole
 from haa_peft.errors import InputError
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
     check_allowed,
+    check_asked,
     check_backbone,
     check_finite_rirs,
     check_positions,
@@ -33,7 +36,7 @@ from haa_peft.inference.packs import (
     tensors_of,
     weights_of,
 )
-from haa_peft.model.checkpoint import fingerprint, load_backbone
+from haa_peft.model.checkpoint import check_device, check_single_precision, fingerprint, load_backbone
 from haa_peft.model.phases import PHASES
 from haa_peft.model.predict import choose_targets, positions_at_once
 from haa_peft.model.tensors import Asked, EncodedRoom
@@ -84,8 +87,14 @@ class RoomPredictor:
         phase: str = PHASES[0],
         allowed: Collection[str] | None = None,
     ) -> None:
-        if max_loaded < 1:
-            raise InputError(f"max_loaded is {max_loaded} but must be at least 1")
+        check_kind("backbone", backbone, XRIR, "a network; load_backbone gives one")
+        check_kind("store", store, Path, "a folder's path")
+        check_single_precision()
+        check_whole("max_loaded", max_loaded, 1)
+        for what, value in (("merged", merged), ("compiled", compiled)):
+            check_kind(what, value, bool, "True or False")
+        check_kind("allowed", allowed, NoneType | list | tuple | set | frozenset, "a list of digests")
+        check_device(device)
         check_free(backbone)
         self._store, self._max_loaded = store, max_loaded
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
@@ -136,6 +145,7 @@ class RoomPredictor:
         InputError
             When there is no such adapter, it is damaged, or it was made for another backbone.
         """
+        check_kind("store", store, NoneType | str | Path, "a folder's path")
         loaded = backbone if isinstance(backbone, XRIR) else load_backbone(backbone)
         predictor = cls(
             loaded,
@@ -287,6 +297,7 @@ class RoomPredictor:
         pack, room, _ = self._in_use
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
+        check_asked(seed)
         return self._stream(pack, room, positions, k, seed)
 
     def _stream(
@@ -327,6 +338,12 @@ class RoomPredictor:
             places.clear()
             self._forget()
 
+        check_asked(seed)
+        for request in requests:
+            check_kind("a request", request, (tuple, list), "a pair of a name and positions")
+            if len(request) != 2:
+                raise InputError(f"a request is {request!r:.60} but must be a pair of a name and positions")
+            AdapterName.parse(request[0])
         # one room after the other, so that each is loaded once however many there are
         first = {name: i for i, (name, _) in reversed(list(enumerate(requests)))}
         for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from haa_peft.checks import check_kind
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.model.config import XRIRConfig
@@ -37,13 +38,47 @@ def load_backbone(source: str | Path = "small") -> XRIR:
     InputError
         When the file is missing, damaged, or not exactly this network's tensors.
     """
+    check_single_precision()
+    check_kind("backbone", source, (str, Path), f"a file's path or one of {', '.join(BUNDLED)}")
     if str(source) in BUNDLED:
         with resources.as_file(resources.files("haa_peft.model") / "weights" / f"{source}.safetensors") as path:
             return _build(path, str(source))
     path = Path(source)
-    if not path.is_file():
+    if "\0" in str(source) or not is_file(path):
         raise InputError(f"backbone {str(source)!r}: no such file, nor a bundled one ({', '.join(BUNDLED)})")
     return _build(path, path.name)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; there is none of a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def check_single_precision() -> None:
+    """Raise ``InputError`` where torch makes tensors of another type than float32, in which the networks compute."""
+    if torch.get_default_dtype() != torch.float32:
+        raise InputError(
+            f"torch's default type is {torch.get_default_dtype()} but must be torch.float32 here; "
+            "call torch.set_default_dtype(torch.float32)"
+        )
+
+
+def check_device(device: str | torch.device | None) -> None:
+    """Raise ``InputError`` unless tensors can be made on a device; None is any."""
+    if device is None:
+        return
+    try:
+        found = torch.empty(1, device=device).device
+        reason = "it computes nothing" if found.type == "meta" else ""
+    except Exception as error:  # each device has errors of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if reason:
+        raise InputError(
+            f"device is {device!r:.60} but it cannot be used ({reason:.120}); give cpu, or another that is there"
+        )
 
 
 def provenance(source: str | Path = "small") -> dict:

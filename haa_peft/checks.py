@@ -1,0 +1,43 @@
+"""Arguments that functions are called with: what they must be, or one line."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+from haa_peft.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def check_whole(what: str, value: object, least: int, most: int = 2**63 - 1) -> int:
+    """A whole number from ``least`` to ``most``; ``InputError``, which begins with ``what``, for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
+        limits = f"from {least} to {most}" if most < 2**63 - 1 else f"of at least {least}"
+        raise InputError(f"{what} is {value!r:.60} but must be a whole number {limits}")
+    return int(value)
+
+
+def check_kind(what: str, value: object, kinds: Any, called: str) -> None:
+    """Raise ``InputError``, which begins with ``what``, unless a value is of one of the types."""
+    if not isinstance(value, kinds):
+        raise InputError(f"{what} is {value!r:.60} but must be {called}")
+
+
+def real_numbers(what: str, values: object) -> np.ndarray:
+    """An array (...,) of float64; ``InputError``, which begins with ``what``, for what are no real numbers."""
+    import numpy as np
+
+    try:
+        found = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{what} cannot be read as an array ({error!s:.100}); give real numbers") from None
+    if found.dtype.kind not in "iuf":
+        raise InputError(f"{what} are of {found.dtype} but must be real numbers")
+    return found.astype(np.float64)
+
+
+def is_rate(value: object) -> bool:
+    """Whether a value is a positive, finite number of Hz."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < 1e9
