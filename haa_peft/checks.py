@@ -12,7 +12,19 @@ if TYPE_CHECKING:
 
 
 def check_whole(what: str, value: object, least: int, most: int = 2**63 - 1) -> int:
-    """A whole number from ``least`` to ``most``; ``InputError``, which begins with ``what``, for anything else."""
+    """A whole number, checked.
+
+    Parameters
+    ----------
+    what : it is called in the error.
+    value : as given.
+    least, most : of those allowed.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= int(value) <= most:
         limits = f"from {least} to {most}" if most < 2**63 - 1 else f"of at least {least}"
         raise InputError(f"{what} is {value!r:.60} but must be a whole number {limits}")
@@ -20,7 +32,20 @@ def check_whole(what: str, value: object, least: int, most: int = 2**63 - 1) -> 
 
 
 def check_kind(what: str, value: object, kinds: Any, called: str) -> None:
-    """Raise ``InputError``, which begins with ``what``, unless a value is of one of the types."""
+    """Check the type of a value.
+
+    Parameters
+    ----------
+    what : it is called in the error.
+    value : as given.
+    kinds : types that are allowed, as ``isinstance`` takes them.
+    called : what they are called there.
+
+    Raises
+    ------
+    InputError
+        For a value of another type.
+    """
     if not isinstance(value, kinds):
         raise InputError(f"{what} is {value!r:.60} but must be {called}")
 

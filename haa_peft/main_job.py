@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from haa_peft.adapters.combine import Stored, stack
 from haa_peft.adapters.methods import MethodSettings, merged
+from haa_peft.checks import check_kind
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import Candidate, check_unseen, compare
 from haa_peft.evaluation.evaluate import report_head
@@ -24,7 +25,7 @@ from haa_peft.files import hold
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.levels.room import RoomLevels
-from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.checkpoint import check_single_precision, fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.checks import checked
 from haa_peft.rooms.room import Room
@@ -149,8 +150,8 @@ def adapt_room(
     InputError
         When another run writes there, measurements are too few or wrong, or a stored adapter is missing or unfit.
     """
+    _check_arguments((room, *first_stage), method, training, backbone, start)
     name = _name(name, room, method, on_top_of)
-    check_one_beginning(start, first_stage)
     room, *first_stage = (checked(one, allow_faults=allow_faults) for one in (room, *first_stage))
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
@@ -169,6 +170,18 @@ def adapt_room(
     levels = fit_levels(base, room, training.k) if is_main and method.levels == "fitted" else None
     report = compare_adapted(room, base, adaptation, str(name), test_split if is_main else None, levels, below)
     return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first)
+
+
+def _check_arguments(
+    rooms: Sequence[Room], method: MethodSettings, training: TrainingSettings, backbone: XRIR, start: object
+) -> None:
+    for room in rooms:
+        check_kind("room", room, Room, "a room; load_room reads one")
+    check_kind("method", method, MethodSettings, "a MethodSettings")
+    check_kind("training", training, TrainingSettings, "a TrainingSettings")
+    check_kind("backbone", backbone, XRIR, "a network; load_backbone gives one")
+    check_single_precision()
+    check_one_beginning(start, rooms[1:])
 
 
 def _held(run_folder: Path | None, accelerator: Accelerator, scope: ExitStack) -> Path:

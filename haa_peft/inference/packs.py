@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from torch.linalg import LinAlgError
 from haa_peft.adapters.combine import stack
 from haa_peft.adapters.methods import Adapter, attach_stored
 from haa_peft.adapters.weights import RoomWeights
-from haa_peft.checks import check_whole, real_numbers
+from haa_peft.checks import check_kind, check_whole, real_numbers
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
@@ -240,10 +240,15 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
     return positions
 
 
-def check_asked(seed: int) -> None:
-    """Raise ``InputError`` for a seed that random generators do not take, or where torch computes in another type."""
+def check_asked(seed: int, requests: Sequence[tuple[str, ArrayLike]] = ()) -> None:
+    """Raise ``InputError`` for a seed that generators do not take, another type of torch's, or requests that are none."""
     check_whole("seed", seed, 0, 2**32 - 1)
     check_single_precision()
+    for request in requests:
+        check_kind("a request", request, (tuple, list), "a pair of a name and positions")
+        if len(request) != 2:
+            raise InputError(f"a request is {request!r:.60} but must be a pair of a name and positions")
+        AdapterName.parse(request[0])
 
 
 def check_references(pack: RoomPack, k: int | None) -> int:

@@ -322,6 +322,11 @@ class RoomPredictor:
         Returns
         -------
         For each request (N, 9600) float32, each in units of its room's ``scale``.
+
+        Raises
+        ------
+        InputError
+            As :meth:`predict`, and for requests that are no such pairs.
         """
         answers: list[np.ndarray] = [np.empty(0)] * len(requests)
         asked: dict[int, tuple[AdapterName, np.ndarray]] = {}
@@ -338,12 +343,7 @@ class RoomPredictor:
             places.clear()
             self._forget()
 
-        check_asked(seed)
-        for request in requests:
-            check_kind("a request", request, (tuple, list), "a pair of a name and positions")
-            if len(request) != 2:
-                raise InputError(f"a request is {request!r:.60} but must be a pair of a name and positions")
-            AdapterName.parse(request[0])
+        check_asked(seed, requests)
         # one room after the other, so that each is loaded once however many there are
         first = {name: i for i, (name, _) in reversed(list(enumerate(requests)))}
         for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):

@@ -7,10 +7,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from haa_peft import RoomPredictor, load_backbone, load_room
+from haa_peft import RoomPredictor, adapt_room, load_backbone, load_room
 from haa_peft.acoustics import iso_metrics, paper_metrics
+from haa_peft.adapters.methods import MethodSettings
 from haa_peft.errors import LONGEST, InputError
 from haa_peft.store.folder import write_pack
+from haa_peft.training.settings import TrainingSettings
 from tests.store.test_store import NAME, make_pack
 
 FEW = settings(
@@ -82,6 +84,13 @@ def test_load_backbone(source):
 @given(path=st.one_of(st.text(max_size=20), st.just("\0")), geometry=ANYTHING)
 def test_load_room(path, geometry):
     assert refused(load_room, path, geometry) is None
+
+
+@FEW
+@given(argument=st.sampled_from(["room", "method", "training", "backbone"]), value=ANYTHING)
+def test_adapt_room(argument, value):
+    given = {"room": value, "method": MethodSettings(), "training": TrainingSettings(), "backbone": value}
+    assert refused(adapt_room, **{**given, argument: value}) is None
 
 
 @FEW
