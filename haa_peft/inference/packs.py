@@ -241,7 +241,10 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
 
 
 def check_asked(seed: int, requests: Sequence[tuple[str, ArrayLike]] = ()) -> None:
-    """Raise ``InputError`` for a seed that generators do not take, another type of torch's, or requests that are none."""
+    """Raise ``InputError`` for a seed that generators do not take, or for requests that are none.
+
+    These are pairs of a name and positions (N, 3) m. Torch's default type must be float32.
+    """
     check_whole("seed", seed, 0, 2**32 - 1)
     check_single_precision()
     for request in requests:
