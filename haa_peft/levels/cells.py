@@ -62,12 +62,15 @@ def cell_levels(rirs: np.ndarray, distance: np.ndarray) -> np.ndarray:
     rirs : (N, 9600) at 22 050 Hz.
     distance : (N,) m between receiver and position.
     """
-    span = span_of(distance)
-    found = np.empty((len(rirs), SPANS, len(OCTAVES)))
-    for i, bands in enumerate(octaves(rirs)):
-        power = np.pad(np.cumsum(bands.astype(np.float64) ** 2, axis=1), ((0, 0), (1, 0)))
-        edges = np.searchsorted(span[i], np.arange(SPANS + 1))
-        found[i] = np.diff(power[:, edges], axis=1).T
+    return levels_of_octaves(octaves(rirs), distance)
+
+
+def levels_of_octaves(bands: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """As :func:`cell_levels`, of :func:`octaves` (N, 7, 9600) and distances (N,) m."""
+    found = np.empty((len(bands), SPANS, len(OCTAVES)))
+    for i, (one, span) in enumerate(zip(bands, span_of(distance), strict=True)):
+        power = np.pad(np.cumsum(one.astype(np.float64) ** 2, axis=1), ((0, 0), (1, 0)))
+        found[i] = np.diff(power[:, np.searchsorted(span, np.arange(SPANS + 1))], axis=1).T
     levels = 10 * np.log10(np.maximum(found, 10 ** (QUIETEST_DB / 10)))
     return levels + distance_levels(distance)[..., None]
 
@@ -77,20 +80,22 @@ def distance_levels(distance: np.ndarray) -> np.ndarray:
     return 20 * (1 - SPREADING) * np.log10(np.asarray(distance))[:, None]
 
 
-def with_gains(rirs: np.ndarray, distance: np.ndarray, gains: np.ndarray) -> np.ndarray:
-    """RIRs (N, 9600) with gains (N, 8, 7) dB in spans and octaves, float32.
+def with_gains(bands: np.ndarray, distance: np.ndarray, gains: np.ndarray) -> np.ndarray:
+    """RIRs (N, 9600) float32 whose spans and octaves have gains (N, 8, 7) dB.
 
     Parameters
     ----------
-    rirs, distance : (N, 9600) at 22 050 Hz and (N,) m between receiver and position.
+    bands, distance : :func:`octaves` (N, 7, 9600) of the RIRs as they are, and (N,) m between receiver and position.
     gains : no more than ``LARGEST_DB`` of them is used.
     """
-    span = np.maximum(span_of(distance), 0)
     factors = 10 ** (np.clip(gains, -LARGEST_DB, LARGEST_DB) / 20)
-    found = np.empty(np.shape(rirs), dtype=np.float32)
     kernel = np.hanning(RAMP + 2)[1:-1] / np.hanning(RAMP + 2).sum()
-    for i, bands in enumerate(octaves(rirs)):
-        steps = np.pad(factors[i].T[:, span[i]], ((0, 0), (RAMP // 2, RAMP // 2)), mode="edge")
-        smooth = fft.irfft(fft.rfft(steps, PADDED) * fft.rfft(kernel, PADDED), PADDED)
-        found[i] = (bands * smooth[:, RAMP - 1 : RAMP - 1 + RIR_LENGTH]).sum(axis=0)
+    found = np.empty((len(bands), RIR_LENGTH), dtype=np.float32)
+    for i, (one, span) in enumerate(zip(bands, span_of(distance), strict=True)):
+        rising = np.zeros((len(OCTAVES), RIR_LENGTH + 2 * RAMP))  # of the gains, from sample to sample
+        for number, edge in enumerate(np.searchsorted(span, np.arange(1, SPANS)), 1):
+            first = edge + RAMP - RAMP // 2
+            rising[:, first : first + RAMP] += (factors[i, number] - factors[i, number - 1])[:, None] * kernel
+        smooth = factors[i, 0][:, None] + np.cumsum(rising, axis=1)[:, RAMP:-RAMP]
+        found[i] = (one * smooth).sum(axis=0)
     return found

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import Geometry, is_hidden
-from haa_peft.levels.cells import OCTAVES, SPANS, cell_levels, with_gains
+from haa_peft.levels.cells import OCTAVES, SPANS, cell_levels, levels_of_octaves, octaves, with_gains
 from haa_peft.levels.process import NAMES, Parameters, Places, Process, fit
 
 CANDIDATES = ("process", "average", "network")
@@ -85,8 +85,9 @@ class RoomLevels:
     def correct(self, rirs: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """RIRs (N, 9600) float32 that a network predicts at positions (N, 3) m from the receiver, with these levels."""
         distance = np.linalg.norm(positions, axis=1)
-        predicted = cell_levels(rirs, distance)
-        return with_gains(rirs, distance, self.at(positions, predicted) - predicted)
+        bands = octaves(rirs)
+        predicted = levels_of_octaves(bands, distance)
+        return with_gains(bands, distance, self.at(positions, predicted) - predicted)
 
     def directivity(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Level of the direct sound and its standard deviation in octaves, (N, 7) dB each, re the loudest direction.

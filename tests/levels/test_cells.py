@@ -55,11 +55,11 @@ def test_a_spherical_wave_has_the_same_direct_level_everywhere():
 def test_gains_change_levels_by_what_they_say(noise):
     gains = np.zeros((1, SPANS, len(OCTAVES)))
     gains[0, 4:] = 6.0
-    change = cell_levels(with_gains(noise, DISTANCE, gains), DISTANCE) - cell_levels(noise, DISTANCE)
+    change = cell_levels(with_gains(octaves(noise), DISTANCE, gains), DISTANCE) - cell_levels(noise, DISTANCE)
     assert np.abs(change[0, 5:, 2:] - 6).max() < 0.1
     assert np.abs(change[0, :3, 2:]).max() < 0.1
     tilt = np.broadcast_to(np.linspace(-6, 6, len(OCTAVES)), gains.shape)
-    louder = with_gains(noise, DISTANCE, tilt)
+    louder = with_gains(octaves(noise), DISTANCE, tilt)
     spectra = np.abs(np.fft.rfft(np.concatenate([louder, noise]))) ** 2
     frequencies = np.fft.rfftfreq(RIR_LENGTH, 1 / SAMPLE_RATE)
     for band, gain in zip(OCTAVES[:-1], tilt[0, 0], strict=False):  # by the octave filters of IEC 61260
@@ -68,9 +68,9 @@ def test_gains_change_levels_by_what_they_say(noise):
 
 
 def test_no_gains_change_nothing(noise):
-    assert np.allclose(with_gains(noise, DISTANCE, np.zeros((1, SPANS, len(OCTAVES)))), noise, atol=1e-4)
+    assert np.allclose(with_gains(octaves(noise), DISTANCE, np.zeros((1, SPANS, len(OCTAVES)))), noise, atol=1e-4)
 
 
 def test_gains_are_bounded(noise):
     gains = np.full((1, SPANS, len(OCTAVES)), 400.0)
-    assert np.allclose(with_gains(noise, DISTANCE, gains), noise * 10 ** (25 / 20), rtol=1e-3, atol=1e-3)
+    assert np.allclose(with_gains(octaves(noise), DISTANCE, gains), noise * 10 ** (25 / 20), rtol=1e-3, atol=1e-3)
