@@ -167,7 +167,7 @@ def adapt_room(
         folder = _held(run_folder, accelerator, scope)
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
     is_main = accelerator.is_main_process
-    levels = fit_levels(base, room, training.k) if is_main and method.levels == "fitted" else None
+    levels = fit_levels(backbone, room, training.k) if is_main and method.levels == "fitted" else None
     report = compare_adapted(room, base, adaptation, str(name), test_split if is_main else None, levels, below)
     return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first)
 

@@ -61,6 +61,7 @@ def _run(args: argparse.Namespace) -> None:
         unchanged = acceptance is not None and not acceptance.accepted
         facts = {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]}
         levels = levels_of(pack, room)
+        facts["bytes"] += 0 if levels is None else levels.bytes
         unchanged = unchanged and levels is None
         candidates[str(name)] = Candidate(pack.config, pack.tensors, {**facts, "unchanged": unchanged}, levels)
     report = compare(room, backbone, candidates, args.k, args.seed, args.split, args.phase)

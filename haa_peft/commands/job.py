@@ -117,10 +117,10 @@ def account(adapted: AdaptedRoom, args: argparse.Namespace) -> str:
     parts.append("\n" + (report_table(report) if report["rows"] else table))
     how = f"{found.seconds:.0f} s of training: " if found.acceptance is not None else ""
     parts.append(f"\n{how}{'network ' if adapted.levels else ''}{kept_weights(adapted.card)}")
+    if found.unchanged:
+        parts.append(_advice(found))
     if adapted.levels is not None:
         parts.append(fitted_levels(adapted.card))
-    elif found.unchanged:
-        parts.append(_advice(found))
     if report["rows"]:
         parts.append(report["verdict"]["line"])
     return "\n".join(parts)

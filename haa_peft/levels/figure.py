@@ -13,6 +13,8 @@ from haa_peft.levels.room import RoomLevels
 SHOWN = (500, 1000, 2000, 4000)
 """Octaves in the picture."""
 DEEPEST_DB = -30
+NEAR_DEGREES = 20
+"""Measurements that lie nearer to a plane than this are marked in it."""
 
 
 def draw_directivity(levels: RoomLevels, title: str, path: Path) -> None:
@@ -57,7 +59,8 @@ def draw_directivity(levels: RoomLevels, title: str, path: Path) -> None:
             (line,) = plot.plot(angle, middle, label=f"{band} Hz")
             low, high = (mean[:, column] + sign * deviation[:, column] for sign in (-1, 1))
             plot.fill_between(angle, low.clip(DEEPEST_DB), high.clip(DEEPEST_DB), color=line.get_color(), alpha=0.12)
-        at = np.arctan2(measured @ second, measured @ first)
+        near = np.abs(measured @ np.cross(first, second)) < np.sin(np.radians(NEAR_DEGREES))
+        at = np.arctan2(measured[near] @ second, measured[near] @ first)
         plot.plot(at, np.full(len(at), 5.0), "k|", markersize=6)
         plot.set(ylim=(DEEPEST_DB, 6), yticks=(-20, -10, 0))
         plot.set_title(label, pad=20)

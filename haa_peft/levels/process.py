@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -159,21 +160,32 @@ class Process:
     places: Places
     levels: Tensor
 
-    def predict(self, asked: Places, left_out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (N, G, 7) dB of levels at N places, chance not among it.
+    def predict(self, asked: Places, left_out: np.ndarray | None = None) -> np.ndarray:
+        """Mean of the levels at N places, (N, G, 7) dB.
 
         ``left_out`` (R,) says which measurements are not to be seen; none unless given.
         """
+        _, solved = self._seen if left_out is None else self._solved(torch.from_numpy(np.asarray(left_out)).double())
         with torch.no_grad():
-            out = torch.zeros(len(self.places.positions), dtype=torch.float64)
-            out = out if left_out is None else torch.from_numpy(np.asarray(left_out)).double()
-            _, factor, solved = solve(self.parameters, self.places, self.levels, out)
             cross = self.parameters.covariance(asked, self.places)
-            mean = self.parameters.mean(asked) + (cross @ solved)[..., 0]
-            root = torch.linalg.solve_triangular(factor, cross.mT, upper=False)
+            return (self.parameters.mean(asked) + (cross @ solved)[..., 0]).permute(2, 0, 1).numpy()
+
+    def deviation(self, asked: Places) -> np.ndarray:
+        """Standard deviation of the levels at N places, chance not among it, (N, G, 7) dB."""
+        factor, _ = self._seen
+        with torch.no_grad():
+            root = torch.linalg.solve_triangular(factor, self.parameters.covariance(asked, self.places).mT, upper=False)
             own = self.parameters.covariance(asked, asked).diagonal(dim1=-2, dim2=-1)
-            deviation = (own - (root**2).sum(-2)).clamp_min(0).sqrt()
-        return mean.permute(2, 0, 1).numpy(), deviation.permute(2, 0, 1).numpy()
+            return (own - (root**2).sum(-2)).clamp_min(0).sqrt().permute(2, 0, 1).numpy()
+
+    @cached_property
+    def _seen(self) -> tuple[Tensor, Tensor]:
+        """What all measurements give: solved once, however many predictions follow."""
+        return self._solved(torch.zeros(len(self.places.positions), dtype=torch.float64))
+
+    def _solved(self, left_out: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return solve(self.parameters, self.places, self.levels, left_out)[1:]
 
 
 def fit(levels: np.ndarray, places: Places) -> Process:

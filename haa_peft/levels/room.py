@@ -13,7 +13,7 @@ from torch import Tensor
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import Geometry, is_hidden
 from haa_peft.levels.cells import OCTAVES, SPANS, cell_levels, levels_of_octaves, octaves, with_gains
-from haa_peft.levels.process import NAMES, Parameters, Places, Process, fit
+from haa_peft.levels.process import NAMES, Parameters, Places, Process, fit, sphere
 
 CANDIDATES = ("process", "average", "network")
 """Levels are blended of the process, an average of the measurements' energies by distance, and what is predicted."""
@@ -28,6 +28,10 @@ REACH = 4.0
 """Such distances outside the measurements at which nothing is left of the process."""
 LARGEST_ERROR_DB = 10.0
 """Errors of left-out levels count no more."""
+EVERYWHERE = 500
+"""Directions among which the loudest is sought."""
+SAME = 0.02
+"""Metres; measurements that are closer say nothing of how far apart others are."""
 HEAVY = 1e3
 """Weight of shares' adding up to one."""
 LARGEST_STORED = {"axis": 1.001, "strength": 10.0, "logs": 10.0, "shares": 1.001}
@@ -70,8 +74,8 @@ class RoomLevels:
         """
         seen = slice(None) if left_out is None else ~left_out
         measured = self.process.levels.permute(2, 0, 1).numpy()
-        mean, _ = self.process.predict(self.places(positions), left_out)
-        return [mean, average(positions, self.positions[seen], measured[seen])]
+        told = self.process.predict(self.places(positions), left_out)
+        return [told, average(positions, self.positions[seen], measured[seen])]
 
     def at(self, positions: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Levels (N, 8, 7) dB at positions (N, 3) m from the receiver, where a network predicts (N, 8, 7) dB."""
@@ -97,8 +101,11 @@ class RoomLevels:
         directions : unit vectors (N, 3) from the receiver, taken at the measurements' median distance and in sight.
         """
         distance = float(np.median(np.linalg.norm(self.positions, axis=1)))
-        mean, deviation = self.process.predict(Places.of(distance * directions, np.zeros(len(directions))))
-        return mean[:, 0] - mean[:, 0].max(axis=0), deviation[:, 0]
+        everywhere, asked = (
+            Places.of(distance * rays, np.zeros(len(rays))) for rays in (sphere(EVERYWHERE).numpy(), directions)
+        )
+        loudest = self.process.predict(everywhere)[:, 0].max(axis=0)
+        return self.process.predict(asked)[:, 0] - loudest, self.process.deviation(asked)[:, 0]
 
     @property
     def bytes(self) -> int:
@@ -204,12 +211,10 @@ def average(positions: np.ndarray, measured: np.ndarray, levels: np.ndarray) -> 
 
 
 def spacing(positions: np.ndarray) -> float:
-    """Median distance in metres from each position (R, 3) to its neighbour; 1 for a single one."""
-    if len(positions) < 2:
-        return 1.0
+    """Median distance in metres from each position (R, 3) to the nearest other one; 1 where there is none."""
     apart = np.linalg.norm(positions[:, None] - positions, axis=-1)
-    np.fill_diagonal(apart, np.inf)
-    return max(float(np.median(apart.min(axis=1))), 0.01)
+    nearest = np.where(apart < SAME, np.inf, apart).min(axis=1)
+    return float(np.median(nearest)) if np.isfinite(nearest).all() else 1.0
 
 
 def distance_outside(positions: np.ndarray, measured: np.ndarray) -> np.ndarray:

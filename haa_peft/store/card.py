@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from haa_peft.training.loop import Adaptation
 
 SCHEMA = 2
-"""Counts up when older packs cannot be read any more; since 2, a card has a digest."""
+"""Counts up when what a card says changes; since 2 it has a digest."""
 
 
 def make_card(
@@ -116,18 +116,20 @@ def kept_weights(card: dict) -> str:
     return f"weights of step {training.get('best_step')} of {training.get('steps')}: {acceptance.reason()}"
 
 
+TOLD_DB = 3.0
+"""From front to back, below which no direction is named."""
+
+
 def fitted_levels(card: dict) -> str:
     """What was fitted of the levels, in a sentence; empty where nothing was."""
     levels = card.get("levels")
     if not levels:
         return ""
-    axis = ", ".join(f"{x:.2f}" for x in levels["axis"])
+    axis, behind = ", ".join(f"{x:.2f}" for x in levels["axis"]), levels["front_to_back_db"]["2000"]
     parts = ", ".join(f"{100 * share:.0f} % {what}" for what, share in levels["shares"][0].items())
-    return (
-        f"levels fitted to {card['room']['shots'] + card['room']['borrowed']} measurements: the device points to "
-        f"({axis}) and is {levels['front_to_back_db']['2000']:.0f} dB quieter behind at 2 kHz; "
-        f"direct sound: {parts}"
-    )
+    loudest = f"loudest towards ({axis}), {behind:.0f} dB less behind at 2 kHz"
+    where = loudest if behind >= TOLD_DB else "much the same all around"
+    return f"levels fitted to {card['room']['shots']} measurements: direct sound {where}; told by {parts}"
 
 
 def described(card: dict) -> list[str]:
@@ -199,7 +201,7 @@ def readme(card: dict) -> str:
             f"{training['seconds']} s{f'; every other step in a variant of the room ({varied})' if varied else ''}.",
             "",
             f"Kept: {kept_weights(card)}.",
-            *(["", f"{fitted_levels(card).capitalize()}."] if card.get("levels") else []),
+            *(["", f"L{fitted_levels(card)[1:]}."] if card.get("levels") else []),
             "",
             *_findings(room),
             f"Data: {room['source']}. Licence of the data: {room['licence']}.{reads}",

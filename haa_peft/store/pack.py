@@ -58,6 +58,8 @@ CARD_FIELDS: tuple[tuple[str, str, type], ...] = (
 )
 """What other modules read from a card."""
 
+WITHOUT_DIGEST = 1
+"""Schema of older cards, which are read as before."""
 PARENT_FIELDS = ("name", "digest")
 
 T = TypeVar("T")
@@ -313,14 +315,12 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
     schema = card.get("schema") if isinstance(card, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         raise NewerCardError(f"{name}: made by a newer haa-peft (schema {schema}, this one reads {SCHEMA}); update it")
-    if type(schema) is int and 0 < schema < SCHEMA:
-        raise InputError(f"{name}: made by an older haa-peft (schema {schema}, without a digest); train it again")
-    if schema != SCHEMA:
+    if schema not in (WITHOUT_DIGEST, SCHEMA) or isinstance(schema, bool):
         raise InputError(f"{name}: {CARD} has schema {schema!r} but must have {SCHEMA}; restore or retrain the adapter")
     fields = [card.get(section) for section in ("files", "backbone", "method", "training", "room")]
     if card.get("name") != str(name) or not all(isinstance(field, dict) for field in fields):
         raise InputError(f"{name}: {CARD} is of {card.get('name')!r} or incomplete; restore or retrain the adapter")
-    if card.get("digest") != card_digest(card):
+    if schema != WITHOUT_DIGEST and card.get("digest") != card_digest(card):
         raise InputError(f"{name}: {CARD} is not what its digest says; the entry is damaged: restore or retrain it")
     card["training"] = new_names(card["training"])
     below = card.get("parent")

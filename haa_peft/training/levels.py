@@ -20,7 +20,7 @@ def fit_levels(backbone: XRIR, room: Room, k: int) -> RoomLevels:
 
     Parameters
     ----------
-    backbone : that predicts measurements which are left out; with no adapter that has seen them.
+    backbone : that predicts measurements which are left out; with no adapter that may have seen them.
     room : whose training measurements are used, but for borrowed ones.
     k : references a prediction, fewer where fewer are left.
     """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -70,6 +71,8 @@ def test_outside_the_measurements_is_measured_in_their_spacing():
     corners = np.array(list(itertools.product((0.0, 2.0), repeat=3)))
     asked = np.array([[1.0, 1.0, 1.0], [4.0, 1.0, 1.0], [2.0, 2.0, 2.0], [5.0, 6.0, 2.0]])
     assert distance_outside(asked, corners) == pytest.approx([0, 1, 0, 2.5], abs=1e-3)
+    twice = np.concatenate([corners, corners + 0.001])
+    assert distance_outside(asked, twice) == pytest.approx([0, 1, 0, 2.5], abs=0.01)
     line = np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]])
     assert distance_outside(np.array([[1.5, 0.5, 0]]), line) == pytest.approx([0.5], abs=1e-3)
 
@@ -171,3 +174,16 @@ def test_the_device_is_drawn(levels, tmp_path):
     assert (tmp_path / "device.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="cannot be written"):
         draw_directivity(levels, "studio/base", tmp_path / "none" / "device.png")
+
+
+def test_a_pack_of_before_is_what_it_was(room, tiny_backbone, tmp_path):
+    """Without levels, and with a card of schema 1, which has no digest."""
+    method = MethodSettings(levels="none")
+    adapt_room(room, method, SHORT, backbone=tiny_backbone, name="studio/base").write(tmp_path)
+    positions = room.positions[room.splits["test"]]
+    before = RoomPredictor.load("studio/base", store=tmp_path, backbone=tiny_backbone).predict(positions)
+    path = tmp_path / "studio" / "base" / "card.json"
+    card = {key: value for key, value in json.loads(path.read_text()).items() if key != "digest"}
+    path.write_text(json.dumps({**card, "schema": 1}))
+    after = RoomPredictor.load("studio/base", store=tmp_path, backbone=tiny_backbone).predict(positions)
+    np.testing.assert_array_equal(after, before)

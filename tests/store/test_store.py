@@ -211,7 +211,7 @@ def test_damaged_files(file, content, message, store, tiny_backbone):
     ("card", "message"),
     [("{", "card.json cannot be read"), ('{"schema": 0}', "has schema 0 but must have 2"),
      ('{"schema": 99}', r"made by a newer haa-peft \(schema 99, this one reads 2\); update it"),
-     ('{"schema": 1}', "made by an older haa-peft .schema 1, without a digest.; train it again"),
+     ('{"schema": 1}', "is of None or incomplete"),
      ('{"schema": 2, "name": "studio/other"}', "is of 'studio/other'"),
      ('{"schema": 2, "name": "studio/base", "files": {}, "backbone": {"origin": "x", "fingerprint": "y"}, "method": {},'
       ' "training": {"k": "eight"}, "room": {}}', "no valid method.method"),
