@@ -67,7 +67,7 @@ def test_a_torchvision_of_another_torch(install, run, room_folder):
 
 def test_a_torch_that_does_not_load(install, run):
     install("torch", "2.9.0", 'raise OSError("libcudart.so.12: cannot open shared object file")', "numpy")
-    recipe = [ROOT / "recipes" / "pretrain_backbone.py", "--help"]
+    recipe = [ROOT / "recipes" / "pretrain_backbone.py"]
     study = [ROOT / "recipes" / "compare_full_vs_adapter.py", "--study", "x.yaml"]
     for arguments in (RENDER, recipe, study):
         told = one_line(run(*arguments))

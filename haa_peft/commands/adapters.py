@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from haa_peft.commands.options import add_geometry, add_json, add_room, add_seed_and_json, add_store, check_k, open_room
 from haa_peft.commands.parser import Parser
+from haa_peft.environment import EnvironmentProblem
 from haa_peft.errors import InputError, one_line
 from haa_peft.files import check_report, write_report
 
@@ -112,6 +113,8 @@ def _list(args: argparse.Namespace) -> None:
             rows.append([str(name), *described(pack.card)])
             if verify is not None:
                 print(f"{name}: ok")
+        except EnvironmentProblem:
+            raise
         except Exception as error:  # whatever a damaged pack does, the others follow
             failed += 1
             if verify is not None or not isinstance(error, InputError):

@@ -111,9 +111,9 @@ def spoiled(value, count=7):
         (spoiled(np.inf), r"7 pixels \(0.0%\) are NaN or infinite"),
         (spoiled(-1), r"7 pixels \(0.0%\) are negative, first row 100, column 40; a depth is positive"),
         (lambda d: 1000 * d, r"the median depth of .* m \(m\) is of no room; in mm or cm or in it would be one's"),
-        (lambda d: d[:, ::-1], "positions are heard through its surfaces, .*; with the sign of azimuth changed it "
+        (lambda d: d[:, ::-1], "positions are heard through its surfaces, .* sign of azimuth changed it "
                                'would hide none: state "turning": "clockwise", "centre_azimuth": 0'),
-        (lambda d: np.roll(d, 256, axis=1), r'with its zero changed .* "counterclockwise", "centre_azimuth": -180'),
+        (lambda d: np.roll(d, 256, axis=1), r'its zero changed .* "counterclockwise", "centre_azimuth": -180'),
         (lambda d: np.roll(d[:, ::-1], 128, axis=1), r'"turning": "clockwise", "centre_azimuth": 90'),
     ],
 )  # fmt: skip
