@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -62,9 +63,11 @@ def check_measurements(
 def check_room(room: Room) -> list[Finding]:
     """What is wrong with the measurements that were made in a room, as they are stored where that is known."""
     own = room.without_borrowed()
-    rirs, rate = (own.rirs * own.scale, SAMPLE_RATE) if own.recorded is None else own.recorded()
-    if len(rirs) != len(own.positions):
-        rirs, rate = own.rirs * own.scale, SAMPLE_RATE
+    rirs, rate = own.rirs * own.scale, SAMPLE_RATE
+    with suppress(InputError):  # the files may have gone since the room was read
+        stored, stored_rate = own.recorded() if own.recorded is not None else (rirs, rate)
+        if len(stored) == len(rirs):
+            rirs, rate = stored, stored_rate
     return check_measurements(rirs, rate, own.positions, own.receiver, own.surfaces)
 
 
