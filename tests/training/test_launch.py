@@ -121,7 +121,14 @@ def test_two_processes_give_the_adapter_of_one(room_folder, tiny_backbone_file, 
         torch.testing.assert_close(two[key], tensor, rtol=0, atol=1e-5)
 
     report = json.loads((tmp_path / "one.json").read_text())
-    assert [row["predictor"] for row in report["rows"]] == ["nearest", "linear", "energy", "backbone", "studio/base"]
+    assert [row["predictor"] for row in report["rows"]] == [
+        "nearest",
+        "linear",
+        "energy",
+        "backbone",
+        "levels alone",
+        "studio/base",
+    ]
     assert report["training"]["method"]["method"] == "lora"
     assert report["training"]["augment"] == {"rotation": 1.0, "translation": 0.5, "scale": 0.1, "positions": 0.05}
     assert len((tmp_path / "run-one" / "log.jsonl").read_text().splitlines()) == 20
