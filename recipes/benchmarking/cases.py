@@ -27,7 +27,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import RoomPack
+from haa_peft.store.pack import RoomPack, card_digest
 from haa_peft.training.objective import RoomObjective, draw_references
 
 METHODS = ("lora", "bias", "full")
@@ -149,5 +149,6 @@ def make_store(folder: Path, backbone: XRIR, room: Room, rooms: int, method: str
             if path.name != "card.json":
                 os.link(path, other / path.name)
         content = json.loads((first / "card.json").read_text(encoding="utf-8"))
-        (other / "card.json").write_text(json.dumps({**content, "name": f"room/{i}"}), encoding="utf-8")
+        named = {**content, "name": f"room/{i}"}
+        (other / "card.json").write_text(json.dumps({**named, "digest": card_digest(named)}), encoding="utf-8")
     return folder

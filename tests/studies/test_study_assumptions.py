@@ -128,11 +128,11 @@ def test_another_room_s_panorama(study_file, other):
 def test_a_study_of_them(study_file, other, tiny_backbone_file, tmp_path):
     runs = f"""
   lora: {{rank: 2}}
-  zero: {{adapt: false, label: "the backbone"}}
+  zero: {{adapt: false, levels: none, label: "the backbone"}}
   wrong: {{rank: 2, geometry: &wrong {{of: {other}}}}}
-  wrong-zero: {{adapt: false, geometry: *wrong}}
+  wrong-zero: {{adapt: false, levels: none, geometry: *wrong}}
   shifted: {{rank: 2, position_error: 0.3}}
-  shifted-zero: {{adapt: false, position_error: 0.3}}
+  shifted-zero: {{adapt: false, levels: none, position_error: 0.3}}
 """
     path, out = study_file(runs, pairs="[[wrong, wrong-zero]]"), tmp_path / "out"
     study = load_study(path)
