@@ -27,7 +27,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import RoomPack, card_digest
+from haa_peft.store.pack import RoomPack, card_digest, sha256
 from haa_peft.training.objective import RoomObjective, draw_references
 
 METHODS = ("lora", "bias", "full")
@@ -146,9 +146,11 @@ def make_store(folder: Path, backbone: XRIR, room: Room, rooms: int, method: str
         other = folder / "room" / str(i)
         other.mkdir()
         for path in first.iterdir():
-            if path.name != "card.json":
+            if path.name not in ("card.json", "room.json"):
                 os.link(path, other / path.name)
-        content = json.loads((first / "card.json").read_text(encoding="utf-8"))
-        named = {**content, "name": f"room/{i}"}
-        (other / "card.json").write_text(json.dumps({**named, "digest": card_digest(named)}), encoding="utf-8")
+        about = json.loads((first / "room.json").read_text(encoding="utf-8")) | {"configuration": str(i)}
+        (other / "room.json").write_text(json.dumps(about), encoding="utf-8")
+        content = json.loads((first / "card.json").read_text(encoding="utf-8")) | {"name": f"room/{i}"}
+        content["files"]["room.json"] = sha256((other / "room.json").read_bytes())
+        (other / "card.json").write_text(json.dumps({**content, "digest": card_digest(content)}), encoding="utf-8")
     return folder
