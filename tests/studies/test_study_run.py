@@ -100,7 +100,8 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
 def test_few_measurements(study_file, tmp_path):
     runs = "\n  lora: {rank: 2, levels: none}"
     runs += "\n  warm: {rank: 2, levels: none, start: {run: lora, configuration: base}, only: [studio/panel]}"
-    runs += "\n  few: {rank: 2, levels: none, shots: [3], start: {run: lora, configuration: {studio: base}}, only: [studio/panel]}"
+    runs += "\n  few: {rank: 2, levels: none, shots: [3], start: {run: lora, configuration: {studio: base}}, "
+    runs += "only: [studio/panel]}"
     runs += "\n  lent: {rank: 2, shots: [3], borrow: base, only: [studio/panel]}"
     study, out = load_study(study_file(runs, shots="[12, 3, 1]")), tmp_path / "out"
     run_study(study, out, workers=1)
