@@ -61,7 +61,8 @@ class RoomPredictor:
     ``max_loaded`` of them, the least recently used one leaving first; switching among them only changes which
     weights are meant. A room that was stored anew in the meantime is loaded again.
 
-    Threads may share a predictor, though a load test still finds wrong answers (docs/python.md). :meth:`switch` changes the room of the thread that calls it; threads that have not
+    Threads may share a predictor, though a load test still finds wrong answers (docs/python.md).
+    :meth:`switch` changes the room of the thread that calls it; threads that have not
     switched use the room of the thread that made the predictor. Where a pool decides which thread answers, name the
     rooms with :meth:`predict_many`.
 
