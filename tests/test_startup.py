@@ -10,9 +10,10 @@ import pytest
 import haa_peft
 from haa_peft.adapters.lora import FREE, LoraSettings
 from haa_peft.errors import InputError
+from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import ADAPTER, CARD, REFERENCES, card_digest, sha256
+from haa_peft.store.parts import ADAPTER, CARD, REFERENCES, sha256
 
 STORE = Path(__file__).parents[1] / "adapters"
 TOLD = "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr)); "

@@ -27,7 +27,9 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import LEVELS, PREPARED, PREPARED_FIELDS, RoomPack
+from haa_peft.store.pack import RoomPack
+from haa_peft.store.pack_files import PREPARED_FIELDS
+from haa_peft.store.parts import LEVELS, PREPARED
 
 LARGEST_PREPARED = 1e5
 """In magnitude; trained networks give below 100."""

@@ -43,7 +43,8 @@ from haa_peft.model.tensors import Asked, EncodedRoom
 from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
-from haa_peft.store.pack import CARD, RoomPack
+from haa_peft.store.pack import RoomPack
+from haa_peft.store.parts import CARD
 
 
 class _Entry(NamedTuple):

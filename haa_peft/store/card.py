@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import platform
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from haa_peft.errors import one_line
+from haa_peft.errors import InputError, one_line
+from haa_peft.fields import new_names
 from haa_peft.geometry.panorama import DepthMap
 from haa_peft.rooms.room import Room
+from haa_peft.store.names import AdapterName
+from haa_peft.store.parts import CARD, damaged, read_json, reading, sha256
 from haa_peft.tables import shown_name
 from haa_peft.training.acceptance import Acceptance
 
@@ -17,6 +22,22 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 """Counts up when what a card says changes; since 2 it has a digest."""
+WITHOUT_DIGEST = 1
+"""Schema of older cards, which are read as before."""
+FIELDS: tuple[tuple[str, str, type], ...] = (
+    ("backbone", "origin", str),
+    ("backbone", "fingerprint", str),
+    ("method", "method", str),
+    ("training", "k", int),
+    ("training", "trainable_parameters", int),
+    ("training", "adapter_bytes", int),
+    ("room", "name", str),
+)
+"""What other modules read from a card."""
+
+
+class NewerCardError(InputError):
+    """A pack is of a later version of this package."""
 
 
 def make_card(
@@ -97,6 +118,42 @@ def _room(room: Room) -> dict[str, Any]:
         **({"channels": list(room.channels)} if room.channels else {}),
         **({"findings": [one.to_json() for one in room.findings]} if room.findings else {}),
     }
+
+
+def parse_card(name: AdapterName, content: bytes) -> dict:
+    """Read ``card.json``; ``InputError`` where it is no JSON, of another schema or name, changed, or incomplete."""
+    with reading(name, CARD):
+        card = read_json(content)
+    schema = card.get("schema") if isinstance(card, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise NewerCardError(f"{name}: made by a newer haa-peft (schema {schema}, this one reads {SCHEMA}); update it")
+    if schema not in (WITHOUT_DIGEST, SCHEMA) or isinstance(schema, bool):
+        raise damaged(name, f"{CARD} has schema {schema!r} but must have {SCHEMA}")
+    sections = [card.get(section) for section in ("files", "backbone", "method", "training", "room")]
+    if card.get("name") != str(name) or not all(isinstance(section, dict) for section in sections):
+        raise damaged(name, f"{CARD} is of {card.get('name')!r} or incomplete")
+    if schema != WITHOUT_DIGEST and card.get("digest") != card_digest(card):
+        raise damaged(name, f"{CARD} is not what its digest says")
+    card["training"] = new_names(card["training"])
+    below = card.get("parent")
+    if below is not None and not (
+        isinstance(below, dict) and all(isinstance(below.get(key), str) for key in ("name", "digest"))
+    ):
+        raise damaged(name, f"{CARD} has no valid parent")
+    for section, field, kind in FIELDS:
+        value: Any = card[section].get(field)
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):
+            raise damaged(name, f"{CARD} has no valid {section}.{field}")
+    return card
+
+
+def card_digest(card: Mapping[str, Any]) -> str:
+    """SHA-256 of all that a card says but for its ``digest``.
+
+    It holds the other files' SHA-256, and so it is one digest of everything that predictions depend on.
+    """
+    said = {key: value for key, value in card.items() if key != "digest"}
+    return sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode())
 
 
 def began_with(card: dict) -> str:

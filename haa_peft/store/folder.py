@@ -12,8 +12,11 @@ from pathlib import Path
 
 from haa_peft.errors import InputError
 from haa_peft.files import NotPlainError, lock, read_plain
+from haa_peft.store.card import parse_card
 from haa_peft.store.names import PREVIOUS, AdapterName, list_names
-from haa_peft.store.pack import CARD, HASHED, LARGEST_BYTES, OPTIONAL, RoomPack, parse_card, sha256
+from haa_peft.store.pack import RoomPack
+from haa_peft.store.pack_files import from_files, to_files
+from haa_peft.store.parts import CARD, HASHED, LARGEST_BYTES, OPTIONAL, damaged, sha256
 
 ATTEMPTS = 20
 PAUSE = 0.02
@@ -35,7 +38,7 @@ def write_pack(store: Path, pack: RoomPack) -> Path:
         When it cannot be written.
     """
     target = pack.name.folder(store)
-    files = pack.to_files()
+    files = to_files(pack)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary, handle = _new_folder(target)
@@ -120,7 +123,7 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
                 raise InputError(f"no adapter {name} in store {store}; it holds: {_some(list_names(store))}") from None
             last_error = f"{Path(str(getattr(error, 'filename', target))).name} is missing"
         except NotPlainError as error:
-            raise InputError(f"{name}: {error}; restore or retrain the adapter") from None
+            raise damaged(name, str(error)) from None
         except OSError as error:
             raise InputError(f"{name}: cannot be read ({error.strerror})") from None
         else:
@@ -138,5 +141,5 @@ def _some(names: Sequence[AdapterName]) -> str:
 
 
 def read_pack(store: Path, name: AdapterName, *, tensors: bool = True) -> RoomPack:
-    """Load and check one pack; see :meth:`RoomPack.from_files`."""
-    return RoomPack.from_files(name, read_files(store, name), tensors=tensors)
+    """Load and check one pack; see :func:`~haa_peft.store.pack_files.from_files`."""
+    return from_files(name, read_files(store, name), tensors=tensors)

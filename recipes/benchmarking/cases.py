@@ -25,9 +25,11 @@ from haa_peft.model.predict import nearest_references
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
+from haa_peft.store.card import card_digest
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import RoomPack, card_digest, sha256
+from haa_peft.store.pack import RoomPack
+from haa_peft.store.parts import sha256
 from haa_peft.training.objective import RoomObjective, draw_references
 
 METHODS = ("lora", "bias", "full")

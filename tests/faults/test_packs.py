@@ -17,9 +17,11 @@ from haa_peft.cli import main
 from haa_peft.errors import LONGEST, InputError
 from haa_peft.inference import predictor as predictor_module
 from haa_peft.inference.packs import prepare_pack
+from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.store.pack import ADAPTER, CARD, CONFIG, LEVELS, PREPARED, REFERENCES, ROOM, card_digest, sha256
+from haa_peft.store.pack_files import to_files
+from haa_peft.store.parts import ADAPTER, CARD, CONFIG, LEVELS, PREPARED, REFERENCES, ROOM, sha256
 from tests.faults.test_threads import LEVELS as SOME_LEVELS
 from tests.store.test_store import make_pack
 
@@ -231,7 +233,7 @@ def test_errors_stay_short_with_many_names(store):
 
 def test_the_same_pack_has_the_same_bytes(store, tiny_backbone):
     pack = read_pack(store, NAME)
-    files = [pack.to_files() for _ in range(10)]
+    files = [to_files(pack) for _ in range(10)]
     assert all(one == files[0] for one in files)
     assert files[0] == {path.name: path.read_bytes() for path in NAME.folder(store).iterdir()}
 

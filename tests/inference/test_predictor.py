@@ -19,6 +19,7 @@ from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
+from haa_peft.store.pack_files import to_files
 from tests.conftest import TINY
 from tests.store.test_store import make_pack
 
@@ -262,7 +263,7 @@ def test_a_pack_may_hold_its_prepared_room(room, store, tiny_backbone, monkeypat
     assert_close(predictor.predict(QUERIES), plain)
     # what it was prepared from counts: with another adapter it is not stored
     other = dataclasses.replace(pack, tensors={key: 2 * tensor for key, tensor in pack.tensors.items()})
-    assert set(pack.to_files()) - set(other.to_files()) == {"prepared.safetensors"}
+    assert set(to_files(pack)) - set(to_files(other)) == {"prepared.safetensors"}
     broken = {**pack.prepared, "views": pack.prepared["views"][:5]}
     write_pack(store, dataclasses.replace(pack, prepared=broken))
     with pytest.raises(InputError, match=r"prepared.safetensors has views of \(5, 32\) but it must be \(12, 32\)"):

@@ -15,9 +15,11 @@ from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.store import folder as folder_module
+from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, list_names, store_folder
-from haa_peft.store.pack import ADAPTER, CARD, CONFIG, REFERENCES, RoomPack, card_digest, sha256
+from haa_peft.store.pack import RoomPack
+from haa_peft.store.parts import ADAPTER, CARD, CONFIG, REFERENCES, sha256
 from tests.conftest import TINY
 
 NAME = AdapterName("studio", "base")
