@@ -134,7 +134,7 @@ class RoomPack:
         return _digest(about, {"receiver": self.receiver, **self.references()})
 
     def references(self) -> dict[str, np.ndarray]:
-        """The arrays that are kept as tensors; those of a depth map are among them."""
+        """The arrays that are kept as tensors: RIRs (R, 9600), positions (R, 3) and those of a depth map (H, W)."""
         seen = {name: getattr(self.geometry, name) for name in SEEN if isinstance(self.geometry, DepthMap)}
         seen = {name: array for name, array in seen.items() if array is not None}
         return {"rirs": self.rirs.astype(np.float32), "positions": self.positions.astype(np.float64), **seen}
