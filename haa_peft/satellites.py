@@ -8,7 +8,8 @@ from types import ModuleType
 
 from haa_peft.errors import InputError
 
-SATELLITES = ("simulation", "augmentation", "downloads", "pretraining", "studies", "importing", "geometry.estimate")
+SATELLITES = ("simulation", "augmentation", "downloads", "pretraining", "studies", "importing", "exporting",
+              "geometry.estimate")  # fmt: skip
 
 
 def satellite(name: str, asked_by: str) -> ModuleType:

@@ -200,6 +200,7 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
         ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "sound"]),
         ("geometry.estimate", ["geometry", "ROOM", "--from-sound"]),
         ("importing", ["import", "room.sofa", "--out", "studio/base"]),
+        ("exporting", ["predict", "studio/base", "--grid", "1", "--out", "rirs.npz"]),
     ],
 )
 def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(name, arguments, without, room_folder, tmp_path):

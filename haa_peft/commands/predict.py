@@ -1,29 +1,44 @@
-"""``haa-peft predict``: the RIR at a position, as a WAV file."""
+"""``haa-peft predict``: RIRs at positions, as a file that other programs read."""
 
 from __future__ import annotations
 
 import argparse
 import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from haa_peft.commands.options import add_phase, add_store
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
+from haa_peft.satellites import satellite
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from haa_peft.inference.predictor import RoomPredictor
 
 
 def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser(
         "predict",
-        help="write the RIR at a position as a WAV file",
-        description="Predict the RIR at a position by a stored adapter, and write it as a WAV file.",
+        help="write RIRs at positions as WAV, SOFA or NumPy's files",
+        description="Predict RIRs at positions, along a path or in a grid, by a stored adapter.",
         example="haa-peft predict classroom-twin/base --position 2 3 1.5 --out rir.wav",
     )
     parser.set_defaults(command=_run)
     parser.add_argument("name", metavar="NAME", help="adapter, such as hallway/panel1")
-    parser.add_argument("--position", type=float, nargs=3, required=True, metavar=("X", "Y", "Z"), help="m in the room")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.wav", help="22 050 Hz, 32-bit float")
+    where = parser.add_argument_group("where, one of")
+    where.add_argument("--position", type=float, nargs=3, action="append", metavar=("X", "Y", "Z"), help="m in the "
+                       "room; several times for several")  # fmt: skip
+    where.add_argument("--positions", type=Path, metavar="FILE", help="CSV, JSON or .npy, a row a position")
+    where.add_argument("--grid", type=float, metavar="M", help="a grid in the room, so many metres apart")
+    where.add_argument(
+        "--step", type=float, metavar="M", help="between the positions too, so many metres apart: a path"
+    )
+    where.add_argument("--height", type=float, nargs="+", metavar="Z", help="of the grid (default: the receiver's)")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".wav (one position), .sofa, .npz, or "
+                        "a folder of WAV files with positions.csv; 32-bit floats at 22 050 Hz")  # fmt: skip
     parser.add_argument("--k", type=int, help="references to use (default: as in training)")
     parser.add_argument("--seed", type=int, default=0, help="of a random phase (default: 0)")
     add_store(parser)
@@ -31,17 +46,78 @@ def add(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    import numpy as np
-    import soundfile
-
+    _check(args)
     from haa_peft.inference.predictor import RoomPredictor
 
-    if args.out.suffix.lower() != ".wav":
-        raise InputError(f"--out is {str(args.out)!r} but must end in .wav")
     predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone, phase=args.phase)
-    rir = predictor.predict(np.array(args.position), k=args.k, seed=args.seed)[0] * predictor.scale
+    positions = _positions(args, predictor)
+    if args.out.suffix.lower() == ".wav":
+        _write_wav(args, predictor, positions)
+        return
+    from haa_peft.exporting import export
+    from haa_peft.exporting.responses import predict_responses
+
+    responses = predict_responses(predictor, positions, k=args.k, seed=args.seed)
+    export(responses, args.out)
+    seconds = responses.rirs.shape[1] / responses.sample_rate
+    print(f"{args.out}: {len(positions)} RIRs of {seconds:.3f} s in {predictor.name}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise ``InputError`` for what cannot be done, before anything is loaded."""
+    given = [flag for flag in ("position", "positions", "grid") if getattr(args, flag) is not None]
+    if len(given) != 1:
+        raise InputError(f"one of --position, --positions and --grid is needed, not {' and '.join(given) or 'none'}")
+    for flag, needs in (("height", ("grid",)), ("step", ("position", "positions"))):
+        if getattr(args, flag) is not None and given[0] not in needs:
+            raise InputError(f"--{flag} goes with --{' and --'.join(needs)}, not with --{given[0]}")
+    kind = args.out.suffix.lower()
+    if kind not in (".wav", ".sofa", ".npz", ""):
+        raise InputError(
+            f"--out is {str(args.out)!r} but must end in .wav, .sofa or .npz, or be a folder for WAV files"
+        )
+    if kind != ".wav":
+        satellite("exporting", f"--out {args.out}").check_target(args.out)
+
+
+def _positions(args: argparse.Namespace, predictor: RoomPredictor) -> np.ndarray:
+    """Positions (N, 3) m that were asked for."""
+    import numpy as np
+
+    if args.grid is None and args.step is None and args.position is not None:
+        return np.array(args.position)
+    satellite("exporting", "a grid, a path or a table of positions")
+    from haa_peft.exporting.places import along, grid
+
+    if args.grid is not None:
+        heights = [float(predictor.receiver[2])] if args.height is None else args.height
+        return grid(predictor.geometry, predictor.receiver, args.grid, heights, predictor.references)
+    points = np.array(args.position) if args.position is not None else _table(args.positions, predictor.receiver)
+    return points if args.step is None else along(points, args.step)
+
+
+def _table(path: Path, receiver: np.ndarray) -> np.ndarray:
+    """Positions (N, 3) m of a table, as ``haa-peft import`` reads it; angles are around the receiver (3,) m."""
+    satellite("importing", f"--positions {path}")
+    from haa_peft.importing.table import read_positions
+
+    found = read_positions(path, None)
+    places = found.sources if found.sources is not None else found.receivers
+    assert places is not None  # a table has one of them
+    return places + receiver if found.around else places
+
+
+def _write_wav(args: argparse.Namespace, predictor: RoomPredictor, positions: np.ndarray) -> None:
+    """One RIR as a WAV file."""
+    import soundfile
+
+    if len(positions) != 1:
+        raise InputError(
+            f"--out {args.out}: a WAV file holds one RIR, not {len(positions)}; give a folder, .sofa or .npz"
+        )
+    rir = predictor.predict(positions, k=args.k, seed=args.seed)[0] * predictor.scale
     wav = io.BytesIO()
     soundfile.write(wav, rir, predictor.sample_rate, subtype="FLOAT", format="WAV")
     write_atomically(args.out, wav.getvalue())
     seconds = len(rir) / predictor.sample_rate
-    print(f"{args.out}: {seconds:.3f} s at {args.position} in {predictor.name}, peak {abs(rir).max():.3g}")
+    print(f"{args.out}: {seconds:.3f} s at {positions[0].tolist()} in {predictor.name}, peak {abs(rir).max():.3g}")

@@ -43,6 +43,8 @@ def read_sofa(path: Path, *, clockwise: bool = False) -> Measurements:
     said.append(f"{convention}: {count} measurements x {channels} receivers x {emitters} emitters, {length} samples")
     said += [_varying(sofa, count)]
     said += _harmonics(sofa)
+    comment = " ".join(str(getattr(sofa, "GLOBAL_Comment", "") or "").split())
+    said += [f"its comment: {comment:.300}"] if comment else []
     if not np.isfinite(listener).all() or not np.isfinite(source).all():
         raise InputError(f"{path}: a position holds NaN or infinity; mend the file or take these measurements out")
     rate = np.unique(np.asarray(sofa.Data_SamplingRate, dtype=float))

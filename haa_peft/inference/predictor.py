@@ -20,6 +20,7 @@ from haa_peft.adapters.methods import check_free
 from haa_peft.adapters.weights import RoomWeights
 from haa_peft.checks import check_kind, check_whole
 from haa_peft.errors import InputError
+from haa_peft.geometry.panorama import Geometry
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
     check_allowed,
@@ -177,6 +178,21 @@ class RoomPredictor:
     def scale(self) -> float:
         """Largest magnitude of the references as measured; predictions are in units of it."""
         return self._in_use.pack.scale
+
+    @property
+    def receiver(self) -> np.ndarray:
+        """The fixed point (3,) of the room in use, m in room coordinates."""
+        return self._in_use.pack.receiver
+
+    @property
+    def geometry(self) -> Geometry:
+        """What is known of the shape of the room in use."""
+        return self._in_use.pack.geometry
+
+    @property
+    def references(self) -> np.ndarray:
+        """Positions (R, 3) m of the references of the room in use."""
+        return self._in_use.pack.positions
 
     @property
     def loaded(self) -> list[str]:

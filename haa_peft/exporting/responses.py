@@ -1,0 +1,84 @@
+"""RIRs with both ends of their way, and what a file says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from haa_peft.checks import real_numbers
+from haa_peft.errors import InputError
+from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.inference.predictor import RoomPredictor
+
+LARGEST = 2 << 30
+"""Bytes of RIRs as float32, more than which are not written at once; ``haa-peft import`` reads as many."""
+
+
+@dataclass(frozen=True)
+class Responses:
+    """RIRs of one room.
+
+    Attributes
+    ----------
+    rirs : (N, T) float32.
+    sample_rate : Hz.
+    positions : (N, 3) m in room coordinates.
+    receivers : (N, 3) m, the fixed point of each.
+    room : what the room is called.
+    box : (2, 3) m, lowest and highest corner, of a room that is one; None for any other.
+    licence : of the data.
+    about : how they were made, a line.
+    """
+
+    rirs: np.ndarray
+    sample_rate: int
+    positions: np.ndarray
+    receivers: np.ndarray
+    room: str
+    box: np.ndarray | None = None
+    licence: str = "unknown"
+    about: str = ""
+
+
+def predict_responses(
+    predictor: RoomPredictor, positions: np.ndarray, *, k: int | None = None, seed: int = 0, **more: Any
+) -> Responses:
+    """RIRs that the adapter in use predicts at positions, in units of the measurements.
+
+    Parameters
+    ----------
+    predictor : with the adapter loaded.
+    positions : (N, 3) m in room coordinates.
+    k, seed, **more : as :meth:`~haa_peft.inference.predictor.RoomPredictor.predict` takes them.
+
+    Raises
+    ------
+    InputError
+        For positions that the room does not have, or more than are written at once.
+    """
+    positions = np.atleast_2d(real_numbers("positions", positions))
+    rirs = predictor.predict(positions[:1], k=k, seed=seed, **more)
+    size = len(positions) * rirs[:1].nbytes
+    if size > LARGEST:
+        raise InputError(
+            f"{len(positions)} positions are {size / 2**30:.1f} GiB of RIRs but at most {LARGEST >> 30} GiB are "
+            "written at once; give fewer positions or a shorter length"
+        )
+    if len(positions) > 1:
+        rirs = predictor.predict(positions, k=k, seed=seed, **more)
+    card, geometry = predictor.card, predictor.geometry
+    used = card["training"]["k"] if k is None else k
+    return Responses(
+        rirs=(rirs * predictor.scale).astype(np.float32),
+        sample_rate=int(more.get("sample_rate") or predictor.sample_rate),
+        positions=positions,
+        receivers=np.broadcast_to(predictor.receiver, positions.shape),
+        room=str(card["room"]["name"]),
+        box=geometry.box() if isinstance(geometry, Surfaces) else None,
+        licence=str(card["room"].get("licence", "unknown")),
+        about=f"predicted by the adapter {predictor.name} (digest {str(card.get('digest', 'none'))[:16]}) of the "
+        f"backbone {card['backbone']['origin']}, K = {used}, seed {seed}; its data: "
+        f"{card['room'].get('source', 'unknown')}",
+    )
