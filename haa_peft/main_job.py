@@ -27,8 +27,8 @@ from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import check_single_precision, fingerprint
 from haa_peft.model.xrir import XRIR
-from haa_peft.rooms.checks import checked
 from haa_peft.rooms.room import Room
+from haa_peft.satellites import has, satellite
 from haa_peft.store.card import make_card
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, store_folder
@@ -143,7 +143,7 @@ def adapt_room(
     name : of the adapter; ``room/configuration``, with ``@method`` unless that is LoRA, if not given.
     store : folder of stored adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
     k : references for each target, no more than the room has; ``training.k``, or all others if fewer, unless given.
-    allow_faults : train although something is wrong with the measurements (:mod:`haa_peft.rooms.checks`).
+    allow_faults : train although something is wrong with the measurements (:mod:`haa_peft.findings`).
 
     Raises
     ------
@@ -152,7 +152,7 @@ def adapt_room(
     """
     _check_arguments((room, *first_stage), method, training, backbone, start)
     name = _name(name, room, method, on_top_of)
-    room, *first_stage = (checked(one, allow_faults=allow_faults) for one in (room, *first_stage))
+    room, *first_stage = (_checked(one, allow_faults) for one in (room, *first_stage))
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
     _check_beginnings(room, training, begin, below, first_stage)
@@ -182,6 +182,14 @@ def _check_arguments(
     check_kind("backbone", backbone, XRIR, "a network; load_backbone gives one")
     check_single_precision()
     check_one_beginning(start, rooms[1:])
+
+
+def _checked(room: Room, allow_faults: bool) -> Room:
+    """The room with what is wrong with its measurements, where that can be told."""
+    if has("findings"):
+        return satellite("findings", "adapting").checked(room, allow_faults=allow_faults)
+    LOG.info("note: measurements of %s are not checked: this installation is without haa_peft/findings", room.name)
+    return room
 
 
 def _held(run_folder: Path | None, accelerator: Accelerator, scope: ExitStack) -> Path:

@@ -8,8 +8,13 @@ from types import ModuleType
 
 from haa_peft.errors import InputError
 
-SATELLITES = ("simulation", "augmentation", "downloads", "pretraining", "studies", "importing", "exporting",
+SATELLITES = ("findings", "simulation", "augmentation", "downloads", "pretraining", "studies", "importing", "exporting",
               "geometry.estimate")  # fmt: skip
+
+
+def has(name: str) -> bool:
+    """Whether one of ``SATELLITES`` is there."""
+    return (Path(__file__).parent / name.replace(".", "/") / "__init__.py").is_file()
 
 
 def satellite(name: str, asked_by: str) -> ModuleType:
@@ -20,7 +25,7 @@ def satellite(name: str, asked_by: str) -> ModuleType:
     InputError
         When its folder is not there; the line says which, and what needs it.
     """
-    if not (Path(__file__).parent / name.replace(".", "/") / "__init__.py").is_file():
+    if not has(name):
         raise InputError(missing(name, asked_by))
     return importlib.import_module(f"haa_peft.{name}")
 

@@ -25,7 +25,7 @@ from haa_peft.acoustics import iso_metrics
 from haa_peft.commands.parser import Parser
 from haa_peft.errors import InputError, command
 from haa_peft.files import check_report, write_report
-from haa_peft.rooms.checks import check_room
+from haa_peft.findings import check_room
 from haa_peft.rooms.haa import haa_facts
 from haa_peft.simulation import make_room
 from haa_peft.tables import markdown

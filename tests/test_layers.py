@@ -35,7 +35,11 @@ LAYERS = (
     ("cli",),
 )
 """The core as data goes down it; a module imports from its own folder and from those before it."""
-NEEDS = {"pretraining": {"simulation", "geometry.estimate"}, "studies": {"augmentation", "geometry.estimate"}}
+NEEDS = {
+    "importing": {"findings"},
+    "pretraining": {"simulation", "geometry.estimate"},
+    "studies": {"augmentation", "geometry.estimate"},
+}
 """Satellites that others import."""
 LONGEST = 60
 """Lines of a function, its docstring included."""
@@ -184,6 +188,7 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
     done = run("-c", CORE, tmp_path / "copy", room_folder, tiny_backbone_file)
     assert done.returncode == 0, done.stderr
     assert "| studio/base" in done.stdout
+    assert "measurements of studio/base are not checked" in done.stdout
     assert "predicted (2, 9600)" in done.stdout
 
 
@@ -201,6 +206,7 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
         ("geometry.estimate", ["geometry", "ROOM", "--from-sound"]),
         ("importing", ["import", "room.sofa", "--out", "studio/base"]),
         ("exporting", ["predict", "studio/base", "--grid", "1", "--out", "rirs.npz"]),
+        ("findings", ["import", "room.sofa", "--out", "studio/base"]),
     ],
 )
 def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(name, arguments, without, room_folder, tmp_path):

@@ -42,7 +42,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _explain(args: argparse.Namespace) -> None:
     from haa_peft.geometry.estimate.explain import check_drawing, draw_depth, explain, write_depth
-    from haa_peft.rooms.checks import check_room
+    from haa_peft.satellites import has, satellite
 
     for path in (args.png, args.out):
         if path is not None:
@@ -50,8 +50,9 @@ def _explain(args: argparse.Namespace) -> None:
     check_drawing(args.png, args.out)
     room = open_room(args)
     print("\n".join(explain(room)))
-    for one in check_room(room):
-        print(one.line)
+    if has("findings"):
+        for one in satellite("findings", "haa-peft geometry").check_room(room):
+            print(one.line)
     if args.png is not None:
         draw_depth(room, args.png)
     if args.out is not None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import fft
 
-from haa_peft.rooms.checks.finding import Finding, named
+from haa_peft.rooms.finding import Finding, named
 
 
 def shifted(rirs: np.ndarray, samples: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ def repaired(
     Parameters
     ----------
     rirs, positions, receiver : as read.
-    findings : of :func:`haa_peft.rooms.checks.check_measurements`.
+    findings : of :func:`haa_peft.findings.check_measurements`.
     which : kinds that may be mended, of ``REPAIRS``.
 
     Returns

@@ -18,7 +18,7 @@ from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.splits import NAMES, farthest_points
 
 if TYPE_CHECKING:
-    from haa_peft.rooms.checks.finding import Finding
+    from haa_peft.rooms.finding import Finding
 
 NAME_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """Pattern of a room's or a configuration's name."""
@@ -56,7 +56,7 @@ class Room:
         receiver.
     channels : what the panorama shows of surfaces beside their coordinates, of ``CHANNELS``.
     recorded : gives the RIRs (N, T) as they are stored and their rate in Hz, for checks; None where nobody has them.
-    findings : what :func:`haa_peft.rooms.checks.checked` found in the measurements.
+    findings : what :func:`haa_peft.findings.checked` found in the measurements.
     """
 
     room: str

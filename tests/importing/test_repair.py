@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from haa_peft import load_room
+from haa_peft.findings import check_room
 from haa_peft.importing.repair import shifted
-from haa_peft.rooms.checks import check_room
 from tests.importing.conftest import RATE, RECEIVER, rirs_of
 
 FIXED = ["--rate", RATE, "--receiver", *RECEIVER]

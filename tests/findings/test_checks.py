@@ -5,10 +5,10 @@ import pytest
 
 from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.errors import InputError
+from haa_peft.findings import check_measurements, check_room, refuse_faults
+from haa_peft.findings.arrival import Arrivals, explain, moved_receiver
+from haa_peft.findings.decay import decay_range
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.checks import check_measurements, check_room, refuse_faults
-from haa_peft.rooms.checks.arrival import Arrivals, explain, moved_receiver
-from haa_peft.rooms.checks.decay import decay_range
 from haa_peft.rooms.load import load_room
 
 RATE = 48_000

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
+from haa_peft.findings.arrival import TOLERANCE_S, Arrivals
+from haa_peft.findings.timing import in_sight
 from haa_peft.geometry.panorama import render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.checks.arrival import TOLERANCE_S, Arrivals
-from haa_peft.rooms.checks.finding import ERROR, Finding, named
-from haa_peft.rooms.checks.timing import in_sight
+from haa_peft.rooms.finding import ERROR, Finding, named
 
 THROUGH = 0.2
 """Share of positions that may be heard through a surface: furniture, scans and positions have errors."""

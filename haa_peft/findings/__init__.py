@@ -10,13 +10,13 @@ import numpy as np
 
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
+from haa_peft.findings.arrival import Arrivals
+from haa_peft.findings.decay import check_decay, check_length
+from haa_peft.findings.surroundings import check_surroundings
+from haa_peft.findings.timing import check_polarity, check_timing
+from haa_peft.findings.values import check_levels, check_values
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.checks.arrival import Arrivals
-from haa_peft.rooms.checks.decay import check_decay, check_length
-from haa_peft.rooms.checks.finding import ERROR, Finding
-from haa_peft.rooms.checks.surroundings import check_surroundings
-from haa_peft.rooms.checks.timing import check_polarity, check_timing
-from haa_peft.rooms.checks.values import check_levels, check_values
+from haa_peft.rooms.finding import ERROR, Finding
 from haa_peft.rooms.room import Room
 
 SPEAKS_ALONE = {"silent", "constant", "decibels", "squared", "offset", "reversed"}
