@@ -160,13 +160,15 @@ def _match(args: argparse.Namespace) -> None:
 
     check_report(args.json, "identify")
     room = open_room(args)
-    fits, left_out = identify(room, load_backbone(args.backbone), store_folder(args.store), args.k)
-    print(f"{room.name}: {len(room.splits['train'])} measurements, each predicted from the others\n")
-    print(fit_table(fits))
-    for reason in left_out:
+    match = identify(room, load_backbone(args.backbone), store_folder(args.store), args.k)
+    print(f"{room.name}: {match.measurements} measurements, levels of each told from the others\n")
+    print(fit_table(match))
+    for reason in match.left_out:
         print(f"left out: {reason}")
-    if fits[0].adapter == BARE:
-        print("no stored adapter predicts this room better than the bare backbone; train one")
+    if match.noise:
+        print(f"{match.noise:.0%} of their spans and octaves are noise and do not count")
+    print(match.line)
+    if match.fits[0].adapter == BARE:
+        print("no stored adapter does better than levels fitted to these measurements; train one")
     if args.json is not None:
-        report = {"room": room.name, "fits": [fit._asdict() for fit in fits], "left_out": left_out}
-        print(write_report(args.json, "identify", report))
+        print(write_report(args.json, "identify", {"room": room.name, **match.to_json()}))

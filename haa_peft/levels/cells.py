@@ -12,6 +12,7 @@ import numpy as np
 from scipy import fft
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
+from haa_peft.acoustics.iso import late_decay, sounding_part
 from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
 
 OCTAVES = (125, 250, 500, 1000, 2000, 4000, 8000)
@@ -28,6 +29,8 @@ QUIETEST_DB = -120.0
 """Level of a silent cell, re the loudest sample of the measurements."""
 LARGEST_DB = 25.0
 """Gains stay below it, either way."""
+LOUDER = 3.0
+"""Times the energy of the noise in a cell, above which what is measured there is mostly sound."""
 PADDED = fft.next_fast_len(2 * RIR_LENGTH, real=True)
 
 
@@ -78,6 +81,22 @@ def levels_of_octaves(bands: np.ndarray, distance: np.ndarray) -> np.ndarray:
 def distance_levels(distance: np.ndarray) -> np.ndarray:
     """What :func:`cell_levels` adds for distance, (N,) m -> (N, 8) dB."""
     return 20 * (1 - SPREADING) * np.log10(np.asarray(distance))[:, None]
+
+
+def above_noise(rirs: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    """In which spans and octaves RIRs (N, 9600) at distances (N,) m are louder than their noise, (N, 8, 7) bool.
+
+    Noise is what is left where the decay of an octave has ended (:func:`~haa_peft.acoustics.iso.late_decay`); an octave
+    in which nothing decays is noise.
+    """
+    bands = octaves(rirs)
+    onset, end = sounding_part(np.asarray(rirs, dtype=np.float64))
+    power = bands.reshape(-1, RIR_LENGTH).astype(np.float64) ** 2
+    decay = late_decay(power, onset.repeat(len(OCTAVES)), end.repeat(len(OCTAVES)), SAMPLE_RATE)
+    noise = np.where(np.isfinite(decay.rate), decay.noise, np.inf).reshape(-1, 1, len(OCTAVES))
+    samples = (span_of(distance)[:, :, None] == np.arange(SPANS)).sum(axis=1)
+    energy = 10 ** ((levels_of_octaves(bands, distance) - distance_levels(distance)[..., None]) / 10)
+    return energy > LOUDER * noise * samples[..., None]
 
 
 def with_gains(bands: np.ndarray, distance: np.ndarray, gains: np.ndarray) -> np.ndarray:

@@ -80,11 +80,14 @@ class RoomLevels:
     def at(self, positions: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Levels (N, 8, 7) dB at positions (N, 3) m from the receiver, where a network predicts (N, 8, 7) dB."""
         process, averaged = self.candidates(positions)
+        outside = np.clip(distance_outside(positions, self.positions) / REACH, 0, 1)[:, None, None]
+        return (1 - outside) * self.blend(process, averaged, predicted) + outside * (averaged + predicted) / 2
+
+    def blend(self, *candidates: np.ndarray) -> np.ndarray:
+        """Levels (N, 8, 7) dB of those of ``CANDIDATES``, (N, 8, 7) dB each, by their shares."""
         shares = np.concatenate([np.tile(row, (len(range(SPANS)[group]), 1)) for row, group in
                                  zip(self.shares, GROUPS, strict=True)])  # fmt: skip
-        inside = np.einsum("gc,cngb->ngb", shares, np.stack([process, averaged, predicted]))
-        outside = np.clip(distance_outside(positions, self.positions) / REACH, 0, 1)[:, None, None]
-        return (1 - outside) * inside + outside * (averaged + predicted) / 2
+        return np.einsum("gc,cngb->ngb", shares, np.stack(candidates))
 
     def correct(self, rirs: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """RIRs (N, 9600) float32 that a network predicts at positions (N, 3) m from the receiver, with these levels."""

@@ -24,15 +24,26 @@ def fit_levels(backbone: XRIR, room: Room, k: int) -> RoomLevels:
     room : whose training measurements are used, but for borrowed ones.
     k : references a prediction, fewer where fewer are left.
     """
-    train = room.own
-    rirs, positions = room.rirs[train], room.positions[train] - room.receiver
-    predicted = np.zeros_like(rirs)
+    rirs, positions = room.rirs[room.own], room.positions[room.own] - room.receiver
     left_out = folds(positions)
+    levels = left_out_levels(backbone, room, k, left_out)
+    return RoomLevels.fit(rirs, positions, room.receiver, room.geometry, levels, left_out)
+
+
+def left_out_levels(backbone: XRIR, room: Room, k: int, left_out: list[np.ndarray]) -> np.ndarray:
+    """Levels (R, 8, 7) dB of a room's own training measurements, each predicted without those left out with it.
+
+    Parameters
+    ----------
+    backbone, room, k : as for :func:`fit_levels`.
+    left_out : sets of measurements, (R,) bool each, one for every measurement, as :func:`folds` gives them.
+    """
+    rirs, positions = room.rirs[room.own], room.positions[room.own] - room.receiver
+    predicted = np.zeros_like(rirs)
     for out in left_out:
         tensors = RoomTensors.of_arrays(room.panorama, rirs[~out], positions[~out], backbone.device)
         predicted[out] = predict_rirs(backbone, tensors, positions[out], min(k, int((~out).sum())), 0)
-    levels = cell_levels(predicted, np.linalg.norm(positions, axis=1))
-    return RoomLevels.fit(rirs, positions, room.receiver, room.geometry, levels, left_out)
+    return cell_levels(predicted, np.linalg.norm(positions, axis=1))
 
 
 def folds(positions: np.ndarray) -> list[np.ndarray]:
