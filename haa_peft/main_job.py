@@ -27,6 +27,7 @@ from haa_peft.inference.packs import load_pack, prepare_pack
 from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import check_single_precision, fingerprint
 from haa_peft.model.xrir import XRIR
+from haa_peft.rooms.recordings import Recordings
 from haa_peft.rooms.room import Room
 from haa_peft.satellites import has, satellite
 from haa_peft.store.card import make_card
@@ -59,6 +60,7 @@ class AdaptedRoom:
     backbone : the adapter's, or what it and the adapter below are of.
     adaptation : the adapter, and how training went; ``first`` is the same of a first stage.
     levels : what predictions are given; None where the method has none.
+    recordings : whether the pack keeps the measurements at their own rate and length.
     below : the adapter that it lies on top of.
     report : errors of baselines, backbone and adapter, with the ``verdict``
         (:func:`~haa_peft.evaluation.compare.compare`); no rows without a test.
@@ -72,6 +74,7 @@ class AdaptedRoom:
     levels: RoomLevels | None = None
     below: Start | None = None
     first: Adaptation | None = None
+    recordings: bool = True
 
     @property
     def parent(self) -> tuple[str, str] | None:
@@ -99,7 +102,9 @@ class AdaptedRoom:
         """Ready to be written: adapter, references, geometry and card, with the room encoded."""
         own = self.adaptation.config, self.adaptation.tensors
         levels = None if self.levels is None else self.levels.tensors()
-        pack = RoomPack.of_room(self.name, self.room, *(own if self.parent else self.adapter), self.card, levels)
+        recordings = Recordings.of_room(self.room) if self.recordings else None
+        stored = own if self.parent else self.adapter
+        pack = RoomPack.of_room(self.name, self.room, *stored, self.card, levels, recordings)
         if self.parent is None or self.below is None:
             return prepare_pack(self.backbone, pack)
         below = dataclasses.replace(pack, config=self.below.config, tensors=self.below.tensors)
@@ -126,9 +131,8 @@ def adapt_room(
     resume: bool = False,
     name: str | AdapterName | None = None,
     store: Path | str | None = None,
-    k: int | None = None,
-    allow_faults: bool = False,
-) -> AdaptedRoom:
+    k: int | None = None, allow_faults: bool = False, recordings: bool = True,
+) -> AdaptedRoom:  # fmt: skip
     """Adapt a backbone to a room, compare it with what needs no training, and pack it.
 
     Parameters
@@ -144,6 +148,7 @@ def adapt_room(
     store : folder of stored adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
     k : references for each target, no more than the room has; ``training.k``, or all others if fewer, unless given.
     allow_faults : train although something is wrong with the measurements (:mod:`haa_peft.findings`).
+    recordings : keep the measurements in the pack at their own rate and length too, for predictions at full length.
 
     Raises
     ------
@@ -169,7 +174,7 @@ def adapt_room(
     is_main = accelerator.is_main_process
     levels = fit_levels(backbone, room, training.k) if is_main and method.levels == "fitted" else None
     report = compare_adapted(room, base, adaptation, str(name), test_split if is_main else None, levels, below)
-    return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first)
+    return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first, recordings)
 
 
 def _check_arguments(

@@ -24,6 +24,7 @@ LAYERS = (
     ("geometry",),
     ("rooms",),
     ("levels",),
+    ("rendering",),
     ("model",),
     ("adapters",),
     ("training",),

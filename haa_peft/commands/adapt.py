@@ -131,6 +131,9 @@ def _add_run(parser: Parser) -> None:
     running.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
     running.add_argument("--allow-faults", action="store_true", help="train although something is wrong with the "
                          "measurements")  # fmt: skip
+    running.add_argument("--no-recordings", dest="recordings", action="store_false", help="do not keep the "
+                         "measurements in the pack at their own rate and length, for predictions at full length; they "
+                         "take 2 bytes a sample")  # fmt: skip
     running.add_argument("--tensorboard", action="store_true", help="log to the run folder for tensorboard too")
 
 

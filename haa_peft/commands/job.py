@@ -94,7 +94,8 @@ def options_of(args: argparse.Namespace, room: Room) -> dict[str, Any]:
     check_report(args.json, "finetune")
     check_writable(run_folder / "log.jsonl")
     check_writable(name.folder(store_folder(args.store)) / "card.json")
-    same = {key: getattr(args, key) for key in ("start", "on_top_of", "borrow", "store", "k", "resume", "allow_faults")}
+    keys = ("start", "on_top_of", "borrow", "store", "k", "resume", "allow_faults", "recordings")
+    same = {key: getattr(args, key) for key in keys}
     return {"name": name, "run_folder": run_folder, **same}
 
 

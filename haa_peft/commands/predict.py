@@ -7,9 +7,10 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from haa_peft.commands.options import add_phase, add_store
+from haa_peft.commands.options import add_store
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
+from haa_peft.model.phases import DIFFUSE, PHASES
 from haa_peft.satellites import satellite
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "predict",
         help="write RIRs at positions as WAV, SOFA or NumPy's files",
-        description="Predict RIRs at positions, along a path or in a grid, by a stored adapter.",
-        example="haa-peft predict classroom-twin/base --position 2 3 1.5 --out rir.wav",
+        description="Predict RIRs at positions, along a path or in a grid, by a stored adapter: as they are modelled, "
+        "0.435 s at 22 050 Hz, or at another rate and length.",
+        example="haa-peft predict studio/base --position 2 3 1.5 --rate 48000 --length full --out rir.wav",
     )
     parser.set_defaults(command=_run)
     parser.add_argument("name", metavar="NAME", help="adapter, such as hallway/panel1")
@@ -38,11 +40,28 @@ def add(commands: Any) -> None:
     )
     where.add_argument("--height", type=float, nargs="+", metavar="Z", help="of the grid (default: the receiver's)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".wav (one position), .sofa, .npz, or "
-                        "a folder of WAV files with positions.csv; 32-bit floats at 22 050 Hz")  # fmt: skip
+                        "a folder of WAV files with positions.csv; 32-bit floats")  # fmt: skip
+    parser.add_argument("--rate", type=int, metavar="HZ", help="sample rate (default: 22050)")
+    parser.add_argument("--length", type=_length, metavar="SECONDS", help="or full, for as long as the room rings "
+                        "(default: 0.435)")  # fmt: skip
     parser.add_argument("--k", type=int, help="references to use (default: as in training)")
-    parser.add_argument("--seed", type=int, default=0, help="of a random phase (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of chance in the waveform (default: 0)")
     add_store(parser)
-    add_phase(parser)
+    parser.add_argument("--phase", choices=(*PHASES, DIFFUSE), help="that a waveform starts from: the aligned "
+                        "references', a random one as published, or the references' until the room mixes and a diffuse "
+                        "field's then (default: references; diffuse with --rate or --length)")  # fmt: skip
+
+
+def _length(text: str) -> str | float:
+    try:
+        return text if text == "full" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"is {text!r} but must be full or seconds") from None
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """How it is predicted."""
+    return {"k": args.k, "seed": args.seed, "sample_rate": args.rate, "length": args.length}
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -57,7 +76,7 @@ def _run(args: argparse.Namespace) -> None:
     from haa_peft.exporting import export
     from haa_peft.exporting.responses import predict_responses
 
-    responses = predict_responses(predictor, positions, k=args.k, seed=args.seed)
+    responses = predict_responses(predictor, positions, **_asked(args))
     export(responses, args.out)
     seconds = responses.rirs.shape[1] / responses.sample_rate
     print(f"{args.out}: {len(positions)} RIRs of {seconds:.3f} s in {predictor.name}")
@@ -115,9 +134,10 @@ def _write_wav(args: argparse.Namespace, predictor: RoomPredictor, positions: np
         raise InputError(
             f"--out {args.out}: a WAV file holds one RIR, not {len(positions)}; give a folder, .sofa or .npz"
         )
-    rir = predictor.predict(positions, k=args.k, seed=args.seed)[0] * predictor.scale
+    rir = predictor.predict(positions, **_asked(args))[0] * predictor.scale
+    rate = args.rate or predictor.sample_rate
     wav = io.BytesIO()
-    soundfile.write(wav, rir, predictor.sample_rate, subtype="FLOAT", format="WAV")
+    soundfile.write(wav, rir, rate, subtype="FLOAT", format="WAV")
     write_atomically(args.out, wav.getvalue())
-    seconds = len(rir) / predictor.sample_rate
-    print(f"{args.out}: {seconds:.3f} s at {positions[0].tolist()} in {predictor.name}, peak {abs(rir).max():.3g}")
+    seconds, where = len(rir) / rate, f"at {positions[0].tolist()} in {predictor.name}"
+    print(f"{args.out}: {seconds:.3f} s at {rate} Hz {where}, peak {abs(rir).max():.3g}")

@@ -26,11 +26,14 @@ from haa_peft.inference.packs import (
     check_allowed,
     check_asked,
     check_backbone,
+    check_extent,
     check_finite_rirs,
+    check_phase,
     check_positions,
     check_prepared,
     check_references,
     damage_of,
+    late_field_of,
     levels_of,
     load_parent,
     resolve,
@@ -38,10 +41,11 @@ from haa_peft.inference.packs import (
     weights_of,
 )
 from haa_peft.model.checkpoint import check_device, check_single_precision, fingerprint, load_backbone
-from haa_peft.model.phases import PHASES
+from haa_peft.model.phases import DIFFUSE, PHASES
 from haa_peft.model.predict import choose_targets, positions_at_once
 from haa_peft.model.tensors import Asked, EncodedRoom
 from haa_peft.model.xrir import XRIR
+from haa_peft.rendering.render import Renderer
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.pack import RoomPack
@@ -49,10 +53,11 @@ from haa_peft.store.parts import CARD
 
 
 class _Entry(NamedTuple):
-    """Of the rooms in memory: a pack but for its tensors, the room as encoded, and what state of the store it is of."""
+    """Of the rooms in memory: a pack but for its tensors, the room as encoded, its late field, the store's state."""
 
     pack: RoomPack
     room: EncodedRoom
+    late: Renderer
     state: tuple[int, int, int] | None
 
 
@@ -87,7 +92,7 @@ class RoomPredictor:
         merged: bool = False,
         precision: str = "float32",
         compiled: bool = False,
-        phase: str = PHASES[0],
+        phase: str | None = None,
         allowed: Collection[str] | None = None,
     ) -> None:
         check_kind("backbone", backbone, XRIR, "a network; load_backbone gives one")
@@ -102,7 +107,9 @@ class RoomPredictor:
         self._store, self._max_loaded = store, max_loaded
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
         self._merged, self._allowed = merged, None if allowed is None else frozenset(allowed)
-        self._networks = RoomNetwork(backbone, device, compiled=compiled, precision=precision, phase=phase)
+        self._phase = check_phase(phase)
+        start = PHASES[0] if phase in (None, DIFFUSE) else phase
+        self._networks = RoomNetwork(backbone, device, compiled=compiled, precision=precision, phase=start)
         if compiled and self._networks.base.device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "cl"))):
             raise InputError("compiled=True needs a C++ compiler on a CPU; install one or leave it out")
         self._rooms: OrderedDict[str, _Entry] = OrderedDict()
@@ -123,7 +130,7 @@ class RoomPredictor:
         merged: bool = False,
         precision: str = "float32",
         compiled: bool = False,
-        phase: str = PHASES[0],
+        phase: str | None = None,
         allowed: Collection[str] | None = None,
     ) -> RoomPredictor:
         """Load an adapter by name, such as ``hallway/panel1``.
@@ -140,7 +147,9 @@ class RoomPredictor:
         precision : of the encoders, ``float32`` or ``bfloat16``.
         compiled : compile the transformer's blocks with ``torch.compile``; rooms are then merged, and the first
             query takes long.
-        phase : where a waveform's phase comes from: the aligned ``references``, or ``random`` as in the published code.
+        phase : where a waveform's phase comes from: the aligned ``references``, ``random`` as in the published code, or
+            the references until the room mixes and a ``diffuse`` field then. Unless given, ``references``, and
+            ``diffuse`` where :meth:`predict` is asked for another rate or length.
         allowed : digests of the packs that may be loaded, as their cards say; any unless given.
 
         Raises
@@ -254,7 +263,7 @@ class RoomPredictor:
             return None
         return card.st_ino, card.st_mtime_ns, card.st_size
 
-    def _read(self, name: AdapterName) -> tuple[RoomPack, EncodedRoom]:
+    def _read(self, name: AdapterName) -> tuple[RoomPack, EncodedRoom, Renderer]:
         base = self._networks.base
         with damage_of(name):
             pack = read_pack(self._store, name)
@@ -268,7 +277,8 @@ class RoomPredictor:
             elif self._merged:
                 weights = weights.with_merged(base)
             room = self._encode(pack, weights)._replace(levels=levels_of(pack))
-        return dataclasses.replace(pack, tensors={}, prepared=None, levels=None), room
+        pack = dataclasses.replace(pack, tensors={}, prepared=None, levels=None)
+        return pack, room, late_field_of(pack)
 
     def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
         base = self._networks.base
@@ -289,34 +299,59 @@ class RoomPredictor:
             self._rooms.clear()
             self._room, self._own = None, threading.local()
 
-    def predict(self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0) -> np.ndarray:
+    @property
+    def full_length(self) -> float:
+        """Seconds that ``length="full"`` gives: until every octave has fallen by 60 dB."""
+        return self._in_use.late.full_s
+
+    def predict(
+        self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
+        length: str | float | None = None,
+    ) -> np.ndarray:  # fmt: skip
         """RIRs between the room's receiver and positions.
 
         Parameters
         ----------
         positions_xyz : (N, 3) or (3,) metres in room coordinates.
         k : how many of the nearest references to use; as in training unless given.
-        seed : of the starting phase, where that is random.
+        seed : of the starting phase where that is random, and of the diffuse field.
+        sample_rate : Hz; 22 050 unless given.
+        length : seconds, or ``"full"`` for as long as the room rings; what is modelled, 0.435 s, unless given.
 
         Returns
         -------
-        (N, 9600) float32 at 22 050 Hz, in units of :attr:`scale`.
+        (N, T) float32 in units of :attr:`scale`; (N, 9600) at 22 050 Hz unless rate or length is given.
 
         Raises
         ------
         InputError
-            For positions that are not finite, outside the room or at the receiver.
+            For positions that are not finite, outside the room or at the receiver, and for other rates and lengths.
         """
-        parts = list(self.stream(positions_xyz, k=k, seed=seed))
-        return np.concatenate(parts) if parts else np.zeros((0, RIR_LENGTH), dtype=np.float32)
+        parts = list(self.stream(positions_xyz, k=k, seed=seed, sample_rate=sample_rate, length=length))
+        if parts:
+            return np.concatenate(parts)
+        return np.zeros((0, self._samples(self._in_use.late, sample_rate, length)), dtype=np.float32)
 
-    def stream(self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0) -> Iterator[np.ndarray]:
-        """As :meth:`predict`, some positions after the other: (n, 9600) arrays whose memory can be let go."""
-        pack, room, _ = self._in_use
+    def stream(
+        self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
+        length: str | float | None = None,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """As :meth:`predict`, some positions after the other: (n, T) arrays whose memory can be let go.
+
+        Parameters
+        ----------
+        positions_xyz : (N, 3) or (3,) metres in room coordinates.
+        k, seed, sample_rate, length : as for :meth:`predict`.
+        """
+        pack, room, late, _ = self._in_use
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
         check_asked(seed)
-        return self._stream(pack, room, positions, k, seed)
+        check_extent(pack, sample_rate, length)
+        parts = self._stream(pack, room, positions, k, seed)
+        if sample_rate is None and length is None and self._phase != DIFFUSE:
+            return parts
+        return self._rendered(pack, late, positions, parts, k, seed, sample_rate, length)
 
     def _stream(
         self, pack: RoomPack, room: EncodedRoom, positions: np.ndarray, k: int, seed: int
@@ -326,6 +361,27 @@ class RoomPredictor:
             for rirs in self._networks.stream(room, positions - pack.receiver, k, seed):
                 yield check_finite_rirs(pack.name, positions[start : start + len(rirs)], rirs)
                 start += len(rirs)
+
+    def _rendered(
+        self, pack: RoomPack, late: Renderer, positions: np.ndarray, parts: Iterator[np.ndarray], k: int, seed: int,
+        sample_rate: int | None, length: str | float | None,
+    ) -> Iterator[np.ndarray]:  # fmt: skip
+        """What the network predicts, at another rate and length or with a diffuse late field."""
+        samples = self._samples(late, sample_rate, length)
+        diffuse = self._phase in (None, DIFFUSE)
+        start = 0
+        for rirs in parts:
+            places = positions[start : start + len(rirs)]
+            found = late.render(rirs, places, k, sample_rate=sample_rate or SAMPLE_RATE, samples=samples,
+                                diffuse=diffuse, seed=seed, continued=length is not None)  # fmt: skip
+            yield check_finite_rirs(pack.name, places, np.stack(list(found)))
+            start += len(rirs)
+
+    @staticmethod
+    def _samples(late: Renderer, sample_rate: int | None, length: str | float | None) -> int:
+        """Of RIRs at a rate in Hz and of a length."""
+        seconds = late.full_s if length == "full" else RIR_LENGTH / SAMPLE_RATE if length is None else float(length)
+        return round(seconds * (sample_rate or SAMPLE_RATE))
 
     def predict_many(
         self, requests: Sequence[tuple[str, ArrayLike]], *, k: int | None = None, seed: int = 0
@@ -366,7 +422,7 @@ class RoomPredictor:
         first = {name: i for i, (name, _) in reversed(list(enumerate(requests)))}
         for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):
             name, positions_xyz = requests[i]
-            pack, room, _ = self._load(name)
+            pack, room, *_ = self._load(name)
             positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
             asked[i] = pack.name, positions
             rooms = {id(other) for other, _ in batch} | {id(room)}

@@ -51,10 +51,10 @@ def read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]
     return resample(cut, sample_rate), positions
 
 
-def read_recorded(folder: Path, sample_rate: int) -> tuple[np.ndarray, int]:
-    """RIRs (N, T) as a folder holds them, their first ``RECORDED_S`` seconds, and their rate in Hz, for checks."""
+def read_recorded(folder: Path, sample_rate: int, seconds: float = RECORDED_S) -> tuple[np.ndarray, int]:
+    """RIRs (N, T) as a folder holds them, their first ``seconds``, and their rate in Hz."""
     rirs = _read_array(folder / "RIRs.npy")
-    return np.array(rirs[:, : round(RECORDED_S * sample_rate)], dtype=np.float32), sample_rate
+    return np.array(rirs[:, : round(seconds * sample_rate)], dtype=np.float32), sample_rate
 
 
 def _read_array(path: Path) -> np.ndarray:

@@ -55,7 +55,8 @@ class Room:
     viewpoint : (3,) metres in room coordinates, where the geometry encoder's image of the room is taken; None for the
         receiver.
     channels : what the panorama shows of surfaces beside their coordinates, of ``CHANNELS``.
-    recorded : gives the RIRs (N, T) as they are stored and their rate in Hz, for checks; None where nobody has them.
+    recorded : gives the RIRs (N, T) as they are stored, their first 2 s unless other seconds are given, and their rate
+        in Hz; None where nobody has them.
     findings : what :func:`haa_peft.findings.checked` found in the measurements.
     """
 
@@ -73,7 +74,7 @@ class Room:
     viewpoint: np.ndarray | None = None
     fit: Callable[[Room], Geometry] | None = None
     channels: tuple[str, ...] = ()
-    recorded: Callable[[], tuple[np.ndarray, int]] | None = None
+    recorded: Callable[..., tuple[np.ndarray, int]] | None = None
     findings: tuple[Finding, ...] = ()
 
     @property

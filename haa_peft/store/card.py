@@ -189,6 +189,15 @@ def fitted_levels(card: dict) -> str:
     return f"levels fitted to {card['room']['shots']} measurements: direct sound {where}; told by {parts}"
 
 
+def kept_recordings(card: dict) -> str:
+    """What is kept of the measurements at their own rate and length, in a sentence; empty where nothing is."""
+    kept = card.get("recordings")
+    if not kept:
+        return ""
+    rate = f"{kept['sample_rate']:,}".replace(",", " ")
+    return f"recordings kept: {kept['seconds']:.3g} s at {rate} Hz, {kept['bytes'] / 1000:.0f} kB"
+
+
 def described(card: dict) -> list[str]:
     """Method, trained weights, kB, backbone and what training came to: a line of a table."""
     made, training = card["backbone"], card["training"]
@@ -259,6 +268,7 @@ def readme(card: dict) -> str:
             "",
             f"Kept: {kept_weights(card)}.",
             *(["", f"L{fitted_levels(card)[1:]}."] if card.get("levels") else []),
+            *(["", f"R{kept_recordings(card)[1:]}."] if card.get("recordings") else []),
             "",
             *_findings(room),
             f"Data: {room['source']}. Licence of the data: {room['licence']}.{reads}",

@@ -14,10 +14,11 @@ from haa_peft.acoustics.sampling import RIR_LENGTH
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import DepthMap, Geometry, without_channels
 from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms.recordings import LONGEST_S, Recordings
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import SCHEMA
 from haa_peft.store.names import AdapterName
-from haa_peft.store.parts import CARD, ROOM, damaged
+from haa_peft.store.parts import CARD, RECORDINGS, ROOM, damaged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,8 @@ LARGEST = {"rirs": 1e3, "positions": 1e4, "receiver": 1e4, "depth": 1e4}
 QUIETEST = 1e-3
 """Loudest of the references."""
 SCALES = (1e-9, 1e9)
+RATES = (8_000, 384_000)
+"""Hz, of recordings."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class RoomPack:
     prepared_from : the :meth:`digest` of what it was prepared from; with any other it is not stored.
     channels : what the panorama shows of surfaces beside their coordinates.
     levels : what :class:`~haa_peft.levels.room.RoomLevels` keeps of the room's levels; None where there are none.
+    recordings : its own references at the rate and length at which they were recorded; None where they are not kept.
     """
 
     name: AdapterName
@@ -71,6 +75,7 @@ class RoomPack:
     prepared_from: str = ""
     channels: tuple[str, ...] = ()
     levels: dict[str, Tensor] | None = None
+    recordings: Recordings | None = None
 
     @classmethod
     def of_room(
@@ -81,6 +86,7 @@ class RoomPack:
         tensors: dict[str, Tensor],
         card: dict,
         levels: dict[str, Tensor] | None = None,
+        recordings: Recordings | None = None,
     ) -> RoomPack:
         """Pack an adapter with its room's training measurements as references.
 
@@ -90,9 +96,10 @@ class RoomPack:
         room : with its measurements and geometry.
         config, tensors : the adapter.
         card : what ``card.json`` says besides schema and name.
-        levels : as the attribute.
+        levels, recordings : as the attributes.
         """
         train = room.splits["train"]
+        kept = {} if recordings is None else {"recordings": recordings.describe()}
         return cls(
             name,
             config,
@@ -102,9 +109,10 @@ class RoomPack:
             room.receiver,
             without_channels(room.geometry, room.channels),
             room.scale,
-            {"schema": SCHEMA, "name": str(name), **card},
+            {"schema": SCHEMA, "name": str(name), **card, **kept},
             channels=room.channels,
             levels=levels,
+            recordings=recordings,
         )
 
     def as_room(self) -> Room:
@@ -168,11 +176,24 @@ class RoomPack:
         borrowed = self.card["room"].get("borrowed", 0)
         if type(borrowed) is not int or not 0 <= borrowed < count:
             raise damaged(self.name, f"{CARD} has no valid room.borrowed")
+        if self.recordings is not None:
+            _check_recordings(f"{self.name}: {RECORDINGS}", self.recordings, count - borrowed)
         if "materials" in self.channels and self.geometry.materials is None:
             raise damaged(self.name, f"{ROOM} has no materials, which it reads")
         low, high = self.geometry.bounds()
         if (self.receiver < low).any() or (self.receiver > high).any():
             raise damaged(self.name, f"{ROOM} has its receiver outside the room")
+
+
+def _check_recordings(where: str, recordings: Recordings, count: int) -> None:
+    """Raise ``InputError`` unless there are ``count`` recordings that make sense."""
+    rirs, rate, (low, high) = recordings.rirs, recordings.sample_rate, RATES
+    fits = rirs.ndim == 2 and len(rirs) == count and 0 < rirs.shape[1] <= (LONGEST_S + 1) * rate
+    if not fits or not low <= rate <= high:
+        wanted = f"({count}, T) of at most {LONGEST_S:g} s at {low} to {high} Hz"
+        raise damaged(where, f"has RIRs {rirs.shape} at {rate} Hz but must have {wanted}")
+    if not np.abs(rirs).max() <= LARGEST["rirs"]:
+        raise damaged(where, f"is not within {LARGEST['rirs']:g}")
 
 
 def check_surfaces(surfaces: Sized, where: str) -> None:

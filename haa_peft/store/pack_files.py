@@ -14,6 +14,7 @@ from haa_peft.files import nan_to_null
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.geometry.panorama import DepthMap, Geometry
 from haa_peft.geometry.surfaces import Surfaces
+from haa_peft.rooms.recordings import Recordings
 from haa_peft.store.card import card_digest, parse_card, readme
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import PREPARATION, SEEN, RoomPack, check_surfaces
@@ -24,6 +25,7 @@ from haa_peft.store.parts import (
     LEVELS,
     PREPARED,
     README,
+    RECORDINGS,
     REFERENCES,
     ROOM,
     check_size,
@@ -72,6 +74,9 @@ def to_files(pack: RoomPack) -> dict[str, bytes]:
     }
     if pack.levels is not None:
         files[LEVELS] = tensor_bytes(pack.levels)
+    if pack.recordings is not None:
+        about = {"sample_rate": str(pack.recordings.sample_rate)}
+        files[RECORDINGS] = tensor_bytes({"rirs": torch.from_numpy(pack.recordings.rirs)}, about)
     if pack.prepared is not None and pack.prepared_from == pack.digest():
         about = {"prepared_from": pack.prepared_from, "preparation": str(PREPARATION)}
         files[PREPARED] = tensor_bytes(pack.prepared, about)
@@ -131,7 +136,8 @@ def from_files(name: AdapterName, files: Mapping[str, bytes], *, tensors: bool =
         geometry = _geometry(room, references, f"{name}: {ROOM}")
         channels = parse_channels(room.get("channels", "none"))
         arrays = rirs, positions, receiver, geometry, scale
-        pack = RoomPack(name, config, adapter, *arrays, card, prepared, prepared_from, channels, levels)
+        pack = RoomPack(name, config, adapter, *arrays, card, prepared, prepared_from, channels, levels,
+                        _recordings(name, files.get(RECORDINGS)))  # fmt: skip
     pack.check()
     if prepared is not None and prepared_from != pack.digest():
         raise damaged(name, f"{PREPARED} is of another adapter or room")
@@ -155,6 +161,16 @@ def _geometry(room: dict, references: Mapping[str, np.ndarray], where: str) -> G
         return DepthMap.from_json(room["geometry"], depth, where, *map(references.get, SEEN[1:]))
     check_surfaces(room["surfaces"], where)
     return Surfaces.from_json(room["surfaces"], where)
+
+
+def _recordings(name: AdapterName, content: bytes | None) -> Recordings | None:
+    import safetensors.numpy
+
+    if content is None:
+        return None
+    with reading(name, RECORDINGS):
+        rate = int(metadata(content)["sample_rate"])
+        return Recordings(_of_type(safetensors.numpy.load(content), "rirs", np.float16), rate)
 
 
 def _of_type(references: Mapping[str, np.ndarray], what: str, kind: type) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""RIRs at any sample rate and as long as the room rings: predictions continued by what was measured."""
