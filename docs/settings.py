@@ -2,8 +2,8 @@
 
     python docs/settings.py
 
-A setting is defined once, as a field made by ``haa_peft.fields.setting``; its flag, its key in a study's file and its
-check follow from there. `tests/test_settings_page.py` fails when the page is stale.
+A setting is defined once, as an annotated field of a dataclass (``haa_peft.fields``); its flag, its key in a study's
+file and its check follow from there. `tests/test_settings_page.py` fails when the page is stale.
 """
 
 from __future__ import annotations
@@ -13,48 +13,39 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic.fields import FieldInfo
+
 from haa_peft.adapters.settings import MethodSettings
 from haa_peft.augmentation.settings import LIMITS as LARGEST
 from haa_peft.augmentation.settings import USUAL
 from haa_peft.commands.adapt import add_arguments
 from haa_peft.commands.parser import Parser
-from haa_peft.fields import KINDS, fields, kind
+from haa_peft.fields import WORDS, choices, fields, item, kind, limits
 from haa_peft.pretraining.settings import BackboneTraining, PanoramaTraining
-from haa_peft.studies.plan import RunSpec, Study
+from haa_peft.studies.plan import RunSpec, Source, Study
 from haa_peft.studies.read import METHOD, TRAINING
 from haa_peft.training.settings import LEARNING_RATES, TrainingSettings
 
 PAGE = Path(__file__).with_name("settings.md")
-LISTS = {"int": "whole numbers", "float": "numbers", "str": "texts", "tuple[str, str]": "pairs of runs"}
-OTHERS = {
-    "Mapping[str, int]": "names with whole numbers",
-    "Mapping[str, float]": "names with numbers",
-    "str | Mapping[str, str]": "a name, or a mapping of rooms to names",
-    "bool | tuple[str, ...]": "true, false or a list",
-    "Source": "a mapping",
-    "object": "see the meaning",
-}
-"""Annotations in words, where ``haa_peft.fields`` has none."""
+LISTS = {int: "whole numbers", str: "texts", tuple[str, str]: "pairs of runs"}
+OTHERS = {Source: "a mapping", object: "see the meaning"}
+"""Kinds in words, where ``haa_peft.fields`` has none."""
 INTRODUCTION = """# Settings
 
 `python docs/settings.py` writes this page from the definitions, and a test fails when it is stale. The meaning of a
 setting is also the help of its flag. What files and folders a command reads and writes is in its `--help`."""
 
 
-def allowed(field: dataclasses.Field) -> str:
+def allowed(field: FieldInfo) -> str:
     """What a setting may be, in words."""
-    what, metadata = kind(field), field.metadata
-    if metadata["choices"]:
-        return ", ".join(f"`{choice}`" for choice in metadata["choices"])
-    if what.startswith("tuple["):
-        what = "a list of " + LISTS[what.removeprefix("tuple[").removesuffix(", ...]")]
-    else:
-        what = KINDS[what][1] if what in KINDS else OTHERS[what]
-    limits = [f"{word.replace('_', ' ')} {limit}" for word, limit in metadata["limits"].items() if limit < 1e300]
-    return " ".join([what, " and ".join(limits)]).strip()
+    if choices(field):
+        return ", ".join(f"`{choice}`" for choice in choices(field))
+    held = item(field)
+    what = {**WORDS, **OTHERS}[kind(field)] if held is field else "a list of " + LISTS[kind(held)]
+    return f"{what} {limits(held).removesuffix(' and below inf')}".strip()
 
 
-def default(field: dataclasses.Field) -> str:
+def default(field: FieldInfo) -> str:
     """A setting's default; a dash where its meaning says it."""
     if field.default in (None, "", (), dataclasses.MISSING):
         return "-"
@@ -69,7 +60,7 @@ def table(settings: type, flags: Collection[str], keys: Collection[str]) -> str:
         flag = f"--{name.replace('_', '-')}"
         shown = [f"`{flag}`" if flag in flags else "-"] if flags else []
         shown += [f"`{name}`" if name in keys else "-"] if keys else []
-        cells.append([*shown, default(field), allowed(field), field.metadata["about"].replace("|", "\\|")])
+        cells.append([*shown, default(field), allowed(field), (field.description or "").replace("|", "\\|")])
     return markdown(cells)
 
 

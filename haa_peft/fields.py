@@ -1,73 +1,82 @@
-"""Settings said once: a dataclass field holds its default, what it means and what is allowed.
+"""Settings said once, by a dataclass; pydantic checks them.
 
-Flags (:mod:`haa_peft.commands.parser`), study files and checks follow from the fields. jsonargparse and pydantic would
-do as much, but importing one takes 0.11 or 0.13 s, as long as all else that ``haa-peft --help`` does, and their errors
-take several lines.
+The field ``rank: Annotated[int, Field(ge=1, description="rank of the updates")] = 4`` is the flag ``--rank``
+(:mod:`haa_peft.commands.parser`), a key of study files and a line of docs/settings.md. Values stay as they were given.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from haa_peft.errors import InputError
 
 RENAMED = {"least_gain": "min_delta", "averaging": "ema_decay", "checkpointing": "gradient_checkpointing"}
 """Names until version 0.1, which cards, results, checkpoints and study files may still have."""
-KINDS: dict[str, tuple[Any, str]] = {
-    "int": (int, "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": (bool, "true or false"),
-    "str": (str, "text"),
-    "dict": (dict, "a mapping of names to options"),
+WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    Mapping[str, int]: "names with whole numbers",
+    Mapping[str, float]: "names with numbers",
+    str | Mapping[str, str]: "a name, or a mapping of rooms to names",
+    bool | tuple[str, ...]: "true, false or a list",
+    tuple[str, str]: "a pair of runs, such as [lora, backbone]",
 }
-"""Types of the annotations that are checked, and what they are called."""
-LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
-def setting(default: Any, about: str, *, choices: Sequence[str] = (), **limits: float) -> Any:
-    """A dataclass field with a sentence about it and what it may be.
-
-    Parameters
-    ----------
-    default : a value, or a function that makes it.
-    about : a sentence, which is the help of its flag.
-    choices : the words that are allowed.
-    **limits : those of ``LIMITS``.
-    """
-    metadata = {"about": about, "choices": choices, "limits": limits}
-    if callable(default):
-        return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+@cache
+def _model(settings: type) -> type[BaseModel]:
+    """The annotated fields of a dataclass, as pydantic checks them."""
+    hints = get_type_hints(settings, include_extras=True)
+    every: Any = {f.name: (hints[f.name], f.default) for f in dataclasses.fields(settings)}
+    annotated = {name: said for name, said in every.items() if get_origin(said[0]) is Annotated}
+    how = ConfigDict(strict=True, arbitrary_types_allowed=True, defer_build=True)
+    return create_model(settings.__name__, __config__=how, **annotated)
 
 
-def fields(settings: Any) -> dict[str, dataclasses.Field]:
-    """Fields of a dataclass that :func:`setting` made, by name."""
-    return {field.name: field for field in dataclasses.fields(settings) if "about" in field.metadata}
+def fields(settings: type) -> dict[str, FieldInfo]:
+    """The annotated fields of a dataclass, by name."""
+    return _model(settings).model_fields
 
 
-def kind(field: dataclasses.Field) -> str:
-    """The annotation of a field, without ``| None``."""
-    return str(field.type).removesuffix(" | None")
+def kind(field: FieldInfo) -> Any:
+    """The type of a field, without ``| None``."""
+    arguments = get_args(field.annotation)
+    return arguments[0] if NoneType in arguments else field.annotation
 
 
-def check(settings: Any, called: str = "--{}") -> None:
-    """Raise ``InputError`` for the first field of a dataclass whose value it may not have.
-
-    ``called`` is what a field is called there; of a flag, ``_`` is ``-``.
-    """
-    for name, field in fields(settings).items():
-        value = getattr(settings, name)
-        may_be_none = value is None and str(field.type) != kind(field)
-        wrong = "" if may_be_none else _wrong(kind(field), field.metadata, value)
-        if wrong:
-            name = name.replace("_", "-") if called.startswith("-") else name
-            raise InputError(f"{called.format(name)} is {value!r} but must be {wrong}")
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The words that are allowed; empty if it is no choice."""
+    return get_args(kind(field)) if get_origin(kind(field)) is Literal else ()
 
 
-def read(settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+def item(field: FieldInfo) -> FieldInfo:
+    """Of a list, what it holds; any other field itself."""
+    return FieldInfo.from_annotation(get_args(kind(field))[0]) if get_origin(kind(field)) is tuple else field
+
+
+def limits(field: FieldInfo) -> str:
+    """Such as ``at least 1 and below 9``."""
+    each = [pair for limit in field.metadata for pair in dataclasses.asdict(limit).items()]
+    return " and ".join(f"{LIMITS[name]} {value}" for name, value in each)
+
+
+def check(settings: Any, prefix: str = "--") -> None:
+    """Raise ``InputError`` for the first field of a dataclass whose value it may not have, as a flag unless told."""
+    _check(type(settings), vars(settings), prefix)
+
+
+def read(settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those values of a YAML file that are fields of a dataclass: as it keeps them, lists as tuples.
 
     Raises
@@ -75,49 +84,36 @@ def read(settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     InputError
         When a field may not have its value.
     """
-    return {name: _read(field, given[name]) for name, field in fields(settings).items() if name in given}
+    found = {name: _of_yaml(field, given[name]) for name, field in fields(settings).items() if name in given}
+    _check(settings, found)
+    return found
 
 
-def _read(field: dataclasses.Field, value: Any) -> Any:
-    name, what = field.name, kind(field)
-    if what.startswith("tuple"):
-        if not isinstance(value, list):
-            raise InputError(f"{name} is {value!r:.40} but must be a list, such as [{value!s:.40}]")
-        return tuple(_checked(f"{name} holds", _item(what), field, one) for one in value)
-    return None if value is None and value == field.default else _checked(f"{name} is", what, field, value)
-
-
-def _item(what: str) -> str:
-    """``tuple[int, ...]`` -> ``int``."""
-    return what.removeprefix("tuple[").removesuffix(", ...]")
-
-
-def _checked(name: str, what: str, field: dataclasses.Field, value: Any) -> Any:
-    if what in ("int", "float") and isinstance(value, str):
-        try:
-            value = float(value)  # YAML takes 1e-3, without a point, for text
-        except ValueError:
-            raise InputError(f"{name} {value!r} but must be {KINDS[what][1]}") from None
-        value = int(value) if value.is_integer() else value
-    wrong = _wrong(what, field.metadata, value)
-    if wrong:
-        raise InputError(f"{name} {value!r:.40} but must be {wrong}")
+def _of_yaml(field: FieldInfo, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_of_yaml(item(field), one) for one in value)
+    if isinstance(value, str) and kind(field) in (int, float):
+        with suppress(ValueError):
+            number = float(value)  # YAML takes 1e-3, without a point, for text
+            return int(number) if number.is_integer() else number
     return value
 
 
-def _wrong(what: str, metadata: Mapping[str, Any], value: Any) -> str:
-    """What a value must be and is not, in words; empty if it is all right."""
-    if what.startswith("tuple"):
-        return next((wrong for one in value if (wrong := _wrong(_item(what), metadata, one))), "")
-    types, called = KINDS.get(what, (object, ""))
-    if not isinstance(value, types) or (called and what != "bool" and isinstance(value, bool)):
-        return called
-    if metadata["choices"] and value not in metadata["choices"]:
-        return f"one of {', '.join(metadata['choices'])}"
-    limits = metadata["limits"]
-    if all(LIMITS[word](value, limit) for word, limit in limits.items()):
-        return ""
-    return " and ".join(f"{word.replace('_', ' ')} {limit}" for word, limit in limits.items())
+def _check(settings: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    try:
+        _model(settings).model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name, wrong = str(first["loc"][0]), first["input"]
+        field, whole = item(fields(settings)[name]), wrong is values[name]
+        must_be = f"one of {', '.join(choices(field))}" if choices(field) else WORDS[kind(field)]
+        if LIMITS.keys() & first.get("ctx", {}).keys():
+            must_be = limits(field)
+        elif first["type"] == "tuple_type" and whole:
+            must_be = f"a list, such as [{wrong!s:.40}]"
+        shown = list(wrong) if isinstance(wrong, tuple) else wrong  # as in the file
+        called = f"--{name.replace('_', '-')}" if prefix == "--" else prefix + name
+        raise InputError(f"{called} {'is' if whole else 'holds'} {shown!r:.40} but must be {must_be}") from None
 
 
 def new_names(value: Any) -> Any:

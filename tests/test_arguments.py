@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import shlex
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from haa_peft.cli import OLD_NAMES, main, make_parser
 from haa_peft.commands.adapt import parse_arguments
 from haa_peft.errors import InputError
-from haa_peft.fields import check, new_names, read, setting
+from haa_peft.fields import check, new_names, read
 
 VERBS = ["adapt", "evaluate", "predict", "adapters", "import", "geometry", "study", "pretrain", "download"]
 ACTIONS = [
@@ -126,11 +128,11 @@ def test_a_method_without_ranks_has_no_rank(capsys):
 
 @dataclass
 class Pipe:
-    length: float = setting(1.0, "m", above=0, at_most=20)
-    stops: tuple[int, ...] = setting((), "numbers", at_least=1)
-    wood: str = setting("oak", "what it is made of", choices=("oak", "fir"))
-    open: bool = setting(True, "at its end")
-    voicing: int | None = setting(None, "if known")
+    length: Annotated[float, Field(gt=0, le=20, description="m")] = 1.0
+    stops: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(description="numbers")] = ()
+    wood: Annotated[Literal["oak", "fir"], Field(description="what it is made of")] = "oak"
+    open: Annotated[bool, Field(description="at its end")] = True
+    voicing: Annotated[int | None, Field(description="if known")] = None
 
 
 @pytest.mark.parametrize(

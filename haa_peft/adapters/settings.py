@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from haa_peft.errors import InputError
-from haa_peft.fields import check, setting
+from haa_peft.fields import check
 from haa_peft.geometry.channels import parse_channels
 
-METHODS = {
+Method = Literal["lora", "bias", "norm", "statistics", "heads", "full"]
+METHODS: dict[Method, str] = {
     "lora": "low-rank updates (Hu et al. 2021, arXiv 2106.09685)",
     "bias": "the biases that exist",
     "norm": "scales and shifts of all norms, and BatchNorm's statistics",
@@ -24,28 +29,24 @@ LARGEST_RANK = 4096
 class MethodSettings:
     """How a backbone is adapted; what each setting means is said with it."""
 
-    method: str = setting("lora", "what is trained", choices=tuple(METHODS))
-    rank: int = setting(4, "rank of the updates", at_least=1, at_most=LARGEST_RANK)
-    alpha: float | None = setting(
-        None, "scales the updates by ALPHA / RANK (default: twice the rank)", above=0, below=float("inf")
-    )
-    ranks: Mapping[str, int] = setting(
-        dict, "ranks of layers by the beginning of their names, of which the longest counts; 0 leaves a layer alone; "
-        "alpha grows with the rank (energy_blend=8)",
-    )  # fmt: skip
-    convolutions: bool = setting(False, "adapt the audio encoder's convolutions too")
-    dropout: float = setting(0.0, "share dropped before the updates in training", at_least=0, below=1)
-    freeze: str = setting(
-        "none", "layers left alone: early:N, late:N, none, or auto, which measures what serves the simulation"
-    )
-    levels: str = setting(
-        "fitted", "levels of what is predicted, in octaves and spans of time: fitted to the measurements, with the "
-        "directivity of what stands at the receiver, or none", choices=("fitted", "none"),
-    )  # fmt: skip
-    channels: str = setting(
-        "none", "what the network reads of surfaces beside their coordinates: normals, materials (where planes or a "
-        "mesh have them), or normals,materials",
-    )  # fmt: skip
+    method: Annotated[Method, Field(description="what is trained")] = "lora"
+    rank: Annotated[int, Field(ge=1, le=LARGEST_RANK, description="rank of the updates")] = 4
+    alpha: Annotated[float | None, Field(gt=0, lt=inf,
+        description="scales the updates by ALPHA / RANK (default: twice the rank)")] = None  # fmt: skip
+    ranks: Annotated[Mapping[str, int], Field(
+        description="ranks of layers by the beginning of their names, of which the longest counts; 0 leaves a layer "
+        "alone; alpha grows with the rank (energy_blend=8)")] = field(default_factory=dict)  # fmt: skip
+    convolutions: Annotated[bool, Field(description="adapt the audio encoder's convolutions too")] = False
+    dropout: Annotated[float, Field(ge=0, lt=1, description="share dropped before the updates in training")] = 0.0
+    freeze: Annotated[str, Field(
+        description="layers left alone: early:N, late:N, none, or auto, which measures what serves the "
+        "simulation")] = "none"  # fmt: skip
+    levels: Annotated[Literal["fitted", "none"], Field(
+        description="levels of what is predicted, in octaves and spans of time: fitted to the measurements, with the "
+        "directivity of what stands at the receiver, or none")] = "fitted"  # fmt: skip
+    channels: Annotated[str, Field(
+        description="what the network reads of surfaces beside their coordinates: normals, materials (where planes or "
+        "a mesh have them), or normals,materials")] = "none"  # fmt: skip
 
     def __post_init__(self) -> None:
         check(self)

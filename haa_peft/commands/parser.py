@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from haa_peft.fields import KINDS, fields, kind
+from haa_peft.fields import WORDS, choices, fields, kind
 
 
 class Parser(argparse.ArgumentParser):
@@ -55,13 +55,12 @@ def add_setting(parser: Any, settings: type, name: str, **more: Any) -> argparse
     **more : for argparse, where a flag is not as the field says.
     """
     field = fields(settings)[name]
-    flag, what, about = "--" + name.replace("_", "-"), kind(field), field.metadata["about"]
-    if what == "bool":
+    flag, about = "--" + name.replace("_", "-"), field.description or ""
+    if kind(field) is bool:
         return parser.add_argument(flag, action="store_true", help=about)
     shown = "" if field.default is None or "default" in more else " (default: %(default)s)"
-    given = {"default": field.default, "help": about + shown, "choices": field.metadata["choices"] or None, **more}
-    if what in KINDS and "type" not in given:
-        given["type"] = KINDS[what][0] if what == "int" else {"float": float}.get(what, str)
+    given = {"default": field.default, "help": about + shown, "choices": choices(field) or None,
+             "type": kind(field) if kind(field) in (int, float) else str, **more}  # fmt: skip
     return parser.add_argument(flag, **given)
 
 
@@ -73,12 +72,11 @@ def say_new_name(old: str, new: str) -> None:
 
 def _number(what: Callable[[str], Any]) -> Callable[[str], Any]:
     """``int`` or ``float``, with an error that says what was given."""
-    called = KINDS[getattr(what, "__name__", "")][1]
 
     def parse(text: str) -> Any:
         try:
             return what(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"is {text!r} but must be {called}") from None
+            raise argparse.ArgumentTypeError(f"is {text!r} but must be {WORDS[what]}") from None
 
     return parse

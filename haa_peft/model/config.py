@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from haa_peft.acoustics.spectrogram import N_FRAMES
 from haa_peft.errors import InputError
-from haa_peft.fields import check, setting
+from haa_peft.fields import check
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH
 
 
@@ -15,37 +18,38 @@ from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH
 class XRIRConfig:
     """Sizes and options of :class:`~haa_peft.model.xrir.XRIR`; the defaults are the published network."""
 
-    panorama_pooling: int = setting(1, "the 256 x 512 panorama is averaged over squares of so many pixels", at_least=1)
-    patch_height: int = setting(16, "pixels of one token after pooling", at_least=1)
-    patch_width: int = setting(32, "the same", at_least=1)
-    width: int = setting(512, "of the geometry encoder (a ViT)", at_least=1)
-    depth: int = setting(12, "its layers", at_least=1)
-    heads: int = setting(8, "of its attention", at_least=1)
-    head_width: int = setting(64, "of each of them", at_least=1)
-    feedforward: int = setting(512, "hidden width of its feed-forward blocks", at_least=1)
-    channels: int = setting(256, "length of the vectors that positions, geometry and audio meet in", at_least=1)
-    resnet_width: int = setting(64, "channels of the audio encoder's stem; its output is 8 times as long", at_least=1)
-    audio_pooling: int = setting(
-        1, "log-spectrograms are averaged over this many frames before they are encoded", at_least=1,
-        at_most=N_FRAMES // 8,
-    )  # fmt: skip
-    normalisation: str = setting(
-        "batch", "of the audio encoder; group, unlike the published batch, needs no batch statistics",
-        choices=("batch", "group"),
-    )  # fmt: skip
-    weighting: str = setting(
-        "published", "of references: softmax scores times a time code, unbounded, or energy, an EnergyBlend",
-        choices=("published", "energy"),
-    )  # fmt: skip
-    mixing: int = setting(2, "layers of attention among references, of energy", at_least=1)
-    reflections: bool = setting(False, "describe positions by the first reflections that they get too")
-    align_before_encoding: bool = setting(
-        True, "encode references as aligned to each target (published); as measured, they are the same for every target"
-    )
-    unused_modules: bool = setting(True, "keep the two modules of the published checkpoint that never run")
+    panorama_pooling: Annotated[int, Field(ge=1,
+        description="the 256 x 512 panorama is averaged over squares of so many pixels")] = 1  # fmt: skip
+    patch_height: Annotated[int, Field(ge=1, description="pixels of one token after pooling")] = 16
+    patch_width: Annotated[int, Field(ge=1, description="the same")] = 32
+    width: Annotated[int, Field(ge=1, description="of the geometry encoder (a ViT)")] = 512
+    depth: Annotated[int, Field(ge=1, description="its layers")] = 12
+    heads: Annotated[int, Field(ge=1, description="of its attention")] = 8
+    head_width: Annotated[int, Field(ge=1, description="of each of them")] = 64
+    feedforward: Annotated[int, Field(ge=1, description="hidden width of its feed-forward blocks")] = 512
+    channels: Annotated[int, Field(ge=1,
+        description="length of the vectors that positions, geometry and audio meet in")] = 256  # fmt: skip
+    resnet_width: Annotated[int, Field(ge=1,
+        description="channels of the audio encoder's stem; its output is 8 times as long")] = 64  # fmt: skip
+    audio_pooling: Annotated[int, Field(ge=1, le=N_FRAMES // 8,
+        description="log-spectrograms are averaged over this many frames before they are encoded")] = 1  # fmt: skip
+    normalisation: Annotated[Literal["batch", "group"], Field(
+        description="of the audio encoder; group, unlike the published batch, needs no batch "
+        "statistics")] = "batch"  # fmt: skip
+    weighting: Annotated[Literal["published", "energy"], Field(
+        description="of references: softmax scores times a time code, unbounded, or energy, an "
+        "EnergyBlend")] = "published"  # fmt: skip
+    mixing: Annotated[int, Field(ge=1, description="layers of attention among references, of energy")] = 2
+    reflections: Annotated[bool, Field(
+        description="describe positions by the first reflections that they get too")] = False  # fmt: skip
+    align_before_encoding: Annotated[bool, Field(
+        description="encode references as aligned to each target (published); as measured, they are the same for every "
+        "target")] = True  # fmt: skip
+    unused_modules: Annotated[bool, Field(
+        description="keep the two modules of the published checkpoint that never run")] = True  # fmt: skip
 
     def __post_init__(self) -> None:
-        check(self, "XRIRConfig: {}")
+        check(self, "XRIRConfig: ")
         rows, columns = self.token_grid
         high, wide = rows * self.patch_height, columns * self.patch_width
         if (high * self.panorama_pooling, wide * self.panorama_pooling) != (PANORAMA_HEIGHT, PANORAMA_WIDTH):

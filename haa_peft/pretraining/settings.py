@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
 
 from haa_peft.errors import InputError, check_seed
-from haa_peft.fields import check, setting
+from haa_peft.fields import check
 from haa_peft.simulation.draw import SOURCES_PER_ROOM
 
 COUNT = "rooms of the corpus to train and validate on; missing ones are simulated first"
@@ -15,21 +18,20 @@ COUNT = "rooms of the corpus to train and validate on; missing ones are simulate
 class BackboneTraining:
     """How a backbone is pretrained."""
 
-    count: int = setting(5000, COUNT, at_least=2)
-    validation_rooms: int = setting(100, "how many of them validate: the last", at_least=1)
-    max_steps: int = setting(7500, "most optimiser steps", at_least=1)
-    rooms_per_step: int = setting(8, "over all processes", at_least=1)
-    targets: int = setting(
-        SOURCES_PER_ROOM, "positions predicted in each room", at_least=1, at_most=SOURCES_PER_ROOM
-    )  # fmt: skip
-    draws: int = setting(2, "draws of references for each of them", at_least=1, at_most=10**4)
-    k: int = setting(8, "most references; fewer are drawn as well", at_least=1, at_most=SOURCES_PER_ROOM - 1)
-    lr: float = setting(2e-3, "peak learning rate", at_least=0, below=1)
-    weight_decay: float = setting(1e-2, "of AdamW, for matrices", at_least=0, below=100)
-    patience: int = setting(10, "validations without a lower loss before it stops", at_least=1)
-    ema: float = setting(0.995, "decay of the weights' moving average", at_least=0, below=1)
-    validate_every: int = setting(500, "steps between validations", at_least=1)
-    seed: int = setting(0, "of training, and of a corpus that is not there yet")
+    count: Annotated[int, Field(ge=2, description=COUNT)] = 5000
+    validation_rooms: Annotated[int, Field(ge=1, description="how many of them validate: the last")] = 100
+    max_steps: Annotated[int, Field(ge=1, description="most optimiser steps")] = 7500
+    rooms_per_step: Annotated[int, Field(ge=1, description="over all processes")] = 8
+    targets: Annotated[int, Field(ge=1, le=SOURCES_PER_ROOM,
+        description="positions predicted in each room")] = SOURCES_PER_ROOM  # fmt: skip
+    draws: Annotated[int, Field(ge=1, le=10**4, description="draws of references for each of them")] = 2
+    k: Annotated[int, Field(ge=1, le=SOURCES_PER_ROOM - 1, description="most references; fewer are drawn as well")] = 8
+    lr: Annotated[float, Field(ge=0, lt=1, description="peak learning rate")] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, lt=100, description="of AdamW, for matrices")] = 1e-2
+    patience: Annotated[int, Field(ge=1, description="validations without a lower loss before it stops")] = 10
+    ema: Annotated[float, Field(ge=0, lt=1, description="decay of the weights' moving average")] = 0.995
+    validate_every: Annotated[int, Field(ge=1, description="steps between validations")] = 500
+    seed: Annotated[int, Field(description="of training, and of a corpus that is not there yet")] = 0
 
     def __post_init__(self) -> None:
         check(self)
@@ -44,19 +46,18 @@ class BackboneTraining:
 class PanoramaTraining:
     """How the network that estimates panoramas from sound is trained."""
 
-    count: int = setting(5000, COUNT, at_least=2)
-    validation_rooms: int = setting(200, "how many of them validate: the last", at_least=1)
-    draws: int = setting(4, "echo maps of each room", at_least=1, at_most=1000)
-    max_steps: int = setting(6000, "optimiser steps", at_least=1)
-    batch: int = setting(64, "echo maps to a step and process", at_least=1)
-    lr: float = setting(2e-3, "peak learning rate", at_least=0, below=1)
-    weight_decay: float = setting(5e-2, "of AdamW", at_least=0, below=100)
-    level_off: float = setting(
-        0.7, "standard deviation in nepers of the levels after the direct sound: loudspeakers radiate unevenly",
-        at_least=0, at_most=10,
-    )  # fmt: skip
-    validate_every: int = setting(500, "steps between validations", at_least=1)
-    seed: int = setting(0, "of training, and of a corpus that is not there yet")
+    count: Annotated[int, Field(ge=2, description=COUNT)] = 5000
+    validation_rooms: Annotated[int, Field(ge=1, description="how many of them validate: the last")] = 200
+    draws: Annotated[int, Field(ge=1, le=1000, description="echo maps of each room")] = 4
+    max_steps: Annotated[int, Field(ge=1, description="optimiser steps")] = 6000
+    batch: Annotated[int, Field(ge=1, description="echo maps to a step and process")] = 64
+    lr: Annotated[float, Field(ge=0, lt=1, description="peak learning rate")] = 2e-3
+    weight_decay: Annotated[float, Field(ge=0, lt=100, description="of AdamW")] = 5e-2
+    level_off: Annotated[float, Field(ge=0, le=10,
+        description="standard deviation in nepers of the levels after the direct sound: loudspeakers radiate "
+        "unevenly")] = 0.7  # fmt: skip
+    validate_every: Annotated[int, Field(ge=1, description="steps between validations")] = 500
+    seed: Annotated[int, Field(description="of training, and of a corpus that is not there yet")] = 0
 
     def __post_init__(self) -> None:
         check(self)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from haa_peft.adapters.settings import MethodSettings
 from haa_peft.augmentation.settings import LIMITS
 from haa_peft.errors import InputError
-from haa_peft.fields import setting
 from haa_peft.geometry.channels import CHANNELS, parse_channels
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
@@ -48,27 +48,31 @@ class RunSpec:
     method: MethodSettings
     training: dict[str, Any] = field(default_factory=dict)
     assumptions: Mapping[str, Assumption] = field(default_factory=dict)
-    label: str = setting("", "for people")
-    start: Source | None = setting(None, "the adapter that training goes on from: {run: ..., configuration: ...}")
-    on_top_of: Source | None = setting(None, "the one that stays below")
-    use: Source | None = setting(None, "the one that is tested as it is")
-    blend: Mapping[str, float] = setting(
-        dict, "shares of other configurations' adapters of the run that use names, by configuration"
-    )
-    borrow: str | Mapping[str, str] = setting(
-        "", "configuration whose measurements are converted and added to the room's own, if that is better: its name, "
-        "or a mapping of rooms to names",
-    )  # fmt: skip
-    first_stage: tuple[str, ...] = setting((), "configurations that it is adapted to together, before the one itself")
-    only: tuple[str, ...] = setting((), "configurations (room/configuration) that it is run in; all if empty")
-    shots: tuple[int, ...] = setting((), "numbers of measurements that it is run with; the study's if empty")
-    seeds: tuple[int, ...] = setting((), "seeds that it is run with; the study's if empty")
-    transfer: bool = setting(False, "test the adapter in the room's other configurations of the study too")
-    geometry: object = setting(None, "taken for the room's own: what --geometry takes, or {of: ROOM}")
-    position_error: float = setting(
-        0.0, "metres, root mean square, by which positions are taken to be off", at_least=0, at_most=LIMITS["positions"]
-    )
-    adapt: bool = setting(True, "if not, the backbone is tested as it is")
+    label: Annotated[str, Field(description="for people")] = ""
+    start: Annotated[Source | None, Field(
+        description="the adapter that training goes on from: {run: ..., configuration: ...}")] = None  # fmt: skip
+    on_top_of: Annotated[Source | None, Field(description="the one that stays below")] = None
+    use: Annotated[Source | None, Field(description="the one that is tested as it is")] = None
+    blend: Annotated[Mapping[str, float], Field(
+        description="shares of other configurations' adapters of the run that use names, by "
+        "configuration")] = field(default_factory=dict)  # fmt: skip
+    borrow: Annotated[str | Mapping[str, str], Field(
+        description="configuration whose measurements are converted and added to the room's own, if that is better: "
+        "its name, or a mapping of rooms to names")] = ""  # fmt: skip
+    first_stage: Annotated[tuple[str, ...], Field(
+        description="configurations that it is adapted to together, before the one itself")] = ()  # fmt: skip
+    only: Annotated[tuple[str, ...], Field(
+        description="configurations (room/configuration) that it is run in; all if empty")] = ()  # fmt: skip
+    shots: Annotated[tuple[int, ...], Field(
+        description="numbers of measurements that it is run with; the study's if empty")] = ()  # fmt: skip
+    seeds: Annotated[tuple[int, ...], Field(description="seeds that it is run with; the study's if empty")] = ()
+    transfer: Annotated[bool, Field(
+        description="test the adapter in the room's other configurations of the study too")] = False  # fmt: skip
+    geometry: Annotated[object, Field(
+        description="taken for the room's own: what --geometry takes, or {of: ROOM}")] = None  # fmt: skip
+    position_error: Annotated[float, Field(ge=0, le=LIMITS["positions"],
+        description="metres, root mean square, by which positions are taken to be off")] = 0.0  # fmt: skip
+    adapt: Annotated[bool, Field(description="if not, the backbone is tested as it is")] = True
 
     def sources(self, room: str, configuration: str) -> list[tuple[str, str]]:
         """Runs and configurations whose adapters must be there before it can run in ``room/configuration``."""
@@ -101,20 +105,22 @@ class Study:
     runs: dict[str, RunSpec]
     drawn: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    title: str = setting("", "of the report")
-    question: str = setting("", "that the report answers")
-    seeds: tuple[int, ...] = setting((0, 1, 2), "of all random numbers", at_least=0, below=2**32)
-    shots: tuple[int, ...] = setting((12,), "numbers of measurements", at_least=1)
-    k: int = setting(TrainingSettings.k, "references for each target", at_least=1)
-    draws: bool | tuple[str, ...] = setting(
-        False, "every seed draws its own training positions among those that do not test: true, in all rooms that may, "
-        "or a list of rooms' names",
-    )  # fmt: skip
-    split: str = setting("test", "where it tests", choices=("test", "valid"))
-    backbone: str = setting("small", "bundled name or checkpoint file")
-    compare_with: str = setting("", "the run that the report holds against all others; the first unless given")
-    show: tuple[str, ...] = setting((), "runs in the report's figures; all if empty")
-    pairs: tuple[tuple[str, str], ...] = setting((), "runs that the report holds against each other too")
+    title: Annotated[str, Field(description="of the report")] = ""
+    question: Annotated[str, Field(description="that the report answers")] = ""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(
+        description="of all random numbers")] = (0, 1, 2)  # fmt: skip
+    shots: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(description="numbers of measurements")] = (12,)
+    k: Annotated[int, Field(ge=1, description="references for each target")] = TrainingSettings.k
+    draws: Annotated[bool | tuple[str, ...], Field(
+        description="every seed draws its own training positions among those that do not test: true, in all rooms that "
+        "may, or a list of rooms' names")] = False  # fmt: skip
+    split: Annotated[Literal["test", "valid"], Field(description="where it tests")] = "test"
+    backbone: Annotated[str, Field(description="bundled name or checkpoint file")] = "small"
+    compare_with: Annotated[str, Field(
+        description="the run that the report holds against all others; the first unless given")] = ""  # fmt: skip
+    show: Annotated[tuple[str, ...], Field(description="runs in the report's figures; all if empty")] = ()
+    pairs: Annotated[tuple[tuple[str, str], ...], Field(
+        description="runs that the report holds against each other too")] = ()  # fmt: skip
 
     def room(self, name: str, seed: int, shots: int, run: str = "") -> Room:
         """A room with the splits of a seed and its number of measurements, as a run takes it to be.

@@ -51,7 +51,6 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     with _said_of(path):
         facts = read(Study, given)
         _check_entries(given, facts)
-    facts["draws"] = draws = tuple(facts["draws"]) if isinstance(facts["draws"], list) else facts["draws"]
     rooms, drawn, notes = _open_rooms(path, given["rooms"], facts)
     names = list(rooms)
     every = {name: new_names({**given["defaults"], **(spec or {})}) for name, spec in given["runs"].items()}
@@ -66,11 +65,11 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
         runs, said = _elsewhere(path, facts, runs, names)
         name, notes = f"{name_of_rooms(names)}-{path.stem}", notes + said
     facts["compare_with"] = facts["compare_with"] or next(iter(runs))
-    facts["pairs"] = tuple((a, b) for a, b in facts["pairs"])
     study = Study(name, rooms, runs, drawn, tuple(notes), **facts)
     with _said_of(path):
+        draws = facts["draws"]
         if not isinstance(draws, bool) and not {name.split("/")[0] for name in rooms}.issuperset(draws):
-            raise InputError(f"draws is {draws!r} but must be true, false or a list of its rooms' names")
+            raise InputError(f"draws is {list(draws)} but must be true, false or a list of its rooms' names")
         _check_names(study)
     for run in runs.values():
         with _said_of(f"{path}: run {run.name!r}"):
@@ -124,8 +123,6 @@ def _check_entries(given: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
     for key in ("seeds", "shots"):
         if not facts[key]:
             raise InputError(f"{key} is empty but must hold at least one number")
-    if not isinstance(facts["draws"], bool | list):
-        raise InputError(f"draws is {facts['draws']!r} but must be true, false or a list of its rooms' names")
     for key in ("runs", "defaults"):
         if not isinstance(given[key], dict):
             raise InputError(f"{key} is {given[key]!r:.40} but must be a mapping of names to options")
@@ -136,8 +133,8 @@ def _check_entries(given: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
             raise InputError(f"run {name!r} is {spec!r:.40} but must be a mapping of options, such as {{rank: 2}}")
     rows = {*given["runs"], *BASELINES}
     for pair in facts["pairs"]:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(name in rows for name in pair):
-            raise InputError(f"pairs holds {pair!r} but must hold pairs of runs, such as [lora, backbone]")
+        if not rows.issuperset(pair):
+            raise InputError(f"pairs holds {list(pair)} but must hold pairs of runs, such as [lora, backbone]")
     for key, names in (("compare_with", [facts["compare_with"] or "backbone"]), ("show", facts["show"])):
         for name in [name for name in names if name not in rows]:
             raise InputError(f"{key} names {name!r} but runs are {', '.join(sorted(rows))}")
@@ -183,11 +180,9 @@ def _read_run(where: str, name: str, given: Mapping[str, Any], rooms: Sequence[s
         if "augment" in given:
             training["augment"] = satellite("augmentation", "augment").augmentation(given["augment"])
         TrainingSettings(**training)
-        facts = {"label": name, **read(RunSpec, given)}
-        facts |= {key: Source(**given[key]) for key in SOURCES if key in given}
-        facts["blend"] = {str(key): float(value) for key, value in given.get("blend", {}).items()}
-        if not isinstance(given.get("borrow", ""), str | dict):
-            raise InputError(f"borrow is {given['borrow']!r} but must be a configuration, or rooms with one each")
+        sources = {key: Source(**given[key]) for key in SOURCES if key in given}
+        blend = {str(key): float(value) for key, value in given.get("blend", {}).items()}
+        facts = read(RunSpec, {"label": name, **given, **sources, "blend": blend})
         if facts["blend"] and "use" not in given:
             raise InputError("blend needs use: {run: ...}, whose adapters are blended")
         needless = [key for key in TRAINED if given.get(key)]

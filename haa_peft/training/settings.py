@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from haa_peft.errors import check_seed
-from haa_peft.fields import check, setting
+from haa_peft.fields import check
 
 LEARNING_RATES = {
     "lora": 1e-2,
@@ -18,43 +20,38 @@ LEARNING_RATES = {
     "full": 3e-4,
 }
 """Those with the lowest errors at validation positions, ``recipes/studies/rates.yaml``; ``statistics`` has no steps."""
-VALIDATIONS = ("auto", "positions", "leave-one-out")
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """How an adapter is trained; what each setting means is said with it."""
 
-    max_steps: int = setting(
-        80, "most optimiser steps; every step takes all training measurements as targets", at_least=1
-    )
-    lr: float | None = setting(None, "peak learning rate (default: the method's)", above=0, below=1)
-    weight_decay: float = setting(1e-4, "of AdamW, towards zero", at_least=0, below=100)
-    warmup: int = setting(10, "steps of linear warm-up, before a cosine decay over all steps", at_least=0)
-    k: int = setting(8, "references for each target, drawn anew each step", at_least=1)
-    validate_every: int = setting(5, "steps between validations", at_least=1)
-    patience: int = setting(8, "validations without improvement before stopping", at_least=1)
-    min_delta: float = setting(
-        1e-3, "share of the validation loss by which it must fall to count as an improvement for --patience",
-        at_least=0, below=1,
-    )  # fmt: skip
-    caution: float = setting(
-        1.0, "standard errors by which the validation loss must fall, or training is undone; Student's factor for few "
-        "positions is added: 2 becomes 2.4 with nine, 4.5 with three; above 8 nothing is kept", at_least=0, at_most=100,
-    )  # fmt: skip
-    ema_decay: float = setting(
-        0.9, "decay a step of the weights' exponential moving average, which is validated and kept; 0 for none",
-        at_least=0, below=1,
-    )  # fmt: skip
-    seed: int = setting(0, "of all random numbers")
-    audible_decay: float = setting(
-        1.0, "weight of the decay curves' audible part beside the published loss", at_least=0, below=100
-    )
-    validation: str = setting(
-        "auto", "what chooses the weights: the room's validation positions, or leave-one-out, every training "
-        "measurement predicted by an adapter trained on the others; auto: positions if there are any",
-        choices=VALIDATIONS,
-    )  # fmt: skip
+    max_steps: Annotated[int, Field(ge=1,
+        description="most optimiser steps; every step takes all training measurements as targets")] = 80  # fmt: skip
+    lr: Annotated[float | None, Field(gt=0, lt=1, description="peak learning rate (default: the method's)")] = None
+    weight_decay: Annotated[float, Field(ge=0, lt=100, description="of AdamW, towards zero")] = 1e-4
+    warmup: Annotated[int, Field(ge=0,
+        description="steps of linear warm-up, before a cosine decay over all steps")] = 10  # fmt: skip
+    k: Annotated[int, Field(ge=1, description="references for each target, drawn anew each step")] = 8
+    validate_every: Annotated[int, Field(ge=1, description="steps between validations")] = 5
+    patience: Annotated[int, Field(ge=1, description="validations without improvement before stopping")] = 8
+    min_delta: Annotated[float, Field(ge=0, lt=1,
+        description="share of the validation loss by which it must fall to count as an improvement for "
+        "--patience")] = 1e-3  # fmt: skip
+    caution: Annotated[float, Field(ge=0, le=100,
+        description="standard errors by which the validation loss must fall, or training is undone; Student's factor "
+        "for few positions is added: 2 becomes 2.4 with nine, 4.5 with three; above 8 nothing is "
+        "kept")] = 1.0  # fmt: skip
+    ema_decay: Annotated[float, Field(ge=0, lt=1,
+        description="decay a step of the weights' exponential moving average, which is validated and kept; 0 for "
+        "none")] = 0.9  # fmt: skip
+    seed: Annotated[int, Field(description="of all random numbers")] = 0
+    audible_decay: Annotated[float, Field(ge=0, lt=100,
+        description="weight of the decay curves' audible part beside the published loss")] = 1.0  # fmt: skip
+    validation: Annotated[Literal["auto", "positions", "leave-one-out"], Field(
+        description="what chooses the weights: the room's validation positions, or leave-one-out, every training "
+        "measurement predicted by an adapter trained on the others; auto: positions if there are "
+        "any")] = "auto"  # fmt: skip
     augment: Any = None
     """What the room is varied by in every other step, an ``Augmentation``; validation sees it as it is."""
 

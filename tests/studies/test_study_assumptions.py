@@ -256,7 +256,7 @@ def test_bad_runs(keys, message, study_file, room_folder):
     ("more", "message"),
     [
         ({"split": "valid"}, "run 'shifted': position_error displaces what is tested at; give split: test"),
-        ({"pairs": "[[shifted]]"}, r"pairs holds \['shifted'\] but must hold pairs of runs"),
+        ({"pairs": "[[shifted]]"}, r"pairs holds \['shifted'\] but must be a pair of runs"),
         ({"pairs": "[[shifted, back]]"}, "pairs holds .* but must hold pairs of runs"),
         ({"pairs": "shifted"}, "pairs is 'shifted' but must be a list"),
         ({"defaults": "{}", "runs": "\n  true: {}"}, "run True is no text to YAML; put its name in quotes"),

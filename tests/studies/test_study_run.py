@@ -145,7 +145,7 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: {only: panel}", {}, "run 'lora': only is 'panel' but must be a list"),
         ("\n  lora: {only: [panel]}", {}, "a run names panel, which is none of"),
         ("\n  lora: {borrow: moved}", {}, "a run names studio/moved, which is none of"),
-        ("\n  lora: {borrow: [base]}", {}, "borrow is .* but must be a configuration"),
+        ("\n  lora: {borrow: [base]}", {}, "borrow is .* but must be a name, or a mapping of rooms to names"),
         ("\n  lora: full", {}, "run 'lora' is 'full' but must be a mapping of options"),
         ("\n  lora: {}", {"sides": "3"}, "unknown entry 'sides'"),
         ("\n  lora: {}", {"split": "train"}, "split is 'train'"),
