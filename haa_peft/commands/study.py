@@ -24,8 +24,10 @@ def add_arguments(parser: Any, results: str = "results") -> None:
     """Arguments beside the study's file; ``results`` is the folder of results in words."""
     parser.add_argument("--rooms", nargs="+", metavar="ROOM", default=[], help="room folders or names "
                         "instead of the study's; runs that name rooms of the study are left out")  # fmt: skip
+    parser.add_argument("--backbone", default="", metavar="FILE", help="checkpoint or bundled name "
+                        "instead of the study's")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"of results (default: {results}/STUDY; "
-                        "with --rooms results/ROOMS-STUDY)")  # fmt: skip
+                        "with --rooms or --backbone results/ROOMS-STUDY-BACKBONE)")  # fmt: skip
     parser.add_argument("--workers", type=int, help="runs at once (default: one for each GPU, or each core)")
     parser.add_argument("--executor", metavar="{local,ray}", default="local", help="this machine, or a Ray cluster "
                         "that is running (default: %(default)s)")  # fmt: skip
@@ -33,11 +35,12 @@ def add_arguments(parser: Any, results: str = "results") -> None:
 
 
 def run(args: argparse.Namespace, results: Path = Path("results")) -> None:
-    """Run a study; results go to ``results`` unless ``--out`` or ``--rooms`` is given."""
+    """Run a study; results go to ``results`` unless ``--out``, ``--rooms`` or ``--backbone`` is given."""
     from haa_peft.studies import study
 
     page = study(
-        args.study, args.rooms, out=args.out, results=Path("results") if args.rooms else results,
+        args.study, args.rooms, backbone=args.backbone, out=args.out,
+        results=Path("results") if args.rooms or args.backbone else results,
         executor=args.executor, workers=args.workers, report_only=args.report_only,
     )  # fmt: skip
     print(f"\n{page}")

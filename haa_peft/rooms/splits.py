@@ -26,9 +26,9 @@ def farthest_points(positions: np.ndarray, count: int) -> np.ndarray:
     return np.array(chosen)
 
 
-def default_splits(positions: np.ndarray) -> dict[str, np.ndarray]:
-    """12 farthest of the positions (N, 3) train; the rest alternate between validation and test by index."""
-    train = farthest_points(positions, SHOTS)
+def default_splits(positions: np.ndarray, count: int = SHOTS) -> dict[str, np.ndarray]:
+    """``count`` farthest of the positions (N, 3) train; the rest alternate between validation and test by index."""
+    train = farthest_points(positions, count)
     rest = np.setdiff1d(np.arange(len(positions)), train)
     return {"train": train, "valid": rest[0::2], "test": rest[1::2]}
 

@@ -13,6 +13,7 @@ def study(
     file: Path,
     rooms: Sequence[str] = (),
     *,
+    backbone: str = "",
     out: Path | None = None,
     results: Path = Path("results"),
     executor: str = "local",
@@ -25,7 +26,8 @@ def study(
     ----------
     file : YAML; see ``recipes/studies``.
     rooms : folders or names instead of the study's; runs that name rooms of the study are left out.
-    out : folder of the results; below ``results``, named after the study and ``rooms``, unless given.
+    backbone : bundled name or checkpoint file instead of the study's.
+    out : folder of the results; below ``results``, named after study, ``rooms`` and ``backbone``, unless given.
     results : folder of the folders of results.
     executor : ``local``, or ``ray`` for a cluster that is running.
     workers : runs at once; one for each GPU, or each core, unless given.
@@ -50,7 +52,7 @@ def study(
         raise InputError(f"--workers is {workers} but must be at least 1")
     if start_accelerator(0).num_processes > 1:
         raise InputError("a study starts its own processes; leave --num_processes out and give --workers")
-    planned = load_study(file, rooms)
+    planned = load_study(file, rooms, backbone)
     for note in planned.notes:
         LOG.info(note)
     out = out or results / planned.name

@@ -27,7 +27,11 @@ def with_geometry_for(options: Mapping[str, Any], rooms: Sequence[str]) -> list[
 
 
 def runs_elsewhere(runs: Mapping[str, RunSpec], rooms: Sequence[str]) -> dict[str, RunSpec]:
-    """The runs that can be in these rooms (``room/configuration``), each limited to those where it can."""
+    """The runs that can be in these rooms (``room/configuration``), each limited to those where it can.
+
+    A first stage takes place in those of its rooms that are there.
+    """
+    runs = {name: _in_stages_there(run, rooms) for name, run in runs.items()}
     where = {name: [room for room in rooms if _applies(run, room)] for name, run in runs.items()}
     left: dict[str, list[str]] = {}
     while left != where:  # what needs a run that is left out is left out too
@@ -39,6 +43,11 @@ def runs_elsewhere(runs: Mapping[str, RunSpec], rooms: Sequence[str]) -> dict[st
         for name, places in where.items()
         if places
     }
+
+
+def _in_stages_there(run: RunSpec, rooms: Sequence[str]) -> RunSpec:
+    there = tuple(name for name in run.first_stage if name in rooms)
+    return dataclasses.replace(run, first_stage=there) if there else run
 
 
 def _applies(run: RunSpec, name: str) -> bool:

@@ -114,6 +114,9 @@ class Study:
     draws: Annotated[bool | tuple[str, ...], Field(
         description="every seed draws its own training positions among those that do not test: true, in all rooms that "
         "may, or a list of rooms' names")] = False  # fmt: skip
+    training_positions: Annotated[int, Field(
+        ge=0, description="so many positions train in every room, farthest points, and the rest validate and test in "
+        "turn; 0 for the rooms' own splits")] = 0  # fmt: skip
     split: Annotated[Literal["test", "valid"], Field(description="where it tests")] = "test"
     backbone: Annotated[str, Field(description="bundled name or checkpoint file")] = "small"
     compare_with: Annotated[str, Field(
@@ -138,7 +141,16 @@ class Study:
 
     def settings(self) -> dict[str, Any]:
         """What every run of the study has in common and results depend on."""
-        return {"k": self.k, "draws": self.draws, "split": self.split}
+        found = {"k": self.k, "draws": self.draws, "split": self.split}
+        return found | ({"training_positions": self.training_positions} if self.training_positions else {})
+
+
+def opened(folder: str, training_positions: int) -> Room:
+    """A room with its own splits, or with so many training positions (:func:`default_splits`)."""
+    room = load_room(folder)
+    if not training_positions:
+        return room
+    return room.with_splits(default_splits(room.positions, training_positions))
 
 
 def cannot_draw(room: Room) -> str:
@@ -158,7 +170,7 @@ def draws_of(room: Room, seeds: Sequence[int]) -> dict[int, int]:
 
 @lru_cache(maxsize=8)
 def _room(study: Study, name: str, seed: int, shots: int) -> Room:
-    room = load_room(study.rooms[name])
+    room = opened(study.rooms[name], study.training_positions)
     if name in study.drawn:
         room = room.with_splits(redraw(room.splits, seed))
     return room.with_shots(shots)

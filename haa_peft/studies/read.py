@@ -18,12 +18,11 @@ from haa_peft.adapters.settings import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
 from haa_peft.fields import fields, new_names, read
-from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
 from haa_peft.satellites import satellite
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.elsewhere import name_of_rooms, runs_elsewhere, with_geometry_for
-from haa_peft.studies.plan import RunSpec, Source, Study, cannot_draw, channels_of, draws_of, jobs_of, waves
+from haa_peft.studies.plan import RunSpec, Source, Study, cannot_draw, channels_of, draws_of, jobs_of, opened, waves
 from haa_peft.studies.results import BASELINES
 from haa_peft.training.settings import TrainingSettings
 
@@ -34,11 +33,11 @@ TRAINED = (*SOURCES, "blend", "first_stage", "transfer")
 """What a run that adapts nothing cannot have."""
 
 
-def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
+def load_study(path: Path, own_rooms: Sequence[str] = (), backbone: str = "") -> Study:
     """Read a study.
 
     In ``own_rooms``, if given, it draws wherever they may if it draws anywhere, leaves out the runs that cannot be
-    there, and is named after them.
+    there, and is named after them; so it is after another ``backbone``.
 
     Raises
     ------
@@ -48,6 +47,8 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     given = _entries(path)
     if own_rooms:
         given |= {"rooms": list(own_rooms), "draws": bool(given.get("draws"))}
+    if backbone:
+        given["backbone"] = backbone
     with _said_of(path):
         facts = read(Study, given)
         _check_entries(given, facts)
@@ -64,6 +65,7 @@ def load_study(path: Path, own_rooms: Sequence[str] = ()) -> Study:
     if own_rooms:
         runs, said = _elsewhere(path, facts, runs, names)
         name, notes = f"{name_of_rooms(names)}-{path.stem}", notes + said
+    name += f"-{Path(backbone).stem}" if backbone else ""
     facts["compare_with"] = facts["compare_with"] or next(iter(runs))
     study = Study(name, rooms, runs, drawn, tuple(notes), **facts)
     with _said_of(path):
@@ -149,7 +151,7 @@ def _open_rooms(
     notes: list[str] = []
     draws, most = facts["draws"], max(facts["shots"])
     for folder in folders:
-        room = load_room(folder)
+        room = opened(folder, facts["training_positions"])
         name = room.name
         check_split(room, facts["split"])
         if most > len(room.splits["train"]):
@@ -201,6 +203,9 @@ def _elsewhere(
     if not runs:
         raise InputError(f"{path}: none of its runs can be in {where}; they all name other rooms or configurations")
     notes = [f"{name} is run in {', '.join(run.only)} alone" for name, run in runs.items() if run.only]
+    for name, run in runs.items():
+        if missing := [other for other in every[name].first_stage if other not in run.first_stage]:
+            notes.append(f"{name}'s first stage is without {', '.join(missing)}")
     left_out = [name for name in every if name not in runs]
     if left_out:
         notes.append(f"left out, since they name rooms or configurations beside {where}: {', '.join(left_out)}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from haa_peft.errors import InputError
-from haa_peft.rooms.splits import redraw
+from haa_peft.rooms.splits import NAMES, redraw
 from haa_peft.studies.plan import Job, draws_of, jobs_of
 from haa_peft.studies.read import load_study
 from haa_peft.studies.results import for_every_seed, read_results
@@ -79,6 +79,22 @@ def test_a_run_is_limited_to_the_configurations_where_it_can_be(study_file, room
     study = load_study(study_file(RUNS), [str(room) for room in rooms])
     assert study.runs["warm"].only == study.runs["warmer"].only == study.runs["lent"].only == ("studio/panel",)
     assert study.runs["staged"].only == study.runs["lora"].only == ()
+
+
+def test_a_first_stage_in_the_rooms_that_are_there(study_file, rooms):
+    path = study_file("\n  staged: {rank: 2, first_stage: [studio/base, studio/panel]}")
+    study = load_study(path, [str(rooms[0])], "mine/xrir.pth")
+    assert study.runs["staged"].first_stage == ("studio/base",)
+    assert study.notes == ("staged's first stage is without studio/panel",)
+    assert (study.name, study.backbone) == ("studio-base-made-up-xrir", "mine/xrir.pth")
+
+
+def test_a_study_with_more_training_positions(study_file, rooms):
+    study = load_study(study_file("\n  lora: {rank: 2}", training_positions="14", shots="[14, 3]"))
+    many, few = (study.room("studio/base", 0, shots).splits for shots in (14, 3))
+    assert [len(many[name]) for name in NAMES] == [14, 3, 3]
+    assert set(few["train"]) < set(many["train"])
+    assert many["test"].tolist() == few["test"].tolist()
 
 
 def test_no_run_is_left(study_file, own):
