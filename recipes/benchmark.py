@@ -3,7 +3,7 @@
     python recipes/benchmark.py --json benchmark.json
 
 Everything is timed in rounds, each case once a round, and given as ratios within rounds, since timings of a shared
-machine drift. The plain computation is `haa_peft.model.plain`: 2 + K passes of the ViT and K of the ResNet per
+machine drift. The plain computation is `haa_peft.oracle`: 2 + K passes of the ViT and K of the ResNet per
 target, as published. Sizes are the bundled backbone and the published one (random weights: time does not depend on
 them). Rooms are made up from the embedded twin's. `times floor` is the time over what the counted operations would
 take at the rate of a large matrix product, or for swaps the bytes at that of a large copy, both timed here.

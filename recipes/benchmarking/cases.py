@@ -20,10 +20,10 @@ from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.errors import InputError
 from haa_peft.inference.packs import prepare_pack
 from haa_peft.model.checkpoint import fingerprint
-from haa_peft.model.plain import plain_forward, use_plain_products
 from haa_peft.model.predict import nearest_references
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
+from haa_peft.oracle import plain_forward, use_plain_products
 from haa_peft.rooms.room import Room
 from haa_peft.store.card import card_digest
 from haa_peft.store.folder import write_pack

@@ -23,7 +23,7 @@ from benchmarking.cases import (
 )
 from benchmarking.timing import floor, operations, race, rates, tensor_bytes, wait
 from haa_peft import RoomPredictor
-from haa_peft.model.plain import use_plain_products
+from haa_peft.oracle import use_plain_products
 
 
 def training(size: str, device: str, rounds: int) -> dict:

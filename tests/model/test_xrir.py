@@ -15,9 +15,9 @@ from haa_peft.geometry.panorama import directions
 from haa_peft.model.config import XRIRConfig
 from haa_peft.model.heads import KNOTS, LARGEST_LEVEL, over_frames
 from haa_peft.model.linear import FEWEST, product
-from haa_peft.model.plain import plain_forward, use_plain_products
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
+from haa_peft.oracle import plain_forward, use_plain_products
 from tests.conftest import PARITY, TINY
 
 NAMES = ("reference_rirs", "target_position", "reference_positions")
