@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from haa_peft.commands import adapt, adapters, download, evaluate, geometry, import_, predict, pretrain, study
+from haa_peft.commands import adapt, adapters, download, evaluate, geometry, hub, import_, predict, pretrain, study
 from haa_peft.commands.parser import Parser, say_new_name
 from haa_peft.errors import command
 
@@ -21,6 +21,8 @@ OLD_NAMES = {
 }
 """Verbs until version 0.1, which still work, and what to say instead."""
 HINTS = {"adapt": adapt.IF_INTERRUPTED,
+         "push": "the same command goes on where it stopped",
+         "pull": "the same command goes on where it stopped",
          "study": "the same command goes on where it stopped"}  # fmt: skip
 
 
@@ -44,7 +46,7 @@ def make_parser() -> Parser:
         example="haa-peft adapt path/to/hallwayPanel1",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for verb in (adapt, evaluate, predict, adapters, import_, geometry, study, pretrain, download):
+    for verb in (adapt, evaluate, predict, adapters, import_, geometry, study, pretrain, download, hub):
         verb.add(commands)
     return parser
 

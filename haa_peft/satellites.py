@@ -9,7 +9,7 @@ from types import ModuleType
 from haa_peft.errors import InputError
 
 SATELLITES = ("findings", "simulation", "augmentation", "downloads", "pretraining", "studies", "importing", "exporting",
-              "geometry.estimate", "oracle")  # fmt: skip
+              "hub", "geometry.estimate", "oracle")  # fmt: skip
 
 
 def has(name: str) -> bool:

@@ -207,6 +207,9 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
         ("geometry.estimate", ["geometry", "ROOM", "--from-sound"]),
         ("importing", ["import", "room.sofa", "--out", "studio/base"]),
         ("exporting", ["predict", "studio/base", "--grid", "1", "--out", "rirs.npz"]),
+        ("hub", ["push", "studio/base", "user/rooms"]),
+        ("hub", ["pull", "user/rooms"]),
+        ("hub", ["predict", "hf://user/rooms/studio/base", "--position", "1", "1", "1", "--out", "rir.wav"]),
         ("findings", ["import", "room.sofa", "--out", "studio/base"]),
     ],
 )

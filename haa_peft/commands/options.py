@@ -38,8 +38,13 @@ def add_backbone(parser: Any) -> None:
 
 def add_store(parser: Any) -> None:
     """``--store`` and ``--backbone`` of every command that uses adapters."""
-    parser.add_argument("--store", metavar="FOLDER", help=f"of adapters (default: ${STORE_VARIABLE} or ./adapters)")
+    add_store_folder(parser)
     add_backbone(parser)
+
+
+def add_store_folder(parser: Any) -> None:
+    """``--store`` of commands that need no backbone."""
+    parser.add_argument("--store", metavar="FOLDER", help=f"of adapters (default: ${STORE_VARIABLE} or ./adapters)")
 
 
 def add_seed_and_json(parser: Any, of: str) -> None:

@@ -33,7 +33,7 @@ from haa_peft.rendering.render import Renderer
 from haa_peft.rooms.recordings import Recordings
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.folder import read_pack
-from haa_peft.store.names import AdapterName
+from haa_peft.store.names import AdapterName, on_hub
 from haa_peft.store.pack import RATES, RoomPack
 from haa_peft.store.pack_files import PREPARED_FIELDS
 from haa_peft.store.parts import LEVELS, PREPARED
@@ -299,7 +299,8 @@ def check_asked(seed: int, requests: Sequence[tuple[str, ArrayLike]] = ()) -> No
         check_kind("a request", request, (tuple, list), "a pair of a name and positions")
         if len(request) != 2:
             raise InputError(f"a request is {request!r:.60} but must be a pair of a name and positions")
-        AdapterName.parse(request[0])
+        if not on_hub(request[0]):
+            AdapterName.parse(request[0])
 
 
 def check_references(pack: RoomPack, k: int | None) -> int:

@@ -46,8 +46,9 @@ from haa_peft.model.predict import choose_targets, positions_at_once
 from haa_peft.model.tensors import Asked, EncodedRoom
 from haa_peft.model.xrir import XRIR
 from haa_peft.rendering.render import Renderer
+from haa_peft.satellites import satellite
 from haa_peft.store.folder import read_pack
-from haa_peft.store.names import AdapterName, store_folder
+from haa_peft.store.names import AdapterName, on_hub, store_folder
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.parts import CARD
 
@@ -105,6 +106,8 @@ class RoomPredictor:
         check_device(device)
         check_free(backbone)
         self._store, self._max_loaded = store, max_loaded
+        self._hub = ""  # the repository, at a commit, that names are of instead of the store
+        self._fetched: dict[str, tuple[Path, AdapterName]] = {}
         self._fingerprint, self._origin = fingerprint(backbone), backbone.origin
         self._merged, self._allowed = merged, None if allowed is None else frozenset(allowed)
         self._phase = check_phase(phase)
@@ -137,7 +140,9 @@ class RoomPredictor:
 
         Parameters
         ----------
-        name : ``room/configuration`` or ``room/configuration@variant``.
+        name : ``room/configuration`` or ``room/configuration@variant``, or one on the Hugging Face Hub,
+            ``hf://user/repository[@revision]/room/configuration``; :meth:`switch` then takes names in that
+            repository, at the same commit.
         store : folder of adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
         backbone : the backbone that the adapter was made for, or what :func:`load_backbone` takes.
         device : such as ``"cuda"``; the backbone's unless given.
@@ -170,6 +175,8 @@ class RoomPredictor:
             phase=phase,
             allowed=allowed,
         )
+        if on_hub(name):
+            predictor._hub, name = satellite("hub", name).pin(name)
         predictor.switch(name)
         return predictor
 
@@ -224,27 +231,37 @@ class RoomPredictor:
         self._forget()
 
     def _load(self, name: str) -> _Entry:
-        parsed = AdapterName.parse(name)
-        entry = self._known(parsed, self._state(parsed))
+        store, parsed = self._place(name)
+        state = self._state(store, parsed)
+        entry = self._known(name, state)
         if entry is not None:
             return entry
         with self._reading:  # once, however many threads wait for it
-            state = self._state(parsed)  # before it is read: what is stored meanwhile is read the next time
-            entry = self._known(parsed, state)
+            state = self._state(store, parsed)  # before it is read: what is stored meanwhile is read the next time
+            entry = self._known(name, state)
             if entry is None:
-                entry = _Entry(*self._read(parsed), state)
+                entry = _Entry(*self._read(store, parsed), state)
                 with self._lock:
                     self._rooms[name] = entry
                     self._rooms.move_to_end(name)
         return entry
 
-    def _known(self, name: AdapterName, state: tuple[int, int, int] | None) -> _Entry | None:
+    def _place(self, name: str) -> tuple[Path, AdapterName]:
+        """The store of an adapter and its name there; one on the Hub is fetched when it is first asked for."""
+        if not on_hub(name) and not self._hub:
+            return self._store, AdapterName.parse(name)
+        if name not in self._fetched:
+            address = name if on_hub(name) else f"{self._hub}/{AdapterName.parse(name)}"
+            self._fetched[name] = satellite("hub", address).locate(address)
+        return self._fetched[name]
+
+    def _known(self, name: str, state: tuple[int, int, int] | None) -> _Entry | None:
         """The room in memory, unless the store holds it in another state."""
         with self._lock:
-            entry = self._rooms.get(str(name))
+            entry = self._rooms.get(name)
             if entry is None or entry.state != state or state is None:
                 return None
-            self._rooms.move_to_end(str(name))
+            self._rooms.move_to_end(name)
             return entry
 
     def _forget(self) -> None:
@@ -255,22 +272,22 @@ class RoomPredictor:
             for name in free[: max(0, len(self._rooms) - self._max_loaded)]:
                 del self._rooms[name]
 
-    def _state(self, name: AdapterName) -> tuple[int, int, int] | None:
+    def _state(self, store: Path, name: AdapterName) -> tuple[int, int, int] | None:
         """Tells one state of an entry from another without reading it: a pack is replaced as a whole."""
         try:
-            card = (name.folder(self._store) / CARD).stat()
+            card = (name.folder(store) / CARD).stat()
         except OSError:
             return None
         return card.st_ino, card.st_mtime_ns, card.st_size
 
-    def _read(self, name: AdapterName) -> tuple[RoomPack, EncodedRoom, Renderer]:
+    def _read(self, store: Path, name: AdapterName) -> tuple[RoomPack, EncodedRoom, Renderer]:
         base = self._networks.base
         with damage_of(name):
-            pack = read_pack(self._store, name)
+            pack = read_pack(store, name)
             check_backbone(pack, self._fingerprint, self._origin)
             check_allowed(pack, self._allowed)
             if pack.parent is not None:
-                pack = resolve(pack, load_parent(self._store, pack, base), base)
+                pack = resolve(pack, load_parent(store, pack, base), base)
             weights = weights_of(pack, base)
             if self._networks.compiled:
                 weights = weights.complete(base)

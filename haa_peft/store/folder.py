@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from haa_peft.store.card import parse_card
 from haa_peft.store.names import PREVIOUS, AdapterName, list_names
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.pack_files import from_files, to_files
-from haa_peft.store.parts import CARD, HASHED, LARGEST_BYTES, OPTIONAL, damaged, sha256
+from haa_peft.store.parts import CARD, LARGEST_BYTES, damaged, listed_files, sha256
 
 ATTEMPTS = 20
 PAUSE = 0.02
@@ -26,7 +26,12 @@ MOST_NAMES = 5
 
 
 def write_pack(store: Path, pack: RoomPack) -> Path:
-    """Store a pack under its name, in place of what was there.
+    """Store a pack under its name, in place of what was there; see :func:`write_files`."""
+    return write_files(store, pack.name, to_files(pack))
+
+
+def write_files(store: Path, name: AdapterName, files: Mapping[str, bytes]) -> Path:
+    """Store the files of a pack under its name, in place of what was there.
 
     The files are written beside the entry and the folder is renamed, so a full disk or an interruption leaves the
     old entry; in the instant between two renames it is found under its ``.previous`` name. What killed writers left is
@@ -37,8 +42,7 @@ def write_pack(store: Path, pack: RoomPack) -> Path:
     InputError
         When it cannot be written.
     """
-    target = pack.name.folder(store)
-    files = to_files(pack)
+    target = name.folder(store)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary, handle = _new_folder(target)
@@ -114,8 +118,8 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
         try:
             folder = target if target.exists() else next(iter(_previous(target)))
             files = {CARD: read_plain(folder / CARD, LARGEST_BYTES[CARD])}
-            described = parse_card(name, files[CARD])["files"]
-            wanted = [*HASHED, *(file_name for file_name in OPTIONAL if file_name in described)]
+            card = parse_card(name, files[CARD])
+            described, wanted = card["files"], listed_files(card)
             files |= {file_name: read_plain(folder / file_name, LARGEST_BYTES[file_name]) for file_name in wanted}
         except (FileNotFoundError, NotADirectoryError, StopIteration) as error:
             absent += not target.parent.is_dir() or (not target.exists() and not _previous(target))

@@ -13,6 +13,8 @@ from haa_peft.rooms.room import NAME_PART
 STORE_VARIABLE = "HAA_PEFT_STORE"
 PREVIOUS = ".previous-"
 """Marks the folder of an entry that is being replaced."""
+HUB = "hf://"
+"""Begins the name of an adapter on the Hugging Face Hub, ``hf://user/repository[@revision]/room/configuration``."""
 _NAME = re.compile(rf"({NAME_PART})/({NAME_PART})(?:@({NAME_PART}))?")
 
 
@@ -51,6 +53,11 @@ class AdapterName:
 def store_folder(given: str | Path | None = None) -> Path:
     """The store: as given, else ``$HAA_PEFT_STORE``, else ``./adapters``."""
     return Path(given or os.environ.get(STORE_VARIABLE) or "adapters")
+
+
+def on_hub(name: object) -> bool:
+    """Whether a name is that of an adapter on the Hub."""
+    return isinstance(name, str) and name.startswith(HUB)
 
 
 def list_names(store: Path) -> list[AdapterName]:

@@ -56,6 +56,11 @@ def check_size(name: AdapterName, file_name: str, size: int) -> None:
         )
 
 
+def listed_files(card: Mapping[str, Any]) -> list[str]:
+    """Files of a pack that its card holds the SHA-256 of, and that are read."""
+    return [*HASHED, *(file_name for file_name in OPTIONAL if file_name in card["files"])]
+
+
 def sha256(content: bytes) -> str:
     """Hexadecimal SHA-256."""
     return hashlib.sha256(content).hexdigest()
