@@ -250,10 +250,10 @@ class RoomPredictor:
         """The store of an adapter and its name there; one on the Hub is fetched when it is first asked for."""
         if not on_hub(name) and not self._hub:
             return self._store, AdapterName.parse(name)
-        if name not in self._fetched:
-            address = name if on_hub(name) else f"{self._hub}/{AdapterName.parse(name)}"
-            self._fetched[name] = satellite("hub", address).locate(address)
-        return self._fetched[name]
+        address = name if on_hub(name) else f"{self._hub}/{AdapterName.parse(name)}"
+        if address not in self._fetched:
+            self._fetched[address] = satellite("hub", address).locate(address)
+        return self._fetched[address]
 
     def _known(self, name: str, state: tuple[int, int, int] | None) -> _Entry | None:
         """The room in memory, unless the store holds it in another state."""
