@@ -101,13 +101,15 @@ class AdaptedRoom:
     def pack(self) -> RoomPack:
         """Ready to be written: adapter, references, geometry and card, with the room encoded."""
         own = self.adaptation.config, self.adaptation.tensors
-        levels = None if self.levels is None else self.levels.tensors()
-        recordings = Recordings.of_room(self.room) if self.recordings else None
+        levels = [] if self.levels is None else [view.tensors() for view in self.levels.views]
+        found = [Recordings.of_room(view) for view in self.room.views] if self.recordings else []
+        recordings = [one for one in found if one is not None]
+        recordings = recordings if len(recordings) == len(found) else []
         stored = own if self.parent else self.adapter
         pack = RoomPack.of_room(self.name, self.room, *stored, self.card, levels, recordings)
         if self.parent is None or self.below is None:
             return prepare_pack(self.backbone, pack)
-        below = dataclasses.replace(pack, config=self.below.config, tensors=self.below.tensors)
+        below = pack.with_adapter(self.below.config, self.below.tensors)
         return prepare_pack(self.backbone, pack, below)
 
     def write(self, store: Path | str | None = None) -> Path:
@@ -190,7 +192,10 @@ def _check_arguments(
 
 
 def _checked(room: Room, allow_faults: bool) -> Room:
-    """The room with what is wrong with its measurements, where that can be told."""
+    """The room with what is wrong with its measurements at each receiver, where that can be told."""
+    if room.others:
+        first, *others = (_checked(view, allow_faults) for view in room.views)
+        return dataclasses.replace(first, others=tuple(others))
     if has("findings"):
         return satellite("findings", "adapting").checked(room, allow_faults=allow_faults)
     LOG.info("note: measurements of %s are not checked: this installation is without haa_peft/findings", room.name)
@@ -275,6 +280,7 @@ def _borrow(
     """The room with another configuration's measurements, converted, if they lower the backbone's loss."""
     if lender is None:
         return room
+    room = room.alone("--borrow")
     if isinstance(lender, str):
         name = lender
         lender = load_pack(store_folder(store), AdapterName.parse(name), backbone).as_room()
@@ -290,7 +296,7 @@ def _borrow(
 
 
 def _with_k(training: TrainingSettings, room: Room, k: int | None) -> TrainingSettings:
-    shots = len(room.splits["train"])
+    shots = min(len(view.splits["train"]) for view in room.views)
     k = min(training.k, max(1, shots - 1)) if k is None else k
     check_k(k, shots, room.name)
     return dataclasses.replace(training, k=k)
@@ -300,16 +306,19 @@ def _tell(
     room: Room, method: MethodSettings, training: TrainingSettings, backbone: XRIR, accelerator: Accelerator
 ) -> None:
     """What is about to be trained on what."""
-    own, valid, test = len(room.own), len(room.splits["valid"]), len(room.splits["test"])
+    own, valid, test = sum(len(view.own) for view in room.views), room.count("valid"), room.count("test")
+    receivers = f" of {len(room.views)} receivers" if room.others else ""
     precision = "" if accelerator.mixed_precision == "no" else f", {accelerator.mixed_precision}"
     LOG.info(
-        f"{room.name}: {own} measurements train, {valid} validate, {test} test; {method.method} on {backbone.origin}, "
-        f"{accelerator.num_processes} process(es){precision}"
+        f"{room.name}: {own} measurements{receivers} train, {valid} validate, {test} test; "
+        f"{method.method} on {backbone.origin}, {accelerator.num_processes} process(es){precision}"
     )
     if measurements_validate([room], training.validation):
-        LOG.info(f"{own} measurements choose the weights, each left out once: {own} runs before the last one")
-    for one in room.findings:
-        LOG.info(one.line)
+        runs = max(len(view.own) for view in room.views)
+        LOG.info(f"{own} measurements choose the weights, each left out once: {runs} runs before the last one")
+    for view in room.views:
+        for one in view.findings:
+            LOG.info(one.line)
 
 
 def _train(
@@ -360,7 +369,7 @@ def compare_adapted(
     below : the adapter that is merged into ``base``.
     """
     k, seed = adaptation.training.k, adaptation.training.seed
-    if split is None or not len(room.splits[split]):
+    if split is None or not room.count(split):
         return report_head(room, split or "test", k, seed)
     unchanged = adaptation.unchanged and levels is None
     facts = {

@@ -52,7 +52,7 @@ def main() -> None:
     if find_spec("matplotlib") is None:
         raise InputError('drawing needs the package matplotlib; pip install "haa-peft[plots]"')
     check_writable(args.out)
-    room = load_room(args.room)
+    room = load_room(args.room).alone("drawing")
     if not len(room.splits["test"]):
         raise InputError(f"{room.name} has no test positions, so nothing measured to hold predictions against")
     predictor = RoomPredictor.load(args.adapter, store=args.store)

@@ -68,6 +68,31 @@ def room_folder(tmp_path: Path) -> Path:
     return folder
 
 
+TWO_RECEIVERS = np.array([[2.0, 1.5, 1.2], [4.0, 2.5, 1.6]])
+
+
+def change_room(folder: Path, **changes) -> None:
+    """Change what ``room.json`` says; None takes it out."""
+    about = {**json.loads((folder / "room.json").read_text()), **changes}
+    (folder / "room.json").write_text(json.dumps({key: value for key, value in about.items() if value is not None}))
+
+
+@pytest.fixture
+def pairs_folder(room_folder: Path) -> Path:
+    """The room with both receivers at each of its 20 positions, the pairs in any order."""
+    positions = np.load(room_folder / "xyzs.npy")
+    single = [
+        (i, place, np.linalg.norm(place - receiver)) for i, receiver in enumerate(TWO_RECEIVERS) for place in positions
+    ]
+    order = np.random.default_rng(0).permutation(len(single))
+    of, places, distances = (np.array(part) for part in zip(*(single[i] for i in order), strict=True))
+    rirs = decaying_noise(40, 24_000, 48_000, 0.3, distances) * np.where(of == 1, 4.0, 1.0)[:, None]
+    np.save(room_folder / "RIRs.npy", rirs)
+    np.save(room_folder / "xyzs.npy", places)
+    change_room(room_folder, receiver_xyz=None, receivers=TWO_RECEIVERS.tolist(), receiver_of=of.tolist())
+    return room_folder
+
+
 @pytest.fixture
 def tiny_backbone() -> XRIR:
     """A network of some ten thousand weights that has something to unlearn, the same in every test."""

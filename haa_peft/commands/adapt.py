@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.adapters.settings import METHODS, MethodSettings
-from haa_peft.commands.options import DEFAULT_ROOM, add_geometry, add_json, add_store
+from haa_peft.commands.options import DEFAULT_ROOM, add_geometry, add_json, add_receiver, add_store
 from haa_peft.commands.parser import Parser, add_setting
 from haa_peft.fields import RENAMED
 from haa_peft.training.settings import TrainingSettings
@@ -65,6 +65,7 @@ def add_arguments(parser: Parser, method: str | None) -> None:
         add_setting(parser, MethodSettings, "rank")
     add_setting(parser, TrainingSettings, "k", default=None, help="references for each target (default: "
                 f"{TrainingSettings.k}, or all others if fewer)")  # fmt: skip
+    add_receiver(parser)
     parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions, 12)")
     add_setting(parser, TrainingSettings, "seed")
     add_setting(parser, TrainingSettings, "max_steps")

@@ -146,7 +146,7 @@ def _blend(args: argparse.Namespace) -> None:
 
     check_report(args.json, "blend")
     shares = args.shares or [1 / len(args.of)] * len(args.of)
-    room = open_room(args)
+    room = open_room(args).alone("haa-peft adapters blend")
     check_k(args.k, room)
     name = AdapterName.parse(args.name or f"{room.room}/{room.configuration}@blend")
     backbone = load_backbone(args.backbone)
@@ -159,7 +159,7 @@ def _match(args: argparse.Namespace) -> None:
     from haa_peft.store.names import store_folder
 
     check_report(args.json, "identify")
-    room = open_room(args)
+    room = open_room(args).alone("haa-peft adapters match")
     match = identify(room, load_backbone(args.backbone), store_folder(args.store), args.k)
     print(f"{room.name}: {match.measurements} measurements, levels of each told from the others\n")
     print(fit_table(match))

@@ -48,7 +48,7 @@ def _explain(args: argparse.Namespace) -> None:
         if path is not None:
             check_writable(path)
     check_drawing(args.png, args.out)
-    room = open_room(args)
+    room = open_room(args).alone("haa-peft geometry")
     print("\n".join(explain(room)))
     if has("findings"):
         for one in satellite("findings", "haa-peft geometry").check_room(room):
@@ -66,7 +66,7 @@ def _from_sound(args: argparse.Namespace) -> None:
     from haa_peft.geometry.sources import FEWEST_RIRS
 
     check_report(args.json, "geometry-from-sound")
-    room = open_room(args)
+    room = open_room(args).alone("haa-peft geometry")
     train = room.splits["train"]
     if len(train) < FEWEST_RIRS:
         raise InputError(f"{room.name} has {len(train)} training measurements but echoes need {FEWEST_RIRS}")

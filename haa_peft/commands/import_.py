@@ -44,7 +44,7 @@ def add(commands: Any) -> None:
     mend.add_argument("--allow-faults", action="store_true", help="write the room although something is wrong with it")
     chosen = parser.add_argument_group("what to take of it")
     chosen.add_argument(
-        "--channel", type=_channel, metavar="N", help="one channel, counted from 1, or all, a folder each"
+        "--channel", type=_channel, metavar="N", help="one channel, counted from 1, or all, as receivers of one room"
     )
     chosen.add_argument("--view", type=float, metavar="DEGREES", help="azimuth that a turning head looks at")
 

@@ -70,7 +70,7 @@ def rooms_of(args: argparse.Namespace) -> tuple[Room, list[Room]]:
         When both ``--start`` and ``--first-stage`` are given, or a room cannot be read.
     """
     check_one_beginning(args.start, args.first_stage)
-    room = load_room(DEFAULT_ROOM if args.room is None else args.room, args.geometry)
+    room = load_room(DEFAULT_ROOM if args.room is None else args.room, args.geometry, args.receiver)
     others = [load_room(folder, args.geometry if folder == args.room else None) for folder in args.first_stage]
     if args.shots is not None:  # no more of the room itself than is to be used
         room = room.with_shots(args.shots)

@@ -18,10 +18,16 @@ DEFAULT_ROOM = "classroom-twin/base"
 
 
 def add_room(parser: Any) -> None:
-    """ROOM and ``--shots``."""
+    """ROOM, ``--receiver`` and ``--shots``."""
+    add_receiver(parser)
     parser.add_argument("room", metavar="ROOM", help="room folder, HAA folder, twin (classroom-twin/base) or "
                         "simulated/SEED-INDEX")  # fmt: skip
     parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions)")
+
+
+def add_receiver(parser: Any) -> None:
+    """``--receiver``."""
+    parser.add_argument("--receiver", type=int, metavar="N", help="of several, the one, counted from 0 (default: all)")
 
 
 def add_geometry(parser: Any) -> None:
@@ -68,12 +74,12 @@ def open_room(args: argparse.Namespace) -> Room:
     """The room with the geometry and the number of measurements that were asked for."""
     from haa_peft.rooms.load import load_room
 
-    room = load_room(args.room, args.geometry)
+    room = load_room(args.room, args.geometry, args.receiver)
     return room if args.shots is None else room.with_shots(args.shots)
 
 
 def check_k(k: int, room: Room) -> None:
     """Raise ``InputError`` for more references than a room has."""
-    shots = len(room.splits["train"])
+    shots = min(len(view.splits["train"]) for view in room.views)
     if not 1 <= k <= shots:
         raise InputError(f"--k is {k} but {room.name} has {shots} training measurements; give 1 to {shots}")

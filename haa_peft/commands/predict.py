@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
         "--step", type=float, metavar="M", help="between the positions too, so many metres apart: a path"
     )
     where.add_argument("--height", type=float, nargs="+", metavar="Z", help="of the grid (default: the receiver's)")
+    parser.add_argument("--receiver", type=int, metavar="N", help="of several, the one, counted from 0 (default: all)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".wav (one position), .sofa, .npz, or "
                         "a folder of WAV files with positions.csv; 32-bit floats")  # fmt: skip
     parser.add_argument("--rate", type=int, metavar="HZ", help="sample rate (default: 22050)")
@@ -61,7 +62,8 @@ def _length(text: str) -> str | float:
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
     """How it is predicted."""
-    return {"k": args.k, "seed": args.seed, "sample_rate": args.rate, "length": args.length}
+    asked = {"k": args.k, "seed": args.seed, "sample_rate": args.rate, "length": args.length}
+    return {**asked, "receiver": args.receiver}
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -69,6 +71,9 @@ def _run(args: argparse.Namespace) -> None:
     from haa_peft.inference.predictor import RoomPredictor
 
     predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone, phase=args.phase)
+    count = len(predictor.receivers)
+    if args.receiver is not None and not 0 <= args.receiver < count:
+        raise InputError(f"--receiver is {args.receiver} but {args.name} has {count}, counted from 0")
     positions = _positions(args, predictor)
     if args.out.suffix.lower() == ".wav":
         _write_wav(args, predictor, positions)
@@ -79,7 +84,7 @@ def _run(args: argparse.Namespace) -> None:
     responses = predict_responses(predictor, positions, **_asked(args))
     export(responses, args.out)
     seconds = responses.rirs.shape[1] / responses.sample_rate
-    print(f"{args.out}: {len(positions)} RIRs of {seconds:.3f} s in {predictor.name}")
+    print(f"{args.out}: {len(responses.rirs)} RIRs of {seconds:.3f} s in {predictor.name}")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -108,22 +113,25 @@ def _positions(args: argparse.Namespace, predictor: RoomPredictor) -> np.ndarray
     satellite("exporting", "a grid, a path or a table of positions")
     from haa_peft.exporting.places import along, grid
 
+    receivers = predictor.receivers[slice(None) if args.receiver is None else slice(args.receiver, args.receiver + 1)]
     if args.grid is not None:
-        heights = [float(predictor.receiver[2])] if args.height is None else args.height
-        return grid(predictor.geometry, predictor.receiver, args.grid, heights, predictor.references)
-    points = np.array(args.position) if args.position is not None else _table(args.positions, predictor.receiver)
+        heights = [float(receivers[0, 2])] if args.height is None else args.height
+        return grid(predictor.geometry, receivers, args.grid, heights, predictor.references)
+    points = np.array(args.position) if args.position is not None else _table(args.positions, receivers)
     return points if args.step is None else along(points, args.step)
 
 
-def _table(path: Path, receiver: np.ndarray) -> np.ndarray:
-    """Positions (N, 3) m of a table, as ``haa-peft import`` reads it; angles are around the receiver (3,) m."""
+def _table(path: Path, receivers: np.ndarray) -> np.ndarray:
+    """Positions (N, 3) m of a table, as ``haa-peft import`` reads it; angles are around the one receiver (1, 3) m."""
     satellite("importing", f"--positions {path}")
     from haa_peft.importing.table import read_positions
 
     found = read_positions(path, None)
     places = found.sources if found.sources is not None else found.receivers
     assert places is not None  # a table has one of them
-    return places + receiver if found.around else places
+    if found.around and len(receivers) > 1:
+        raise InputError(f"{path}: has angles around a receiver, and there are {len(receivers)}; give --receiver")
+    return places + receivers[0] if found.around else places
 
 
 def _write_wav(args: argparse.Namespace, predictor: RoomPredictor, positions: np.ndarray) -> None:

@@ -15,6 +15,7 @@ from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import check_split, evaluate
 from haa_peft.inference.network import RoomNetwork
+from haa_peft.inference.packs import views_at
 from haa_peft.levels.room import RoomLevels
 from haa_peft.model.phases import PHASES
 from haa_peft.model.predict import nearest_references
@@ -69,13 +70,21 @@ def compare(
     network = RoomNetwork(backbone, phase=phase)
 
     def predict(weights: RoomWeights, references: Room, k: int, levels: RoomLevels | None = None) -> np.ndarray:
-        encoded = network.encode(weights, RoomTensors.of_room(references, network.base.device))._replace(levels=levels)
-        targets = room.positions[room.splits[split]] - room.receiver
-        return np.concatenate(list(network.stream(encoded, targets, k, seed)))
+        found = []
+        for i, view in enumerate(references.views):
+            if not len(view.splits[split]):
+                continue
+            encoded = network.encode(weights, RoomTensors.of_room(view, network.base.device))
+            encoded = encoded._replace(levels=None if levels is None else levels.views[i])
+            targets = view.positions[view.splits[split]] - view.receiver
+            found += list(network.stream(encoded, targets, min(k, len(view.splits["train"])), seed))
+        return np.concatenate(found)
 
     own = room.without_borrowed()
     of_own = min(k, len(own.splits["train"]))
-    predictions = baselines(own, of_own, split, seed, phase)
+    tested = [view for view in own.views if len(view.splits[split])]
+    alone = [baselines(view, min(of_own, len(view.splits["train"])), split, seed, phase) for view in tested]
+    predictions = {name: np.concatenate([one[name] for one in alone]) for name in alone[0]}
     if room.borrowed:
         predictions["backbone, nothing borrowed"] = predict(BASE, own, of_own)
     predictions["backbone"] = predict(BASE, room, k)
@@ -101,13 +110,13 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
             f"note: {pack.name} has {borrowed} borrowed measurements too, which are not used here but by "
             "RoomPredictor and `haa-peft predict`"
         )
-    if pack.card["room"].get("fingerprint") == dataclasses.replace(room, channels=pack.channels).fingerprint:
+    others = tuple(dataclasses.replace(view, channels=pack.channels) for view in room.others)
+    if (
+        pack.card["room"].get("fingerprint")
+        == dataclasses.replace(room, channels=pack.channels, others=others).fingerprint
+    ):
         return
-    indices = room.splits[split]
-    targets = room.positions[indices]
-    trained = pack.as_room().positions
-    nearest = trained[nearest_references(targets, trained, 1)[:, 0]]
-    seen = indices[np.linalg.norm(nearest - targets, axis=1) < NEAREST]
+    seen = np.concatenate([_seen(own.as_room(), view, split) for own, view in views_at(pack, room)])
     if len(seen):
         raise InputError(
             f"{pack.name} was trained on {len(seen)} of the {split} positions of {room.name} (such as {seen[0]}); "
@@ -117,3 +126,11 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
         f"note: {pack.name} was trained on other measurements, splits or geometry of {room.name}; "
         f"some of these {split} positions may have chosen its weights"
     )
+
+
+def _seen(trained: Room, room: Room, split: str) -> np.ndarray:
+    """Indices (S,) of a split's positions that are training positions of ``trained``, at one receiver."""
+    indices = room.splits[split]
+    targets, places = room.positions[indices], trained.positions
+    nearest = places[nearest_references(targets, places, 1)[:, 0]]
+    return indices[np.linalg.norm(nearest - targets, axis=1) < NEAREST]

@@ -89,8 +89,7 @@ def evaluate(
     ``per_position``.
     """
     check_split(room, split)
-    indices = room.splits[split]
-    true = Measured.of(room.rirs[indices])
+    true = Measured.of(room.measured(split))
     rows = []
     for name, predicted in predictions.items():
         per_position = errors(Measured.of(predicted), true)
@@ -129,17 +128,18 @@ def report_head(room: Room, split: str, k: int, seed: int) -> dict[str, Any]:
         "split": split,
         "k": k,
         "seed": seed,
-        "shots": len(room.own),
+        "shots": sum(len(view.own) for view in room.views),
         "borrowed": room.borrowed,
-        "positions": len(room.splits[split]),
-        "position_indices": room.splits[split].tolist(),
+        "positions": room.count(split),
+        "position_indices": [int(i) for view in room.views for i in view.splits[split]],
+        **({"receivers": [view.count(split) for view in room.views]} if room.others else {}),
         "rows": [],
     }
 
 
 def check_split(room: Room, split: str) -> None:
     """Raise ``InputError`` if a split has no positions."""
-    if not len(room.splits[split]):
+    if not room.count(split):
         raise InputError(f"{room.name} has no {split} positions; measure at 14 or more, or give splits in room.json")
 
 

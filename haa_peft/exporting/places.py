@@ -18,13 +18,13 @@ MOST = 100_000
 
 
 def grid(
-    geometry: Geometry, receiver: np.ndarray, spacing: float, heights: Sequence[float], known: np.ndarray
+    geometry: Geometry, receivers: np.ndarray, spacing: float, heights: Sequence[float], known: np.ndarray
 ) -> np.ndarray:
-    """Points (N, 3) m of a grid in a room, as far as they lie inside it, 10 cm or more from the receiver.
+    """Points (N, 3) m of a grid in a room, as far as they lie inside it, 10 cm or more from receivers.
 
     Parameters
     ----------
-    geometry, receiver : the room, (3,) m.
+    geometry, receivers : the room, (V, 3) m.
     spacing : m between neighbours in x and y.
     heights : z of each layer, m.
     known : (R, 3) m, where references were measured; what they span is taken where a room's walls are not known.
@@ -41,10 +41,10 @@ def grid(
     _check_spacing("--grid", spacing, float(np.prod((high - low)[:2])) / max(spacing, FINEST) ** 2 * len(heights))
     axes = [_centred(low[axis], high[axis], spacing) for axis in range(2)]
     points = np.array([[x, y, z] for z in heights for y in axes[1] for x in axes[0]], dtype=float)
-    inside = np.linalg.norm(points - receiver, axis=1) >= CLOSEST
+    inside = np.linalg.norm(points[:, None] - receivers, axis=-1).min(axis=1) >= CLOSEST
     if bounded:
         inside &= ((points >= low) & (points <= high)).all(axis=1)
-        inside[inside] = _inside(geometry, receiver, points[inside])
+        inside[inside] = _inside(geometry, receivers[0], points[inside])
     if not inside.any():
         raise InputError(
             f"no point of the grid lies in the room, which spans {low.round(3).tolist()} to {high.round(3).tolist()} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,14 +44,16 @@ class Responses:
 
 
 def predict_responses(
-    predictor: RoomPredictor, positions: np.ndarray, *, k: int | None = None, seed: int = 0, **more: Any
-) -> Responses:
+    predictor: RoomPredictor, positions: np.ndarray, *, receiver: int | None = None, k: int | None = None,
+    seed: int = 0, **more: Any,
+) -> Responses:  # fmt: skip
     """RIRs that the adapter in use predicts at positions, in units of the measurements.
 
     Parameters
     ----------
     predictor : with the adapter loaded.
     positions : (N, 3) m in room coordinates.
+    receiver : number of the one that is meant; with None, RIRs of each follow those of the one before.
     k, seed, **more : as :meth:`~haa_peft.inference.predictor.RoomPredictor.predict` takes them.
 
     Raises
@@ -59,26 +62,36 @@ def predict_responses(
         For positions that the room does not have, or more than are written at once.
     """
     positions = np.atleast_2d(real_numbers("positions", positions))
-    rirs = predictor.predict(positions[:1], k=k, seed=seed, **more)
-    size = len(positions) * rirs[:1].nbytes
+    heard = range(len(predictor.receivers)) if receiver is None else [receiver]
+
+    def predict(some: np.ndarray, at: int) -> np.ndarray:
+        return predictor.predict(some, receiver=at, k=k, seed=seed, **more)
+
+    size = len(positions) * len(heard) * predict(positions[:1], heard[0]).nbytes
     if size > LARGEST:
         raise InputError(
             f"{len(positions)} positions are {size / 2**30:.1f} GiB of RIRs but at most {LARGEST >> 30} GiB are "
             "written at once; give fewer positions or a shorter length"
         )
-    if len(positions) > 1:
-        rirs = predictor.predict(positions, k=k, seed=seed, **more)
+    rirs = np.concatenate([predict(positions, at) for at in heard])
     card, geometry = predictor.card, predictor.geometry
     used = card["training"]["k"] if k is None else k
     return Responses(
         rirs=(rirs * predictor.scale).astype(np.float32),
         sample_rate=int(more.get("sample_rate") or predictor.sample_rate),
-        positions=positions,
-        receivers=np.broadcast_to(predictor.receiver, positions.shape),
+        positions=np.tile(positions, (len(heard), 1)),
+        receivers=predictor.receivers[list(heard)].repeat(len(positions), axis=0),
         room=str(card["room"]["name"]),
         box=geometry.box() if isinstance(geometry, Surfaces) else None,
         licence=str(card["room"].get("licence", "unknown")),
-        about=f"predicted by the adapter {predictor.name} (digest {str(card.get('digest', 'none'))[:16]}) of the "
+        about=f"{_how(more)} by the adapter {predictor.name} (digest {str(card.get('digest', 'none'))[:16]}) of the "
         f"backbone {card['backbone']['origin']}, K = {used}, seed {seed}; its data: "
         f"{card['room'].get('source', 'unknown')}",
     )
+
+
+def _how(asked: Mapping[str, Any]) -> str:
+    """What was done, by the rate and length that were asked for."""
+    if asked.get("length") is None and asked.get("sample_rate") is None:
+        return "predicted"
+    return "predicted, and brought to this rate and length with a late field of the measurements,"

@@ -19,21 +19,20 @@ SHOWN = 4
 
 @dataclass(frozen=True)
 class Fixed:
-    """One room folder to be: RIRs (N, T), positions (N, 3) m and the point (3,) m that stays fixed.
+    """One receiver of a room folder: RIRs (N, T), positions (N, 3) m and the point (3,) m that stays fixed.
 
-    ``what`` is that point's kind, ``tag`` tells it from others of the same source and is empty for the only one.
+    ``what`` is that point's kind.
     """
 
     rirs: np.ndarray
     positions: np.ndarray
     receiver: np.ndarray
     what: str
-    tag: str
     said: tuple[str, ...]
 
 
 def fixed_points(measured: Measurements, wanted: Wanted) -> list[Fixed]:
-    """The receivers to make room folders of, one unless all are wanted.
+    """The receivers of the room folder, one unless all are wanted.
 
     Where sound came from one place and was heard at many, that place is the receiver, by reciprocity.
 
@@ -58,23 +57,19 @@ def fixed_points(measured: Measurements, wanted: Wanted) -> list[Fixed]:
         points, chosen = "source", [0]
     else:
         channels = len(np.unique(measured.channels))
-        ways = f"--channel 1 to {channels}, --channel all or " if channels > 1 else ""
+        ways = f"--channel 1 to {channels}, " if channels > 1 else ""
+        some = _listed(ears if len(ears) <= len(mouths) else mouths)
         raise InputError(
-            f"{len(mouths)} source positions and {len(ears)} receiver positions vary; choose the one that stays fixed: "
-            f"{ways}--receiver X Y Z, such as {_listed(ears if len(ears) <= len(mouths) else mouths)}"
+            f"{len(mouths)} source positions and {len(ears)} receiver positions vary; take all receivers (--channel "
+            f"all), or choose the point that stays fixed: {ways}--receiver X Y Z, such as {some}"
         )
     own, moving, places = (
         (heard, measured.sources, ears) if points == "receiver" else (sent, measured.receivers, mouths)
     )
-    return [
-        _fixed(measured, own == i, moving, places[i], points, str(number) if len(chosen) > 1 else "")
-        for number, i in enumerate(chosen, 1)
-    ]
+    return [_fixed(measured, own == i, moving, places[i], points) for i in chosen]
 
 
-def _fixed(
-    measured: Measurements, rows: np.ndarray, moving: np.ndarray, point: np.ndarray, what: str, tag: str
-) -> Fixed:
+def _fixed(measured: Measurements, rows: np.ndarray, moving: np.ndarray, point: np.ndarray, what: str) -> Fixed:
     rirs, positions = measured.rirs[rows], moving[rows]
     which, points = _distinct(positions)
     first = np.array([int((which == i).argmax()) for i in range(len(points))])
@@ -87,7 +82,7 @@ def _fixed(
         said.append(f"{len(rirs)} RIRs are of {len(first)} different positions; the first of each was taken")
     if len(first) < 2:
         raise InputError(f"the {what} at {_at(point)} has {len(first)} position; a room needs at least 2")
-    return Fixed(rirs[first], positions[first], point, what, tag, tuple(said))
+    return Fixed(rirs[first], positions[first], point, what, tuple(said))
 
 
 def _of_view(measured: Measurements, wanted: Wanted) -> Measurements:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import re
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.errors import InputError
+from haa_peft.files import beside
 from haa_peft.findings import check_measurements, refuse_faults
 from haa_peft.findings.decay import decay_range
 from haa_peft.geometry.surfaces import Surfaces
@@ -23,7 +22,7 @@ from haa_peft.importing.choose import Fixed, fixed_points
 from haa_peft.importing.ears import check_azimuth
 from haa_peft.importing.measured import Measurements
 from haa_peft.importing.read import read_source
-from haa_peft.importing.repair import repaired
+from haa_peft.importing.repair import repaired, shifted
 from haa_peft.importing.wanted import REPAIRS, Wanted
 from haa_peft.rooms.finding import ERROR, Finding
 from haa_peft.rooms.load import load_room
@@ -51,21 +50,53 @@ def make_rooms(sources: Sequence[Path], out: Path, wanted: Wanted, *, dry_run: b
         found = check_azimuth(measured)
         said.append("repaired azimuth: azimuths count clockwise")
     said = [*measured.said, *said]
-    folders: dict[Path, Content] = {}
-    for fixed in fixed_points(measured, wanted):
-        folder = out.with_name(f"{out.name}-{fixed.tag}") if fixed.tag else out
-        if fixed.tag:
-            said.append(f"{folder}:")
+    views, refused = [], []
+    every, lines = _one_latency(fixed_points(measured, wanted), measured.rate, wanted)
+    said += lines
+    for i, fixed in enumerate(every):
+        said += [f"receiver {i}:"] if len(every) > 1 else []
         said += fixed.said
-        lines, content, wrong = _room(fixed, measured, wanted, folder, found)
+        lines, content, wrong = _room(fixed, measured, wanted, out, found)
         said += lines
-        folders[folder] = content
+        views.append(content)
         if wrong and dry_run:
-            said.append(f"would refuse {folder}: {', '.join(one.kind for one in wrong)}{_hint(wrong)}")
-            del folders[folder]
+            refused.append(f"would refuse {out}: {', '.join(one.kind for one in wrong)}{_hint(wrong)}")
         elif wrong:
-            _refuse(wrong, folder)
-    return said + write_rooms(folders, dry_run=dry_run) if folders else said
+            _refuse(wrong, out)
+    if refused:
+        return [*said, *dict.fromkeys(refused)]
+    return said + write_room(out, views[0] if len(views) == 1 else _joined(views, out), dry_run=dry_run)
+
+
+def _one_latency(every: list[Fixed], rate: int, wanted: Wanted) -> tuple[list[Fixed], list[str]]:
+    """Receivers that were recorded together with the latency that they have in common taken off, and lines."""
+    if len(every) < 2 or "latency" not in wanted.repair:
+        return every, []
+    found = [check_measurements(one.rirs, rate, one.positions, one.receiver) for one in every]
+    figures = [one.figures for findings in found for one in findings if one.kind == "latency"]
+    samples = np.array([one["samples"] for one in figures])
+    if len(figures) < len(every) or np.ptp(samples) > rate * max(one["spread_s"] for one in figures):
+        return every, []
+    taken = samples.mean()
+    line = f"repaired latency: {taken:.2f} samples taken off every RIR of all receivers ({samples.min():.2f} to " \
+           f"{samples.max():.2f})"  # fmt: skip
+    return [dataclasses.replace(one, rirs=shifted(one.rirs, np.full(len(one.rirs), -taken))) for one in every], [line]
+
+
+def _joined(views: Sequence[Content], folder: Path) -> Content:
+    """What several receivers of one room measured, as one folder's; shorter RIRs are filled with zeros."""
+    about = [description for _, _, description in views]
+    shapes = [{key: one.get(key) for key in ("room_size", "geometry", "sample_rate")} for one in about]
+    if any(shape != shapes[0] for shape in shapes):
+        raise InputError(f"{folder}: mended for each receiver, they are in rooms of different size; state --room-size")
+    longest = max(rirs.shape[1] for rirs, _, _ in views)
+    rirs = np.concatenate([np.pad(rirs, ((0, 0), (0, longest - rirs.shape[1]))) for rirs, _, _ in views])
+    description = {key: value for key, value in about[0].items() if key != "receiver_xyz"}
+    description["receivers"] = [one["receiver_xyz"] for one in about]
+    description["receiver_of"] = np.repeat(np.arange(len(views)), [len(rirs) for rirs, _, _ in views]).tolist()
+    imported = [[f"receiver {i}:", *one["imported"]] for i, one in enumerate(about)]
+    description["imported"] = list(dict.fromkeys(line for lines in imported for line in lines))
+    return rirs, np.concatenate([positions for _, positions, _ in views]), description
 
 
 def _target(out: Path) -> Path:
@@ -174,42 +205,26 @@ def _by(size: Sequence[float] | np.ndarray) -> str:
     return " x ".join(f"{x:.2f}" for x in size)
 
 
-def write_rooms(folders: Mapping[Path, Content], *, dry_run: bool) -> list[str]:
-    """Write room folders, read them as training would, and only then give them their names; all of them or none.
+def write_room(folder: Path, content: Content, *, dry_run: bool) -> list[str]:
+    """Write a room folder, read it as training would, and only then give it its name; lines that say so.
+
+    Parameters
+    ----------
+    folder, content : what is written where.
+    dry_run : only say what would be.
 
     Raises
     ------
     InputError
-        When one exists already, cannot be written or cannot be read.
+        When it exists already, cannot be written or cannot be read.
     """
-    for folder in folders:
-        if folder.exists():
-            raise InputError(f"{folder}: exists already; remove it or give another --out")
-    some = next(iter(folders))
-    made: list[Path] = []
-    new = [parent for parent in some.parents if not parent.exists()]
-    try:
-        if not dry_run:
-            some.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=None if dry_run else some.parent, prefix=f".{some.name}.") as scratch:
-            lines = []
-            for folder, content in folders.items():
-                temporary = Path(scratch) / folder.name
-                lines.append(_written(temporary, content, folder, dry_run=dry_run))
-            for folder in () if dry_run else folders:
-                (Path(scratch) / folder.name).replace(folder)
-                made.append(folder)
-    except OSError as error:
-        for folder in made:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise InputError(
-            f"{some.parent}: cannot be written ({error.strerror or error}); choose another place"
-        ) from None
-    finally:
-        for parent in () if made else new:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-    return lines
+    if folder.exists():
+        raise InputError(f"{folder}: exists already; remove it or give another --out")
+    if dry_run:
+        with tempfile.TemporaryDirectory() as scratch:
+            return [_written(Path(scratch) / folder.name, content, folder, dry_run=True)]
+    with beside(folder) as temporary:
+        return [_written(temporary, content, folder, dry_run=False)]
 
 
 def _written(temporary: Path, content: Content, folder: Path, *, dry_run: bool) -> str:
@@ -224,8 +239,8 @@ def _written(temporary: Path, content: Content, folder: Path, *, dry_run: bool) 
         raise InputError(str(error).replace(str(temporary), str(folder))) from None
     seconds = rirs.shape[1] / description["sample_rate"]
     splits = ", ".join(
-        f"{len(room.splits[split])} {verb}"
-        for split, verb in (("train", "train"), ("valid", "validate"), ("test", "test"))
+        f"{room.count(split)} {verb}" for split, verb in (("train", "train"), ("valid", "validate"), ("test", "test"))
     )
     verb = "would write" if dry_run else "wrote"
-    return f"{verb} {folder}: {room.name}, {len(rirs)} RIRs of {seconds:.3f} s; {splits}"
+    receivers = f" at {len(room.views)} receivers" if room.others else ""
+    return f"{verb} {folder}: {room.name}, {len(rirs)} RIRs of {seconds:.3f} s{receivers}; {splits}"

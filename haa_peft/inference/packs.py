@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, on_hub
 from haa_peft.store.pack import RATES, RoomPack
 from haa_peft.store.pack_files import PREPARED_FIELDS
-from haa_peft.store.parts import LEVELS, PREPARED
+from haa_peft.store.parts import LEVELS, PREPARED, VIEWS, damaged
 
 LOG = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ SHORTEST_S = 0.01
 """Of a prediction."""
 LARGEST_PREPARED = 1e5
 """In magnitude; trained networks give below 100."""
+SHOWN = 8
+"""Receivers that an error lists."""
 DEEPEST = 4
 """Adapters that may lie on top of each other."""
 
@@ -117,7 +119,51 @@ def load_parent(store: Path, pack: RoomPack, backbone: XRIR, depth: int = 0) -> 
 def resolve(pack: RoomPack, parent: RoomPack, backbone: XRIR) -> RoomPack:
     """A pack that lies on top of another one as an adapter of the backbone."""
     config, tensors = stack(backbone, (parent.config, parent.tensors), (pack.config, pack.tensors))
-    return dataclasses.replace(pack, config=config, tensors=tensors)
+    return pack.with_adapter(config, tensors)
+
+
+def views_at(pack: RoomPack, room: Room) -> list[tuple[RoomPack, Room]]:
+    """The pack and the room at each of the room's receivers; a pack of one receiver is taken at all of them.
+
+    Raises ``InputError`` where a pack of several has none at one of the room's.
+    """
+    if not pack.others:
+        return [(pack, view) for view in room.views]
+    return [(pack.views[receiver_number(pack, view.receiver)], view) for view in room.views]
+
+
+def receiver_number(pack: RoomPack, receiver: object) -> int:
+    """Which of a pack's receivers is meant: by its number, or its place (3,) m; None is the only one.
+
+    Raises
+    ------
+    InputError
+        When there are several and none is given, or nothing was measured at the one that is.
+    """
+    every = np.stack([view.receiver for view in pack.views])
+    count = len(every)
+    shown = ", ".join(f"{i} at {place}" for i, place in enumerate(every.round(3).tolist()[:SHOWN]))
+    there = f"{shown}{', ...' if count > SHOWN else ''}"
+    if receiver is None:
+        if count > 1:
+            raise InputError(f"{pack.name} has {count} receivers; say which one is meant: {there}")
+        return 0
+    if isinstance(receiver, Integral) and not isinstance(receiver, bool):
+        if not 0 <= int(receiver) < count:
+            raise InputError(
+                f"receiver is {receiver} but {pack.name} has {there}; give 0{f' to {count - 1}' * (count > 1)}"
+            )
+        return int(receiver)
+    place = real_numbers("receiver", receiver)
+    if place.shape != (3,) or not np.isfinite(place).all():
+        raise InputError(f"receiver is {receiver!r:.60} but must be a number from 0 to {count - 1}, or [x, y, z] in m")
+    away = np.linalg.norm(every - place, axis=1)
+    if away.min() >= NEAREST:
+        raise InputError(
+            f"receiver {place.tolist()} was not measured in {pack.name}, which has {there}; RIRs between it and one of "
+            "these are asked for with it as the position (reciprocity, for devices without directivity)"
+        )
+    return int(away.argmin())
 
 
 def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
@@ -144,7 +190,14 @@ def levels_of(pack: RoomPack, room: Room | None = None) -> RoomLevels | None:
     """
     if pack.levels is None:
         return None
-    room = room or pack.as_room()
+    first, *others = (_levels_at(own, view) for own, view in views_at(pack, room or pack.as_room()))
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _levels_at(pack: RoomPack, room: Room) -> RoomLevels:
+    """The levels that a pack keeps of one receiver, with a room's training measurements there."""
+    if pack.levels is None:
+        raise damaged(pack.name, f"{VIEWS} has no levels of the receiver {pack.receiver.round(3).tolist()}")
     train = room.splits["train"]
     places = room.positions[train] - room.receiver
     return RoomLevels.of_tensors(pack.levels, room.rirs[train], places, room.receiver, room.geometry,
@@ -288,16 +341,16 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
     return positions
 
 
-def check_asked(seed: int, requests: Sequence[tuple[str, ArrayLike]] = ()) -> None:
+def check_asked(seed: int, requests: Sequence[tuple] = ()) -> None:
     """Raise ``InputError`` for a seed that generators do not take, or for requests that are none.
 
-    These are pairs of a name and positions (N, 3) m. Torch's default type must be float32.
+    These are a name and positions (N, 3) m, and perhaps a receiver. Torch's default type must be float32.
     """
     check_whole("seed", seed, 0, 2**32 - 1)
     check_single_precision()
     for request in requests:
         check_kind("a request", request, (tuple, list), "a pair of a name and positions")
-        if len(request) != 2:
+        if len(request) not in (2, 3):
             raise InputError(f"a request is {request!r:.60} but must be a pair of a name and positions")
         if not on_hub(request[0]):
             AdapterName.parse(request[0])

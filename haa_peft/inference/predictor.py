@@ -36,6 +36,7 @@ from haa_peft.inference.packs import (
     late_field_of,
     levels_of,
     load_parent,
+    receiver_number,
     resolve,
     tensors_of,
     weights_of,
@@ -53,13 +54,34 @@ from haa_peft.store.pack import RoomPack
 from haa_peft.store.parts import CARD
 
 
-class _Entry(NamedTuple):
-    """Of the rooms in memory: a pack but for its tensors, the room as encoded, its late field, the store's state."""
+class _View(NamedTuple):
+    """At a receiver: a pack but for its tensors, the room as encoded, its late field."""
 
     pack: RoomPack
     room: EncodedRoom
     late: Renderer
+
+
+class _Entry(NamedTuple):
+    """Of the rooms in memory: what is known at each receiver, and what state of the store it is of."""
+
+    views: tuple[_View, ...]
+
     state: tuple[int, int, int] | None
+
+    @property
+    def pack(self) -> RoomPack:
+        """The whole pack but for its tensors, at the first receiver."""
+        return self.views[0].pack
+
+    @property
+    def full_s(self) -> float:
+        """Seconds until every octave has fallen by 60 dB at all receivers."""
+        return max(view.late.full_s for view in self.views)
+
+    def at(self, receiver: object) -> _View:
+        """What is known at a receiver, as :func:`~haa_peft.inference.packs.receiver_number` takes it."""
+        return self.views[receiver_number(self.pack, receiver)]
 
 
 class RoomPredictor:
@@ -196,9 +218,9 @@ class RoomPredictor:
         return self._in_use.pack.scale
 
     @property
-    def receiver(self) -> np.ndarray:
-        """The fixed point (3,) of the room in use, m in room coordinates."""
-        return self._in_use.pack.receiver
+    def receivers(self) -> np.ndarray:
+        """The fixed points (V, 3) of the room in use, m in room coordinates; mostly one."""
+        return np.stack([view.receiver for view in self._in_use.pack.views])
 
     @property
     def geometry(self) -> Geometry:
@@ -207,8 +229,8 @@ class RoomPredictor:
 
     @property
     def references(self) -> np.ndarray:
-        """Positions (R, 3) m of the references of the room in use."""
-        return self._in_use.pack.positions
+        """Positions (R, 3) m of the references of the room in use, of one receiver after the other."""
+        return np.concatenate([view.positions for view in self._in_use.pack.views])
 
     @property
     def loaded(self) -> list[str]:
@@ -240,7 +262,7 @@ class RoomPredictor:
             state = self._state(store, parsed)  # before it is read: what is stored meanwhile is read the next time
             entry = self._known(name, state)
             if entry is None:
-                entry = _Entry(*self._read(store, parsed), state)
+                entry = _Entry(self._read(store, parsed), state)
                 with self._lock:
                     self._rooms[name] = entry
                     self._rooms.move_to_end(name)
@@ -280,7 +302,7 @@ class RoomPredictor:
             return None
         return card.st_ino, card.st_mtime_ns, card.st_size
 
-    def _read(self, store: Path, name: AdapterName) -> tuple[RoomPack, EncodedRoom, Renderer]:
+    def _read(self, store: Path, name: AdapterName) -> tuple[_View, ...]:
         base = self._networks.base
         with damage_of(name):
             pack = read_pack(store, name)
@@ -293,9 +315,11 @@ class RoomPredictor:
                 weights = weights.complete(base)
             elif self._merged:
                 weights = weights.with_merged(base)
-            room = self._encode(pack, weights)._replace(levels=levels_of(pack))
-        pack = dataclasses.replace(pack, tensors={}, prepared=None, levels=None)
-        return pack, room, late_field_of(pack)
+            rooms = [self._encode(view, weights)._replace(levels=levels_of(view)) for view in pack.views]
+            late = [late_field_of(view) for view in pack.views]
+        bare = [dataclasses.replace(view, tensors={}, prepared=None, levels=None) for view in pack.views]
+        bare[0] = dataclasses.replace(bare[0], others=tuple(bare[1:]))
+        return tuple(map(_View, bare, rooms, late))
 
     def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
         base = self._networks.base
@@ -318,18 +342,19 @@ class RoomPredictor:
 
     @property
     def full_length(self) -> float:
-        """Seconds that ``length="full"`` gives: until every octave has fallen by 60 dB."""
-        return self._in_use.late.full_s
+        """Seconds that ``length="full"`` gives: until every octave has fallen by 60 dB at all receivers."""
+        return self._in_use.full_s
 
     def predict(
         self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
-        length: str | float | None = None,
+        length: str | float | None = None, receiver: ArrayLike | None = None,
     ) -> np.ndarray:  # fmt: skip
         """RIRs between the room's receiver and positions.
 
         Parameters
         ----------
         positions_xyz : (N, 3) or (3,) metres in room coordinates.
+        receiver : of several, which: its number in :attr:`receivers`, or its place (3,) m.
         k : how many of the nearest references to use; as in training unless given.
         seed : of the starting phase where that is random, and of the diffuse field.
         sample_rate : Hz; 22 050 unless given.
@@ -342,25 +367,29 @@ class RoomPredictor:
         Raises
         ------
         InputError
-            For positions that are not finite, outside the room or at the receiver, and for other rates and lengths.
+            For positions that are not finite, outside the room or at the receiver, for other rates and lengths, and
+            where it is not clear at which receiver, or nothing was measured there.
         """
-        parts = list(self.stream(positions_xyz, k=k, seed=seed, sample_rate=sample_rate, length=length))
+        parts = list(
+            self.stream(positions_xyz, k=k, seed=seed, sample_rate=sample_rate, length=length, receiver=receiver)
+        )
         if parts:
             return np.concatenate(parts)
-        return np.zeros((0, self._samples(self._in_use.late, sample_rate, length)), dtype=np.float32)
+        return np.zeros((0, _samples(self._in_use.full_s, sample_rate, length)), dtype=np.float32)
 
     def stream(
         self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
-        length: str | float | None = None,
+        length: str | float | None = None, receiver: ArrayLike | None = None,
     ) -> Iterator[np.ndarray]:  # fmt: skip
         """As :meth:`predict`, some positions after the other: (n, T) arrays whose memory can be let go.
 
         Parameters
         ----------
         positions_xyz : (N, 3) or (3,) metres in room coordinates.
-        k, seed, sample_rate, length : as for :meth:`predict`.
+        k, seed, sample_rate, length, receiver : as for :meth:`predict`.
         """
-        pack, room, late, _ = self._in_use
+        entry = self._in_use
+        pack, room, late = entry.at(receiver)
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
         check_asked(seed)
@@ -368,7 +397,7 @@ class RoomPredictor:
         parts = self._stream(pack, room, positions, k, seed)
         if sample_rate is None and length is None and self._phase != DIFFUSE:
             return parts
-        return self._rendered(pack, late, positions, parts, k, seed, sample_rate, length)
+        return self._rendered(pack, late, positions, parts, k, seed, sample_rate, length, entry.full_s)
 
     def _stream(
         self, pack: RoomPack, room: EncodedRoom, positions: np.ndarray, k: int, seed: int
@@ -381,10 +410,10 @@ class RoomPredictor:
 
     def _rendered(
         self, pack: RoomPack, late: Renderer, positions: np.ndarray, parts: Iterator[np.ndarray], k: int, seed: int,
-        sample_rate: int | None, length: str | float | None,
+        sample_rate: int | None, length: str | float | None, full_s: float,
     ) -> Iterator[np.ndarray]:  # fmt: skip
         """What the network predicts, at another rate and length or with a diffuse late field."""
-        samples = self._samples(late, sample_rate, length)
+        samples = _samples(full_s, sample_rate, length)
         diffuse = self._phase in (None, DIFFUSE)
         start = 0
         for rirs in parts:
@@ -394,20 +423,13 @@ class RoomPredictor:
             yield check_finite_rirs(pack.name, places, np.stack(list(found)))
             start += len(rirs)
 
-    @staticmethod
-    def _samples(late: Renderer, sample_rate: int | None, length: str | float | None) -> int:
-        """Of RIRs at a rate in Hz and of a length."""
-        seconds = late.full_s if length == "full" else RIR_LENGTH / SAMPLE_RATE if length is None else float(length)
-        return round(seconds * (sample_rate or SAMPLE_RATE))
-
-    def predict_many(
-        self, requests: Sequence[tuple[str, ArrayLike]], *, k: int | None = None, seed: int = 0
-    ) -> list[np.ndarray]:
+    def predict_many(self, requests: Sequence[tuple], *, k: int | None = None, seed: int = 0) -> list[np.ndarray]:
         """RIRs in several rooms, computed in common batches.
 
         Parameters
         ----------
-        requests : (name, positions) pairs, positions as for :meth:`predict`; names may repeat. The room in use stays.
+        requests : (name, positions) or (name, positions, receiver), as for :meth:`predict`; names may repeat. The room
+            in use stays.
         k, seed : as for :meth:`predict`.
 
         Returns
@@ -436,10 +458,10 @@ class RoomPredictor:
 
         check_asked(seed, requests)
         # one room after the other, so that each is loaded once however many there are
-        first = {name: i for i, (name, _) in reversed(list(enumerate(requests)))}
+        first = {request[0]: i for i, request in reversed(list(enumerate(requests)))}
         for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):
-            name, positions_xyz = requests[i]
-            pack, room, *_ = self._load(name)
+            name, positions_xyz, *receiver = requests[i]
+            pack, room, _ = self._load(name).at(receiver[0] if receiver else None)
             positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
             asked[i] = pack.name, positions
             rooms = {id(other) for other, _ in batch} | {id(room)}
@@ -459,3 +481,9 @@ class RoomPredictor:
                 start = rows.stop
         flush()
         return answers
+
+
+def _samples(full_s: float, sample_rate: int | None, length: str | float | None) -> int:
+    """Of RIRs at a rate in Hz and of a length, of which ``full`` has so many seconds."""
+    seconds = full_s if length == "full" else RIR_LENGTH / SAMPLE_RATE if length is None else float(length)
+    return round(seconds * (sample_rate or SAMPLE_RATE))

@@ -48,12 +48,19 @@ class RoomLevels:
     process : fitted to the measurements.
     shares : (3, 3) of ``CANDIDATES`` in the spans of each of ``GROUPS``.
     receiver, geometry : in room coordinates, (3,) m, for what the receiver does not see.
+    others : the same at the room's other receivers, if it has several.
     """
 
     process: Process
     shares: np.ndarray
     receiver: np.ndarray
     geometry: Geometry
+    others: tuple[RoomLevels, ...] = ()
+
+    @property
+    def views(self) -> tuple[RoomLevels, ...]:
+        """Levels at each receiver, one after the other."""
+        return (self, *self.others)
 
     @property
     def positions(self) -> np.ndarray:
@@ -113,7 +120,8 @@ class RoomLevels:
     @property
     def bytes(self) -> int:
         """Of the tensors that are stored."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors().values())
+        every = [tensor for view in self.views for tensor in view.tensors().values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in every)
 
     def describe(self) -> dict[str, Any]:
         """What a card says: the device as the direct sound shows it, and what levels are blended of."""
@@ -122,6 +130,7 @@ class RoomLevels:
             "axis": [round(float(x), 3) for x in own.unit_axis[0]],
             "front_to_back_db": {str(band): round(float(x), 1) for band, x in zip(OCTAVES, own.beam[0], strict=True)},
             "shares": [dict(zip(CANDIDATES, map(float, row.round(3)), strict=True)) for row in self.shares],
+            **({"others": [view.describe() for view in self.others]} if self.others else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:

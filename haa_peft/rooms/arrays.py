@@ -51,9 +51,15 @@ def read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]
     return resample(cut, sample_rate), positions
 
 
-def read_recorded(folder: Path, sample_rate: int, seconds: float = RECORDED_S) -> tuple[np.ndarray, int]:
-    """RIRs (N, T) as a folder holds them, their first ``seconds``, and their rate in Hz."""
+def read_recorded(
+    folder: Path, sample_rate: int, seconds: float = RECORDED_S, *, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, int]:
+    """RIRs (N, T) as a folder holds them, their first ``seconds``, and their rate in Hz.
+
+    ``rows`` (N,) are those to read; all unless given.
+    """
     rirs = _read_array(folder / "RIRs.npy")
+    rirs = rirs if rows is None else rirs[rows]
     return np.array(rirs[:, : round(seconds * sample_rate)], dtype=np.float32), sample_rate
 
 

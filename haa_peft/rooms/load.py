@@ -14,14 +14,14 @@ import numpy as np
 
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
-from haa_peft.geometry.entry import point
 from haa_peft.geometry.known import Known
-from haa_peft.geometry.panorama import OPEN_SHARE, Geometry, directions, open_share, render_depth
+from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, Geometry, directions, open_share, render_depth
 from haa_peft.geometry.sources import follows_measurements, geometry_argument, read_geometry
 from haa_peft.rooms import haa
 from haa_peft.rooms.arrays import read_arrays, read_recorded
-from haa_peft.rooms.room import NAME_PART, NEAREST, Room
-from haa_peft.rooms.splits import NAMES, default_splits
+from haa_peft.rooms.receivers import read_receivers, splits_of_pairs
+from haa_peft.rooms.room import NAME_PART, NEAREST, Room, together
+from haa_peft.rooms.splits import NAMES
 from haa_peft.satellites import satellite
 
 SIMULATED = r"([a-z]+-twin|simulated)/[A-Za-z0-9-]+"
@@ -30,7 +30,7 @@ GEOMETRIES = ("room_size", "surfaces", "geometry")
 """What may say in ``room.json`` how the room is shaped; one of them does."""
 
 
-def load_room(path: str | Path, geometry: object = None) -> Room:
+def load_room(path: str | Path, geometry: object = None, receiver: int | None = None) -> Room:
     """Read one configuration of a room.
 
     Parameters
@@ -41,6 +41,7 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
     geometry : another geometry than the room's own, as :func:`~haa_peft.geometry.sources.geometry_argument` takes it:
         ``none``, ``sound``, ``sound-network``, a mesh, a depth panorama, a ``geometry`` entry, or a JSON file that
         holds one.
+    receiver : of several, counted from 0, the one to read; all of them unless given (:attr:`Room.others`).
 
     Raises
     ------
@@ -62,14 +63,27 @@ def load_room(path: str | Path, geometry: object = None) -> Room:
             "simulated room such as simulated/1000-0"
         )
     if (folder / "room.json").exists():
-        return _read_plain(folder, geometry)
+        return _at(_read_plain(folder, geometry), receiver)
     for name in (folder.name, folder.resolve().name):
         if name in haa.haa_facts():
-            return _read_haa(folder, name, geometry)
+            return _at(_read_haa(folder, name, geometry), receiver)
     raise InputError(
         f"{path}: holds no room.json and its name is none of HAA's configurations "
         f"({', '.join(haa.haa_facts())}); write a room.json (see README, Your own room)"
     )
+
+
+def _at(room: Room, receiver: int | None) -> Room:
+    """The room at one of its receivers, scaled by that one's measurements; the whole room for None."""
+    if receiver is None:
+        return room
+    if isinstance(receiver, bool) or not isinstance(receiver, int) or not 0 <= receiver < len(room.views):
+        most = len(room.others)
+        raise InputError(
+            f"receiver is {receiver!r:.40} but {room.name} has {most + 1}; give 0{f' to {most}' * (most > 0)}"
+        )
+    one = room.views[receiver]
+    return one.with_splits(one.splits) if room.others else one
 
 
 def _read_haa(folder: Path, name: str, geometry: object) -> Room:
@@ -156,7 +170,6 @@ def _read_plain(folder: Path, geometry: object) -> Room:
         raise InputError(
             f"{where}: sample_rate {rate} has no simple ratio to {SAMPLE_RATE} Hz; resample to 48000 first"
         )
-    receiver = point(description.get("receiver_xyz"), where, "receiver_xyz")
     given = [field for field in GEOMETRIES if field in description]
     if geometry is None and len(given) != 1:
         raise InputError(
@@ -172,15 +185,35 @@ def _read_plain(folder: Path, geometry: object) -> Room:
                 "give it in room.json or rename the folder"
             )
     rirs, positions = read_arrays(folder, int(rate))
-    source, licence = (str(description.get(field, "unknown")) for field in ("source", "licence"))
+    receivers, receiver_of = read_receivers(description, len(rirs), where)
+    origin = str(description.get("source", "unknown")), str(description.get("licence", "unknown"))
     if "splits" in description:
         splits = _read_splits(description["splits"], len(rirs), where)
     else:
-        splits = default_splits(positions)
+        splits = splits_of_pairs(positions, receiver_of)
     entry = description["geometry"] if given == ["geometry"] else {field: description[field] for field in given}
-    facts = (room, configuration, rirs, positions, receiver)
-    found = _with_geometry(facts, splits, (source, licence), geometry, entry, folder, str(where))
-    return dataclasses.replace(found, recorded=partial(read_recorded, folder, int(rate)))
+    views = []
+    for i, receiver in enumerate(receivers):
+        rows = receiver_of == i
+        own = {name: np.searchsorted(np.flatnonzero(rows), indices[rows[indices]]) for name, indices in splits.items()}
+        if len(own["train"]) < min(2, rows.sum()):
+            raise InputError(f"{where}: receiver {i} has {len(own['train'])} training positions but needs at least 2")
+        facts = (room, configuration, rirs[rows], positions[rows], receiver)
+        view = _with_geometry(facts, own, origin, geometry, entry, folder, str(where))
+        at = None if len(receivers) == 1 else np.flatnonzero(rows)
+        views.append(dataclasses.replace(view, recorded=partial(read_recorded, folder, int(rate), rows=at)))
+    _check_seen_apart(views, where)
+    return together(views)
+
+
+def _check_seen_apart(views: list[Room], where: Path) -> None:
+    """Raise ``InputError`` where several receivers are said to see the same, as a file of one depth map says."""
+    seen = [view.geometry for view in views if isinstance(view.geometry, DepthMap)]
+    if len(seen) > 1 and seen[0].trust != "assumed" and np.array_equal(seen[0].depth, seen[1].depth):
+        raise InputError(
+            f"{where}: a depth map shows what one receiver sees, and there are {len(views)}; give room_size, surfaces, "
+            'a mesh or "none"'
+        )
 
 
 def _check_apart(folder: Path, positions: np.ndarray, receiver: np.ndarray) -> None:

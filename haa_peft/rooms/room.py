@@ -57,6 +57,8 @@ class Room:
     channels : what the panorama shows of surfaces beside their coordinates, of ``CHANNELS``.
     recorded : gives the RIRs (N, T) as they are stored, their first 2 s unless other seconds are given, and their rate
         in Hz; None where nobody has them.
+    others : the same configuration at its other receivers, each with its own measurements, in the same unit
+        (:func:`together`); none where there is one receiver.
     findings : what :func:`haa_peft.findings.checked` found in the measurements.
     """
 
@@ -76,11 +78,34 @@ class Room:
     channels: tuple[str, ...] = ()
     recorded: Callable[..., tuple[np.ndarray, int]] | None = None
     findings: tuple[Finding, ...] = ()
+    others: tuple[Room, ...] = ()
 
     @property
     def name(self) -> str:
         """``room/configuration``."""
         return f"{self.room}/{self.configuration}"
+
+    @property
+    def views(self) -> tuple[Room, ...]:
+        """The room at each of its receivers, one after the other."""
+        return (dataclasses.replace(self, others=()), *self.others) if self.others else (self,)
+
+    def count(self, split: str) -> int:
+        """How many measurements a split has, of all receivers."""
+        return sum(len(view.splits[split]) for view in self.views)
+
+    def measured(self, split: str) -> np.ndarray:
+        """RIRs (N, 9600) of a split, of one receiver after the other."""
+        return np.concatenate([view.rirs[view.splits[split]] for view in self.views])
+
+    def alone(self, what: str) -> Room:
+        """The room itself; raises ``InputError``, which begins with ``what``, if it has several receivers."""
+        if self.others:
+            raise InputError(
+                f"{what} takes one receiver, and {self.name} has {len(self.views)}; give one with --receiver 0 to "
+                f"{len(self.others)}, or load_room(..., receiver=...)"
+            )
+        return self
 
     @property
     def own(self) -> np.ndarray:
@@ -118,6 +143,8 @@ class Room:
         for array in (*arrays, *(self.splits[split] for split in NAMES)):
             digest.update(f"{array.dtype}|{array.shape}|".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
+        for view in self.others:
+            digest.update(view.fingerprint.encode())
         return digest.hexdigest()
 
     @cached_property
@@ -151,13 +178,16 @@ class Room:
                 f'{", ".join(MATERIALS)}; give surfaces a "material", or a mesh "materials": {{NAME IN FILE: CLASS}}'
             )
         loan = self.loan and dataclasses.replace(self.loan, borrower=self.loan.borrower.with_channels(channels))
-        return dataclasses.replace(self, channels=every, loan=loan)
+        others = tuple(view.with_channels(channels) for view in self.others)
+        return dataclasses.replace(self, channels=every, loan=loan, others=others)
 
     def with_shots(self, shots: int) -> Room:
         """The same room with only ``shots`` of its training positions, well spread, and scaled by them alone.
 
-        Raises ``InputError`` unless it has so many.
+        Of several receivers, each keeps so many. Raises ``InputError`` unless it has so many.
         """
+        if self.others:
+            return together([view.with_shots(shots) for view in self.views])
         train = self.splits["train"]
         if not 1 <= shots <= len(train):
             raise InputError(
@@ -176,3 +206,20 @@ class Room:
     def refitted(self) -> Room:
         """The same room with the geometry that its present training measurements give, if it follows from them."""
         return self if self.fit is None else dataclasses.replace(self, geometry=self.fit(self))
+
+
+def together(views: Sequence[Room]) -> Room:
+    """One room of several receivers, whose RIRs are all divided by the loudest that any of them has in training.
+
+    Parameters
+    ----------
+    views : the same configuration at each receiver.
+    """
+    scale = max(view.scale for view in views)
+    first, *others = (
+        dataclasses.replace(view, rirs=(view.rirs * (view.scale / scale)).astype(np.float32), scale=scale)
+        if view.scale != scale
+        else view
+        for view in views
+    )
+    return dataclasses.replace(first, others=tuple(others))

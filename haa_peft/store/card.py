@@ -105,18 +105,20 @@ def _acceptance(adaptation: Adaptation) -> dict[str, Any] | None:
 
 
 def _room(room: Room) -> dict[str, Any]:
+    findings = [one.to_json() for view in room.views for one in view.findings]
     return {
         "name": room.name,
         "source": room.source,
         "licence": room.licence,
         "fingerprint": room.without_borrowed().fingerprint,
-        "shots": len(room.own),
+        "shots": sum(len(view.own) for view in room.views),
         "borrowed": room.borrowed,
         "borrowed_from": None if room.loan is None else room.loan.lender.name,
         "splits": {split: indices.tolist() for split, indices in room.splits.items()},
         **({"geometry": room.geometry.to_json()} if isinstance(room.geometry, DepthMap) else {}),
         **({"channels": list(room.channels)} if room.channels else {}),
-        **({"findings": [one.to_json() for one in room.findings]} if room.findings else {}),
+        **({"receivers": [view.receiver.tolist() for view in room.views]} if room.others else {}),
+        **({"findings": findings} if findings else {}),
     }
 
 
@@ -261,8 +263,8 @@ def readme(card: dict) -> str:
             *table,
             "",
             "## Training",
-            f"{room['shots']} measurements, {training['steps']} steps, learning rate {training['lr']}, "
-            f"seed {training['seed']}, "
+            f"{room['shots']} measurements{_receivers(room)}, {training['steps']} steps, "
+            f"learning rate {training['lr']}, seed {training['seed']}, "
             f"{training['trainable_parameters']} trainable weights, {training['adapter_bytes']} bytes, "
             f"{training['seconds']} s{f'; every other step in a variant of the room ({varied})' if varied else ''}.",
             "",
@@ -275,6 +277,11 @@ def readme(card: dict) -> str:
             "",
         ]
     )
+
+
+def _receivers(room: dict[str, Any]) -> str:
+    """How many receivers they were made at, where there are several."""
+    return f" at {len(room['receivers'])} receivers" if "receivers" in room else ""
 
 
 def _findings(room: dict[str, Any]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import DepthMap, Geometry, without_channels
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.recordings import LONGEST_S, Recordings
-from haa_peft.rooms.room import Room
+from haa_peft.rooms.room import Room, together
 from haa_peft.store.card import SCHEMA
 from haa_peft.store.names import AdapterName
 from haa_peft.store.parts import CARD, RECORDINGS, ROOM, damaged
@@ -60,6 +61,7 @@ class RoomPack:
     channels : what the panorama shows of surfaces beside their coordinates.
     levels : what :class:`~haa_peft.levels.room.RoomLevels` keeps of the room's levels; None where there are none.
     recordings : its own references at the rate and length at which they were recorded; None where they are not kept.
+    others : the same adapter at the room's other receivers, with what was measured there; none where there is one.
     """
 
     name: AdapterName
@@ -76,6 +78,7 @@ class RoomPack:
     channels: tuple[str, ...] = ()
     levels: dict[str, Tensor] | None = None
     recordings: Recordings | None = None
+    others: tuple[RoomPack, ...] = ()
 
     @classmethod
     def of_room(
@@ -85,10 +88,10 @@ class RoomPack:
         config: dict,
         tensors: dict[str, Tensor],
         card: dict,
-        levels: dict[str, Tensor] | None = None,
-        recordings: Recordings | None = None,
+        levels: Sequence[dict[str, Tensor]] = (),
+        recordings: Sequence[Recordings] = (),
     ) -> RoomPack:
-        """Pack an adapter with its room's training measurements as references.
+        """Pack an adapter with its room's training measurements as references, of all receivers.
 
         Parameters
         ----------
@@ -96,10 +99,15 @@ class RoomPack:
         room : with its measurements and geometry.
         config, tensors : the adapter.
         card : what ``card.json`` says besides schema and name.
-        levels, recordings : as the attributes.
+        levels, recordings : at each receiver, as the attributes; none where there are none.
         """
+        others = [cls.of_room(name, view, config, tensors, card, levels[i : i + 1], recordings[i : i + 1])
+                  for i, view in enumerate(room.others, 1)]  # fmt: skip
         train = room.splits["train"]
-        kept = {} if recordings is None else {"recordings": recordings.describe()}
+        kept = {}
+        if recordings:
+            size = sum(one.rirs.nbytes for one in recordings)
+            kept = {"recordings": {**recordings[0].describe(), "bytes": size}}
         return cls(
             name,
             config,
@@ -111,12 +119,25 @@ class RoomPack:
             room.scale,
             {"schema": SCHEMA, "name": str(name), **card, **kept},
             channels=room.channels,
-            levels=levels,
-            recordings=recordings,
+            levels=levels[0] if levels else None,
+            recordings=recordings[0] if recordings else None,
+            others=tuple(others),
         )
+
+    @property
+    def views(self) -> tuple[RoomPack, ...]:
+        """The pack at each of its receivers, one after the other."""
+        return (dataclasses.replace(self, others=()), *self.others) if self.others else (self,)
+
+    def with_adapter(self, config: dict, tensors: dict[str, Tensor]) -> RoomPack:
+        """The pack with another adapter, at all of its receivers."""
+        others = tuple(view.with_adapter(config, tensors) for view in self.others)
+        return dataclasses.replace(self, config=config, tensors=tensors, others=others)
 
     def as_room(self) -> Room:
         """What was measured of its room, all as training measurements; what it borrowed itself is left out."""
+        if self.others:
+            return together([view.as_room() for view in self.views])
         about = self.card["room"]
         count = len(self.positions) - about.get("borrowed", 0)
         room, _, configuration = str(about["name"]).partition("/")
@@ -183,6 +204,8 @@ class RoomPack:
         low, high = self.geometry.bounds()
         if (self.receiver < low).any() or (self.receiver > high).any():
             raise damaged(self.name, f"{ROOM} has its receiver outside the room")
+        for view in self.others:
+            view.check()
 
 
 def _check_recordings(where: str, recordings: Recordings, count: int) -> None:

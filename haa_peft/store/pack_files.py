@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from haa_peft.store.parts import (
     RECORDINGS,
     REFERENCES,
     ROOM,
+    VIEWS,
     check_size,
     damaged,
     json_bytes,
@@ -38,6 +41,9 @@ from haa_peft.store.parts import (
     tensor_bytes,
     tensor_names,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREPARED_FIELDS = ("panorama", "receiver", "views", "keys")
 
@@ -77,6 +83,8 @@ def to_files(pack: RoomPack) -> dict[str, bytes]:
     if pack.recordings is not None:
         about = {"sample_rate": str(pack.recordings.sample_rate)}
         files[RECORDINGS] = tensor_bytes({"rirs": torch.from_numpy(pack.recordings.rirs)}, about)
+    if pack.others:
+        files[VIEWS] = _views(pack.others)
     if pack.prepared is not None and pack.prepared_from == pack.digest():
         about = {"prepared_from": pack.prepared_from, "preparation": str(PREPARATION)}
         files[PREPARED] = tensor_bytes(pack.prepared, about)
@@ -138,10 +146,65 @@ def from_files(name: AdapterName, files: Mapping[str, bytes], *, tensors: bool =
         arrays = rirs, positions, receiver, geometry, scale
         pack = RoomPack(name, config, adapter, *arrays, card, prepared, prepared_from, channels, levels,
                         _recordings(name, files.get(RECORDINGS)))  # fmt: skip
+    if VIEWS in files:
+        with reading(name, VIEWS):
+            pack = dataclasses.replace(pack, others=_read_views(pack, files[VIEWS], tensors=tensors))
     pack.check()
     if prepared is not None and prepared_from != pack.digest():
         raise damaged(name, f"{PREPARED} is of another adapter or room")
     return pack
+
+
+def _views(others: Sequence[RoomPack]) -> bytes:
+    """What was measured at the second receiver and behind: tensors by number and name, depth maps' facts beside."""
+    import torch
+
+    tensors: dict[str, Tensor] = {}
+    about: dict[str, str] = {}
+    for i, view in enumerate(others, 1):
+        arrays = {**view.references(), "receiver": view.receiver.astype(np.float64)}
+        tensors |= {f"{i}.{key}": torch.from_numpy(values) for key, values in arrays.items()}
+        tensors |= {f"{i}.levels.{key}": tensor for key, tensor in (view.levels or {}).items()}
+        if view.recordings is not None:
+            tensors[f"{i}.recordings"] = torch.from_numpy(view.recordings.rirs)
+        if isinstance(view.geometry, DepthMap):
+            about[f"{i}.geometry"] = json.dumps(view.geometry.to_json())
+    return tensor_bytes(tensors, about)
+
+
+def _read_views(pack: RoomPack, content: bytes, *, tensors: bool) -> tuple[RoomPack, ...]:
+    """The inverse of :func:`_views`, with the adapter of the pack at the first receiver."""
+    import safetensors.numpy
+
+    arrays, about = safetensors.numpy.load(content), metadata(content)
+    views: dict[int, dict[str, np.ndarray]] = {}
+    for key, values in arrays.items():
+        number, _, what = key.partition(".")
+        views.setdefault(int(number), {})[what] = values
+    found = []
+    for i in range(1, len(views) + 1):
+        own, geometry = views[i], pack.geometry
+        if isinstance(geometry, DepthMap):
+            geometry = _geometry({"geometry": json.loads(about[f"{i}.geometry"])}, own, f"{pack.name}: {VIEWS}")
+        levels = {key.removeprefix("levels."): values for key, values in own.items() if key.startswith("levels.")}
+        rirs, positions = _of_type(own, "rirs", np.float32), _of_type(own, "positions", np.float64)
+        kept = pack.recordings
+        if kept is not None:  # at the same rate, as all of a folder
+            kept = dataclasses.replace(kept, rirs=_of_type(own, "recordings", np.float16))
+        found.append(
+            dataclasses.replace(
+                pack, rirs=rirs, positions=positions, receiver=_of_type(own, "receiver", np.float64), geometry=geometry,
+                prepared=None, prepared_from="", levels=_as_tensors(levels) if tensors and levels else None,
+                recordings=kept,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _as_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    import torch
+
+    return {key: torch.from_numpy(values) for key, values in arrays.items()}
 
 
 def _check_about(name: AdapterName, room: dict) -> None:

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 REFERENCES, ROOM, CARD, README = "references.safetensors", "room.json", "card.json", "README.md"
 PREPARED, LEVELS, RECORDINGS = "prepared.safetensors", "levels.safetensors", "recordings.safetensors"
+VIEWS = "views.safetensors"
 HASHED = (ADAPTER, CONFIG, REFERENCES, ROOM)
-OPTIONAL = (PREPARED, LEVELS, RECORDINGS)
+OPTIONAL = (PREPARED, LEVELS, RECORDINGS, VIEWS)
 
 LARGEST_BYTES = {
     **dict.fromkeys((CARD, CONFIG, ROOM, LEVELS), 2**20), PREPARED: 2**26, REFERENCES: 2**27,
-    **dict.fromkeys((ADAPTER, RECORDINGS), 2**28)
+    **dict.fromkeys((ADAPTER, RECORDINGS, VIEWS), 2**28)
 }  # fmt: skip
 """Of each file; what is larger is not read."""
 

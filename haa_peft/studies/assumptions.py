@@ -119,7 +119,7 @@ class Assumption:
 @lru_cache(maxsize=8)
 def seen_in(folder: str) -> tuple[str, DepthMap]:
     """Another room's name, and what its receiver sees around itself."""
-    other = load_room(folder)
+    other = load_room(folder).alone("a study")
     endless = np.full(3, np.inf)
     depth = np.linalg.norm(other.panorama, axis=0)
     return other.name, DepthMap(depth, f"another room: {other.name}", "assumed", -endless, endless)

@@ -147,7 +147,7 @@ class Study:
 
 def opened(folder: str, training_positions: int) -> Room:
     """A room with its own splits, or with so many training positions (:func:`default_splits`)."""
-    room = load_room(folder)
+    room = load_room(folder).alone("a study")
     if not training_positions:
         return room
     return room.with_splits(default_splits(room.positions, training_positions))

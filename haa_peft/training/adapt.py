@@ -44,7 +44,7 @@ def adapt(
     Parameters
     ----------
     backbone : on the accelerator's device.
-    rooms : one, or those that are adapted to together.
+    rooms : one, or those that are adapted to together, with all of their receivers.
     method, training : what is trained, and how.
     accelerator : of accelerate, with all processes.
     run_folder : gets ``log.jsonl`` and ``checkpoint.pt``, which holds the adapter and its optimiser only.
@@ -59,6 +59,7 @@ def adapt(
     """
     channels = parse_channels(method.channels)
     rooms = [room.with_channels(channels) for room in ([rooms] if isinstance(rooms, Room) else rooms)]
+    rooms = [view for room in rooms for view in room.views]
     _check_measurements(rooms, training, accelerator)
     training = training.of_method(method.method)
     began = time.monotonic()

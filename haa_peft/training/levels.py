@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 
 from haa_peft.levels.cells import cell_levels
@@ -24,6 +26,11 @@ def fit_levels(backbone: XRIR, room: Room, k: int) -> RoomLevels:
     room : whose training measurements are used, but for borrowed ones.
     k : references a prediction, fewer where fewer are left.
     """
+    first, *others = (_fit(backbone, view, k) for view in room.views)
+    return dataclasses.replace(first, others=tuple(others))
+
+
+def _fit(backbone: XRIR, room: Room, k: int) -> RoomLevels:
     rirs, positions = room.rirs[room.own], room.positions[room.own] - room.receiver
     left_out = folds(positions)
     levels = left_out_levels(backbone, room, k, left_out)

@@ -1,5 +1,6 @@
 """What is exported is read by other programs, and by import, as what it was."""
 
+import dataclasses
 import json
 import warnings
 
@@ -66,10 +67,10 @@ def read_sofa(path):
     return sofa
 
 
-def imported(path, tmp_path):
+def imported(path, tmp_path, *arguments):
     """The room folder that import makes; predictions of an untrained network are faulty measurements."""
     out = tmp_path / "again" / path.name.replace(".", "-")
-    main(["import", str(path), "--out", str(out), "--allow-faults"])
+    main(["import", str(path), "--out", str(out), "--allow-faults", *arguments])
     return np.load(out / "RIRs.npy"), np.load(out / "xyzs.npy"), json.loads((out / "room.json").read_text())
 
 
@@ -81,7 +82,7 @@ def test_what_is_predicted_comes_back_by_import(out, predict, predictor, tmp_pat
     expected = predictor.predict(QUERIES) * predictor.scale
     np.testing.assert_array_equal(rirs, expected.astype(np.float32))
     np.testing.assert_array_equal(positions, QUERIES)
-    assert room["receiver_xyz"] == predictor.receiver.tolist()
+    assert room["receiver_xyz"] == predictor.receivers[0].tolist()
     assert room["sample_rate"] == 22_050
     if out.endswith("sofa"):
         assert room["room_size"] == [6.0, 4.0, 2.7]
@@ -96,6 +97,23 @@ def test_every_format_keeps_every_bit(out, responses, tmp_path):
     rirs, positions, _ = imported(tmp_path / out, tmp_path)
     np.testing.assert_array_equal(rirs, responses.rirs)
     np.testing.assert_array_equal(positions, responses.positions)
+
+
+@pytest.mark.parametrize("out", ["pairs.sofa", "pairs.npz", "pairs"])
+def test_pairs_come_back_as_receivers(out, responses, tmp_path):
+    if out.endswith("sofa"):
+        pytest.importorskip("sofar")
+    other = np.tile([3.0, 1.0, 1.5], (14, 1))
+    pairs = dataclasses.replace(
+        responses, rirs=np.concatenate([responses.rirs, responses.rirs[::-1]]),
+        positions=np.tile(responses.positions, (2, 1)), receivers=np.concatenate([responses.receivers, other]),
+    )  # fmt: skip
+    export(pairs, tmp_path / out)
+    rirs, positions, room = imported(tmp_path / out, tmp_path, "--channel", "all")
+    np.testing.assert_array_equal(rirs, pairs.rirs)
+    np.testing.assert_array_equal(positions, pairs.positions)
+    np.testing.assert_array_equal(room["receivers"], [[1, 3, 1.2], [3, 1, 1.5]])
+    assert room["receiver_of"] == 14 * [0] + 14 * [1]
 
 
 def test_sofa_says_what_it_is(responses, tmp_path):
@@ -137,7 +155,7 @@ def test_tables_grids_and_paths(predict, predictor, tmp_path):
                                         for x, y, z in QUERIES))  # fmt: skip
     listed = np.load(predict("list.npz", "--positions", tmp_path / "where.csv"))
     np.testing.assert_allclose(listed["positions"], QUERIES)
-    np.testing.assert_array_equal(listed["receiver"], predictor.receiver)
+    np.testing.assert_array_equal(listed["receiver"], predictor.receivers[0])
     walk = np.load(predict("walk.npz", *three(), "--step", 0.5))["positions"]
     np.testing.assert_allclose(walk, along(np.array(QUERIES), 0.5))
     layers = np.load(predict("grid.npz", "--grid", 2, "--height", 1, 2))["positions"]
@@ -168,7 +186,7 @@ def test_a_grid_keeps_out_of_what_is_not_the_room():
     walls = [[[*a, 0], [*b, 0], [*a, 3]] for a, b in zip(corners, np.roll(corners, -1, axis=0), strict=True)]
     floors = [[[0, 0, z], [4, 0, z], [0, 2, z]] for z in (0, 3)] + [[[0, 2, z], [2, 2, z], [0, 4, z]] for z in (0, 3)]
     surfaces = Surfaces(np.array([*walls, *floors], dtype=float), np.zeros(10, dtype=bool))
-    found = grid(surfaces, np.array([0.5, 0.5, 1.5]), 1.0, [1.5, 9.0], np.empty((0, 3)))
+    found = grid(surfaces, np.array([[0.5, 0.5, 1.5]]), 1.0, [1.5, 9.0], np.empty((0, 3)))
     expected = {(x + 0.5, y + 0.5, 1.5) for x in range(4) for y in range(4) if x < 2 or y < 2} - {(0.5, 0.5, 1.5)}
     assert {tuple(row) for row in found.tolist()} == expected
     assert surfaces.box() is None

@@ -44,9 +44,8 @@ def run(tmp_path, capsys):
         main(["import", *map(str, arguments), "--out", str(out)])
         if "--dry-run" in arguments:
             return capsys.readouterr().out
-        folder = out if out.exists() else out.with_name(f"{name}-1")
-        return (np.load(folder / "RIRs.npy"), np.load(folder / "xyzs.npy"),
-                json.loads((folder / "room.json").read_text()), capsys.readouterr().out)  # fmt: skip
+        return (np.load(out / "RIRs.npy"), np.load(out / "xyzs.npy"), json.loads((out / "room.json").read_text()),
+                capsys.readouterr().out)  # fmt: skip
 
     return run
 

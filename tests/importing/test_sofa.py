@@ -81,16 +81,21 @@ def test_two_ears_and_sources_around_them(convention, version, units, sofa, run,
     assert ("for heads in a free field" in said) == convention.startswith("SimpleFree")
 
 
-def test_a_mimo_file_is_a_room_for_each_fixed_point(sofa, run, fails, positions):
-    microphones = np.array([[1.0, 1, 1], [2.0, 3, 1.5], [4.0, 1, 1.2]])
-    every = np.stack([rirs_of(positions, microphone) for microphone in microphones])  # (R, E, T)
-    path = sofa(
+def mimo(sofa, positions, microphones, every):
+    """Of RIRs (R, E, T)."""
+    return sofa(
         "SingleRoomMIMOSRIR", GLOBAL_RoomType="reverberant", GLOBAL_RoomDescription="a studio",
-        Data_IR=every.swapaxes(1, 2)[None], Data_Delay=np.zeros((1, 3, 1)),
+        Data_IR=every.swapaxes(1, 2)[None], Data_Delay=np.zeros((1, len(microphones), 1)),
         ReceiverPosition=microphones, ReceiverPosition_Type="cartesian", ReceiverPosition_Units="metre",
         EmitterPosition=positions, EmitterPosition_Type="cartesian", EmitterPosition_Units="metre",
         ListenerPosition=np.zeros((1, 3)), SourcePosition=np.zeros((1, 3)), **BASE,
     )  # fmt: skip
+
+
+def test_a_mimo_file_is_a_room_of_several_receivers_or_of_one(sofa, run, fails, positions, tmp_path):
+    microphones = np.array([[1.0, 1, 1], [2.0, 3, 1.5], [4.0, 1, 1.2]])
+    every = np.stack([rirs_of(positions, microphone) for microphone in microphones])
+    path = mimo(sofa, positions, microphones, every)
     assert "14 source positions and 3 receiver positions vary" in fails(path)
     assert "--channel is 4 but must be 1 to 3" in fails(path, "--channel", "4")
     found, xyzs, room, _ = run(path, "--receiver", "2", "3", "1.5")
@@ -98,10 +103,30 @@ def test_a_mimo_file_is_a_room_for_each_fixed_point(sofa, run, fails, positions)
     found, xyzs, room, _ = run(path, "--receiver", *positions[5], name="turned")
     np.testing.assert_allclose(found, every[:, 5], atol=1e-6)
     np.testing.assert_allclose(xyzs, microphones)
-    _, _, room, said = run(path, "--channel", "all", name="each")
-    assert room["configuration"] == "each-1"
-    assert said.count("wrote") == 3
+    found, xyzs, room, said = run(path, "--channel", "all", name="all")
+    assert "42 RIRs of 0.300 s at 3 receivers; 36 train, 3 validate, 3 test" in said
+    np.testing.assert_allclose(found, every.reshape(42, -1), atol=1e-6)
+    np.testing.assert_allclose(xyzs, np.tile(positions, (3, 1)))
+    np.testing.assert_allclose(room["receivers"], microphones)
+    assert room["receiver_of"] == [0] * 14 + [1] * 14 + [2] * 14
+    views = load_room(tmp_path / "studio" / "all").views
+    np.testing.assert_allclose([view.receiver for view in views], microphones)
     assert "is none of the points" in fails(path, "--receiver", "9", "9", "9")
+
+
+def test_six_loudspeakers_by_eight_microphones_are_one_room(sofa, run, tmp_path):
+    rng = np.random.default_rng(4)
+    loudspeakers, microphones = (rng.uniform([0.3, 0.3, 0.5], [5.7, 3.7, 2.0], (count, 3)) for count in (6, 8))
+    every = np.stack([rirs_of(loudspeakers, microphone) for microphone in microphones])
+    late = mimo(sofa, loudspeakers, microphones, np.pad(every, ((0, 0), (0, 0), (40, 0))))
+    found, _, room, said = run(late, "--channel", "all", "--repair", "latency")
+    assert "48 RIRs of" in said
+    assert "at 8 receivers; 48 train, 0 validate, 0 test" in said
+    assert said.count("repaired latency") == 1  # one for all, so that they stay in time with each other
+    np.testing.assert_allclose(delays_of(found), delays_of(every.reshape(48, -1)), atol=4 / RATE * 343)
+    pair = np.array(room["receiver_of"]) == 5
+    assert pair.sum() == 6
+    assert [len(view.splits["train"]) for view in load_room(tmp_path / "studio" / "base").views] == 8 * [6]
 
 
 @pytest.mark.parametrize(("convention", "version"), [("GeneralFIR-E", "2.0"), ("GeneralFIRE", "1.0")])
