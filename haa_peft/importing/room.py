@@ -75,9 +75,9 @@ def _one_latency(every: list[Fixed], rate: int, wanted: Wanted) -> tuple[list[Fi
     found = [check_measurements(one.rirs, rate, one.positions, one.receiver) for one in every]
     figures = [one.figures for findings in found for one in findings if one.kind == "latency"]
     samples = np.array([one["samples"] for one in figures])
-    if len(figures) < len(every) or np.ptp(samples) > rate * max(one["spread_s"] for one in figures):
+    if len(figures) < len(every) or samples.std() > rate * max(one["spread_s"] for one in figures):
         return every, []
-    taken = samples.mean()
+    taken = float(np.median(samples))
     line = f"repaired latency: {taken:.2f} samples taken off every RIR of all receivers ({samples.min():.2f} to " \
            f"{samples.max():.2f})"  # fmt: skip
     return [dataclasses.replace(one, rirs=shifted(one.rirs, np.full(len(one.rirs), -taken))) for one in every], [line]

@@ -174,6 +174,41 @@ def test_damaged_files_give_one_line(folder, fails, tmp_path, rirs, positions):
     assert "position 4 holds NaN" in fails(folder, *FIXED, "--positions", tmp_path / "bad.npy")
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "mat"])
+@pytest.mark.parametrize("fault", ["cut", "NaN", "huge", "text"])
+def test_bad_arrays_give_one_line_and_leave_nothing(kind, fault, tmp_path, fails, rirs, positions, monkeypatch):
+    path, rirs = tmp_path / f"bad.{kind}", rirs.copy()
+    rirs[3, 50] = np.nan if fault == "NaN" else 0
+    if kind == "npy":
+        np.save(path, rirs)
+    elif kind == "npz":
+        np.savez(path, rirs=rirs)
+    else:
+        scipy.io.savemat(path, {"rirs": rirs})
+    np.save(tmp_path / "places.npy", positions)
+    content = path.read_bytes()
+    if fault in ("cut", "text"):
+        path.write_bytes(content[: len(content) // 2] if fault == "cut" else b"x,y,z")
+    if fault == "huge":
+        monkeypatch.setattr("haa_peft.importing.measured.LARGEST", 10_000)
+    message = fails(path, "--positions", tmp_path / "places.npy", "--rate", RATE, *FIXED)
+    expected = {"NaN": "RIR 3 holds NaN or infinity", "huge": "are read at once"}
+    assert expected.get(fault, f"cannot be read as a .{kind} file") in message
+
+
+def test_bad_sounds_give_one_line_and_leave_nothing(folder, fails, tmp_path, rirs, positions, monkeypatch):
+    write_csv(folder, "x,y,z", positions)
+    spoilt = rirs[4].copy()
+    spoilt[7] = np.nan
+    soundfile.write(folder / "rir_5.wav", spoilt, RATE, subtype="FLOAT")
+    assert "RIR 4 holds NaN or infinity" in fails(folder, *FIXED)
+    write_csv(folder, "x,y,z", [*positions[:-1], (1, "nan", 1)])
+    assert "position 13 holds NaN" in fails(folder, *FIXED)
+    write_csv(folder, "x,y,z", positions)
+    monkeypatch.setattr("haa_peft.importing.measured.LARGEST", 10_000)
+    assert "are read at once" in fails(folder, *FIXED)
+
+
 def test_what_is_there_stays(folder, run, positions, capsys, tmp_path):
     from haa_peft.cli import main
 
