@@ -54,9 +54,13 @@ def read_arrays(folder: Path, sample_rate: int) -> tuple[np.ndarray, np.ndarray]
 def read_recorded(
     folder: Path, sample_rate: int, seconds: float = RECORDED_S, *, rows: np.ndarray | None = None
 ) -> tuple[np.ndarray, int]:
-    """RIRs (N, T) as a folder holds them, their first ``seconds``, and their rate in Hz.
+    """RIRs (N, T) as a folder holds them, and their rate in Hz.
 
-    ``rows`` (N,) are those to read; all unless given.
+    Parameters
+    ----------
+    folder, sample_rate : where they are, and at what rate.
+    seconds : no more of their beginning than this.
+    rows : (N,) those to read; all unless given.
     """
     rirs = _read_array(folder / "RIRs.npy")
     rirs = rirs if rows is None else rirs[rows]
