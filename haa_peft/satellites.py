@@ -8,8 +8,20 @@ from types import ModuleType
 
 from haa_peft.errors import InputError
 
-SATELLITES = ("findings", "simulation", "augmentation", "downloads", "pretraining", "studies", "importing", "exporting",
-              "hub", "geometry.estimate", "oracle")  # fmt: skip
+SATELLITES = (
+    "findings",
+    "simulation",
+    "augmentation",
+    "downloads",
+    "pretraining",
+    "studies",
+    "importing",
+    "exporting",
+    "hub",
+    "matching",
+    "oracle",
+    "geometry.estimate",
+)
 
 
 def has(name: str) -> bool:

@@ -154,7 +154,7 @@ def _blend(args: argparse.Namespace) -> None:
 
 
 def _match(args: argparse.Namespace) -> None:
-    from haa_peft.evaluation.identify import BARE, fit_table, identify
+    from haa_peft.matching import BARE, fit_table, identify
     from haa_peft.model.checkpoint import load_backbone
     from haa_peft.store.names import store_folder
 

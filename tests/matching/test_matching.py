@@ -10,9 +10,9 @@ from haa_peft import load_room
 from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.errors import InputError
-from haa_peft.evaluation.identify import BARE, FEWEST, Match, fit_table, identify, rank
 from haa_peft.levels.cells import EDGES_S, above_noise
 from haa_peft.main_job import adapt_room
+from haa_peft.matching import BARE, FEWEST, Match, fit_table, identify, rank
 from haa_peft.training.settings import TrainingSettings
 
 
