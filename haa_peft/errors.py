@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,7 +42,8 @@ def command(if_interrupted: str = "") -> Iterator[None]:
     """Run a command inside the block: bad input ends it with one line and status 2, an interruption with 130.
 
     Another package that does not load is bad input too (:mod:`haa_peft.environment`). Of several processes the first
-    one speaks; it prints what the package logs. ``if_interrupted`` says how to go on.
+    one speaks; it prints what the package logs. ``if_interrupted`` says how to go on. SIGTERM, as launchers send it
+    when another process has died, ends it with one line and status 143.
     """
     from haa_peft.environment import EnvironmentProblem, loading
 
@@ -50,7 +52,7 @@ def command(if_interrupted: str = "") -> Iterator[None]:
     log.setLevel(logging.INFO)
     log.addHandler(notes)
     try:
-        with loading():
+        with loading(), _terminated(if_interrupted):
             yield
     except (InputError, EnvironmentProblem) as error:
         if os.environ.get("RANK", "0") == "0":
@@ -64,6 +66,32 @@ def command(if_interrupted: str = "") -> Iterator[None]:
     finally:
         log.removeHandler(notes)
         log.setLevel(level)
+
+
+@contextmanager
+def _terminated(how_to_go_on: str) -> Iterator[None]:
+    """Inside the block SIGTERM ends the process with a line, and so does the loss of another process."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.environ.get("RANK", "0") == "0":
+            lost = "; if another process of the launch died, its end is told below" if "RANK" in os.environ else ""
+            print("\nterminated" + (f": {how_to_go_on}" if how_to_go_on else "") + lost, file=sys.stderr)
+        sys.exit(143)
+
+    try:
+        before = signal.signal(signal.SIGTERM, end)
+    except ValueError:  # in another thread than the main one
+        yield
+        return
+    try:
+        yield
+    except RuntimeError as error:  # the backend may notice it before the launcher
+        if "RANK" not in os.environ or "peer" not in str(error):
+            raise
+        end()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Notes(logging.Handler):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 
 import torch
@@ -51,19 +52,34 @@ def transform_matrices(device: torch.device, dtype: torch.dtype) -> tuple[Tensor
     return tuple(matrix.to(dtype).contiguous().to(device) for matrix in matrices)  # type: ignore[return-value]
 
 
+class _Highest:
+    """Torch's precision of products, which threads share, at its highest while any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, "highest"
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                torch.set_float32_matmul_precision(self._before)
+
+
+HIGHEST = _Highest()
+
+
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
     """No autocast inside the block, and no TF32 in products."""
-    before = torch.get_float32_matmul_precision()
-    with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda" or before == "highest":
-            yield
-            return
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+    with torch.autocast(device.type, enabled=False), HIGHEST if device.type == "cuda" else nullcontext():
+        yield
 
 
 def to_blocks(rirs: Tensor) -> Tensor:

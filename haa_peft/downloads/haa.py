@@ -12,6 +12,7 @@ files are not looked for.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import tempfile
@@ -35,6 +36,8 @@ NEEDED = ("RIRs.npy", "xyzs.npy")
 BOTH = " and ".join(NEEDED)
 TIMEOUT_S = (10, 60)  # to connect, and between two pieces of an answer
 CHUNK_BYTES = 1 << 16
+RECORD_BYTES = 1 << 22
+"""That a record is allowed; Zenodo's has some ten thousand."""
 AGAIN = "what was downloaded is kept, so the same command goes on from there"
 
 
@@ -129,12 +132,17 @@ def _plain_errors(url: str, folder: Path) -> Iterator[None]:
 
 def _read_record(url: str) -> list[Archive]:
     """The files that the record lists."""
-    response = requests.get(url, timeout=TIMEOUT_S)
-    response.raise_for_status()
+    content = b""
+    with requests.get(url, stream=True, timeout=TIMEOUT_S) as response:
+        response.raise_for_status()
+        for chunk in response.iter_content(CHUNK_BYTES):
+            content += chunk
+            if len(content) > RECORD_BYTES:
+                raise InputError(f"{url} has more than {RECORD_BYTES} bytes, which no record has; check the address")
     try:
         return [
             Archive(str(file["key"]), str(file["links"]["self"]), int(file["size"]), str(file["checksum"]))
-            for file in response.json()["files"]
+            for file in json.loads(content)["files"]
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{url} is not a Zenodo record with a list of files; check the address") from error
@@ -205,8 +213,11 @@ def _append(url: str, part: Path, have: int, size: int) -> None:
             tqdm(total=size, initial=start, desc=part.stem, unit="B", unit_scale=True) as bar,
         ):
             for chunk in response.iter_content(CHUNK_BYTES):
-                stream.write(chunk)
-                bar.update(len(chunk))
+                left = size - stream.tell()
+                stream.write(chunk[:left])
+                bar.update(min(len(chunk), left))
+                if len(chunk) > left:  # a server that goes on fills no disk; the checksum tells
+                    break
 
 
 def _length(path: Path) -> int:

@@ -20,6 +20,7 @@ from haa_peft.adapters.methods import check_free
 from haa_peft.adapters.weights import RoomWeights
 from haa_peft.checks import check_kind, check_whole
 from haa_peft.errors import InputError
+from haa_peft.files import read_plain
 from haa_peft.geometry.panorama import Geometry
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
@@ -51,7 +52,7 @@ from haa_peft.satellites import satellite
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, on_hub, store_folder
 from haa_peft.store.pack import RoomPack
-from haa_peft.store.parts import CARD
+from haa_peft.store.parts import CARD, LARGEST_BYTES
 
 
 class _View(NamedTuple):
@@ -63,11 +64,10 @@ class _View(NamedTuple):
 
 
 class _Entry(NamedTuple):
-    """Of the rooms in memory: what is known at each receiver, and what state of the store it is of."""
+    """Of the rooms in memory: what is known at each receiver, and the card as it was stored then."""
 
     views: tuple[_View, ...]
-
-    state: tuple[int, int, int] | None
+    state: bytes | None
 
     @property
     def pack(self) -> RoomPack:
@@ -91,10 +91,10 @@ class RoomPredictor:
     ``max_loaded`` of them, the least recently used one leaving first; switching among them only changes which
     weights are meant. A room that was stored anew in the meantime is loaded again.
 
-    Threads may share a predictor, though a load test still finds wrong answers (docs/python.md).
-    :meth:`switch` changes the room of the thread that calls it; threads that have not
-    switched use the room of the thread that made the predictor. Where a pool decides which thread answers, name the
-    rooms with :meth:`predict_many`.
+    Threads may share a predictor: on a CPU a call gives the same to the last bit whichever thread makes it.
+    :meth:`switch` changes the room of the thread that calls it; threads that have not switched use the room of the
+    thread that made the predictor. Where a pool decides which thread answers, name the rooms with
+    :meth:`predict_many`.
 
     Attributes
     ----------
@@ -277,7 +277,7 @@ class RoomPredictor:
             self._fetched[address] = satellite("hub", address).locate(address)
         return self._fetched[address]
 
-    def _known(self, name: str, state: tuple[int, int, int] | None) -> _Entry | None:
+    def _known(self, name: str, state: bytes | None) -> _Entry | None:
         """The room in memory, unless the store holds it in another state."""
         with self._lock:
             entry = self._rooms.get(name)
@@ -294,13 +294,12 @@ class RoomPredictor:
             for name in free[: max(0, len(self._rooms) - self._max_loaded)]:
                 del self._rooms[name]
 
-    def _state(self, store: Path, name: AdapterName) -> tuple[int, int, int] | None:
-        """Tells one state of an entry from another without reading it: a pack is replaced as a whole."""
+    def _state(self, store: Path, name: AdapterName) -> bytes | None:
+        """An entry's card, which tells one state from another: its digest is over all that predictions depend on."""
         try:
-            card = (name.folder(store) / CARD).stat()
+            return read_plain(name.folder(store) / CARD, LARGEST_BYTES[CARD])
         except OSError:
             return None
-        return card.st_ino, card.st_mtime_ns, card.st_size
 
     def _read(self, store: Path, name: AdapterName) -> tuple[_View, ...]:
         base = self._networks.base
@@ -434,7 +433,7 @@ class RoomPredictor:
 
         Returns
         -------
-        For each request (N, 9600) float32, each in units of its room's ``scale``.
+        For each request (N, 9600) float32 in units of its room's ``scale``, to rounding as :meth:`predict` gives it.
 
         Raises
         ------

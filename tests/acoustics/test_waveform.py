@@ -1,7 +1,9 @@
+from contextlib import ExitStack
+
 import numpy as np
 import torch
 
-from haa_peft.acoustics.spectrogram import analyse, magnitude, to_blocks
+from haa_peft.acoustics.spectrogram import HIGHEST, analyse, magnitude, to_blocks
 from haa_peft.acoustics.waveform import (
     FEWER_ITERATIONS,
     griffin_lim,
@@ -82,3 +84,18 @@ def test_the_right_phase_gives_the_rir_back():
     assert float((found - rirs).norm()) < 1e-2 * float(rirs.norm())
     random = griffin_lim(magnitude(rirs), random_phases(list(range(len(rirs)))).double())
     assert float((random - rirs).norm()) > 0.1 * float(rirs.norm())
+
+
+def test_products_stay_precise_while_any_thread_needs_it():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with ExitStack() as one, ExitStack() as other:
+            for thread in (one, other):
+                thread.enter_context(HIGHEST)
+            one.close()  # it came first and leaves first
+            assert torch.get_float32_matmul_precision() == "highest"
+            other.close()
+            assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)

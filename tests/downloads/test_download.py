@@ -58,6 +58,7 @@ class Zenodo(ThreadingHTTPServer):
         self.ranges = True
         self.troubles = []
         self.asked = []  # (path, Range header) of every request
+        self.stalled = threading.Event()  # ends the answers that never come
         self.url = f"http://127.0.0.1:{self.server_port}{RECORD}"
 
     def describe(self):
@@ -90,14 +91,21 @@ class Answer(BaseHTTPRequestHandler):
         trouble = zenodo.troubles.pop(0) if zenodo.troubles else None
         if isinstance(trouble, int):
             return self.answer(trouble, b"trouble")
+        if trouble == "stall":
+            return zenodo.stalled.wait()
+        if isinstance(trouble, str) and "/" in trouble:
+            return self.answer(302, b"", Location=trouble)
         content, status = zenodo.contents[self.path.split("/")[-2]], 200
         if wants and zenodo.ranges:
             content, status = content[int(re.fullmatch(r"bytes=(\d+)-", wants)[1]) :], 206
+        if trouble == "more":
+            content += bytes(1 << 20)
         return self.answer(status, content, half=trouble == "break")
 
-    def answer(self, status, content, *, half=False):
+    def answer(self, status, content, *, half=False, **headers):
         self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if half else content)
 
@@ -112,6 +120,7 @@ def zenodo(monkeypatch):
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
+        server.stalled.set()
         server.shutdown()
         thread.join()
 
@@ -211,6 +220,50 @@ def test_a_server_that_never_gets_further_is_given_up(zenodo, tmp_path):
     zenodo.ranges, zenodo.troubles = False, ["break"] * 9
     assert "check the network" in fails(zenodo, tmp_path)
     assert len(zenodo.troubles) == 7
+
+
+def test_a_server_that_has_less_than_the_record_says(zenodo, tmp_path):
+    zenodo.contents["hallwayPanel1.zip"] = ARCHIVE[:-1000]
+    zenodo.tampered = {"size": len(ARCHIVE), "checksum": f"md5:{hashlib.md5(ARCHIVE).hexdigest()}"}
+    assert "could not be read (ConnectionError); check the network" in fails(zenodo, tmp_path)
+    assert names(tmp_path) == ["hallwayPanel1.zip.part"]
+    zenodo.contents["hallwayPanel1.zip"] = ARCHIVE
+    fetch(zenodo, tmp_path)
+    assert zenodo.asked_for_files()[-1][1] == f"bytes={len(ARCHIVE) - 1000}-"
+    assert names(tmp_path) == ["hallwayPanel1"]
+
+
+def test_a_server_that_sends_more_than_the_record_says(zenodo, tmp_path):
+    zenodo.troubles = ["more"]
+    fetch(zenodo, tmp_path)  # what is behind the end is not read
+    shutil.rmtree(tmp_path / "hallwayPanel1")
+    zenodo.tampered, zenodo.troubles = {"size": 1000}, []
+    assert "does not match md5:" in fails(zenodo, tmp_path)
+    assert names(tmp_path) == []
+    zenodo.record = " " * (1 << 23)
+    assert "bytes, which no record has" in fails(zenodo, tmp_path)
+
+
+def test_a_server_that_answers_no_more(zenodo, tmp_path, monkeypatch):
+    monkeypatch.setattr("haa_peft.downloads.haa.TIMEOUT_S", (10, 0.2))
+    zenodo.troubles = ["break", "stall"]
+    assert "could not be read (ReadTimeout); check the network: what was downloaded is kept" in fails(zenodo, tmp_path)
+    assert names(tmp_path) == ["hallwayPanel1.zip.part"]
+    fetch(zenodo, tmp_path)
+    assert names(tmp_path) == ["hallwayPanel1"]
+
+
+def test_redirections(zenodo, tmp_path):
+    """To another address of the file; in a circle; to what is no web address."""
+    moved = f"{zenodo.url}/files/hallwayPanel1.zip/content"
+    zenodo.troubles = [moved, "break", moved]
+    (room,) = fetch(zenodo, tmp_path)
+    assert np.array_equal(np.load(room / "RIRs.npy"), RIRS)
+    for troubles, says in (([moved] * 40, "TooManyRedirects"), (["ftp://127.0.0.1/x"], "InvalidSchema"),
+                           (["file:///etc/passwd"], "InvalidSchema")):  # fmt: skip
+        zenodo.troubles = troubles
+        assert f"could not be read ({says})" in fails(zenodo, tmp_path / says)
+        assert names(tmp_path / says) == []
 
 
 def test_wrong_checksum(zenodo, tmp_path):

@@ -1,10 +1,13 @@
 """Many threads, one predictor: every answer is one that a thread alone gives, to the last bit."""
 
 import dataclasses
+import itertools
+import os
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +15,8 @@ import torch
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.inference.packs import prepare_pack
-from haa_peft.store.folder import write_pack
-from haa_peft.store.names import AdapterName
+from haa_peft.store.folder import read_pack, write_pack
+from haa_peft.store.names import AdapterName, list_names
 from tests.store.test_store import make_pack
 
 KINDS = ("lora", "bias", "full", "heads")
@@ -45,29 +48,37 @@ def packs_of(room, backbone, count):
 
 
 def truths(states, backbone, store):
-    """What one thread is answered in each state of each room, for each query alone, and for all together."""
-    known = {}
-    for which in range(len(SHIFTS)):
-        for packs in states.values():
-            write_pack(store, packs[which])
-        predictor = RoomPredictor.load(str(next(iter(states))), store=store, backbone=backbone)
-        for name in map(str, states):
-            predictor.switch(name)
-            answers = [predictor.predict(one)[0] for one in QUERIES]
-            known.setdefault(name, []).append([*answers, predictor.predict(QUERIES)])
-    return known
+    """What one thread is answered in every state: each query alone, all together, all in a batch with the next room."""
+    known, pairs = {str(name): [] for name in states}, {str(name): [] for name in states}
+    for own, of_next in itertools.product(range(len(SHIFTS)), repeat=2):
+        for i, packs in enumerate(states.values()):  # an even number of rooms
+            write_pack(store, packs[(own, of_next)[i % 2]])
+        predictor = RoomPredictor.load(next(iter(known)), store=store, backbone=backbone)
+        for name in known:
+            if own == of_next:
+                predictor.switch(name)
+                known[name].append([*(predictor.predict(one)[0] for one in QUERIES), predictor.predict(QUERIES)])
+            pairs[name].append(predictor.predict_many([(name, QUERIES), (after(name, known), QUERIES)]))
+    return known, pairs
 
 
-def load_test(states, known, backbone, store, threads, answers, max_loaded):
-    """How many of so many answers, while stores are replaced, are none that one thread was given."""
-    predictor = RoomPredictor.load(str(next(iter(states))), store=store, backbone=backbone, max_loaded=max_loaded)
-    names, stop, wrong = list(states), threading.Event(), []
+def after(name, names):
+    names = list(names)
+    return names[(names.index(name) + 1) % len(names)]
+
+
+def load_test(states, truth, backbone, store, threads, answers, max_loaded):
+    """How many of so many answers, while stores are replaced, are none that one thread was given; and answers/s."""
+    (known, pairs), names = truth, list(states)
+    predictor = RoomPredictor.load(str(names[0]), store=store, backbone=backbone, max_loaded=max_loaded)
+    stop, wrong, stored = threading.Event(), [], {}
 
     def replace():
         rng = np.random.default_rng(9)
         while not stop.is_set():
-            packs = states[names[rng.integers(len(names))]]
-            write_pack(store, packs[rng.integers(len(packs))])
+            name, which = names[rng.integers(len(names))], rng.integers(len(SHIFTS))
+            write_pack(store, states[name][which])
+            stored[str(name)] = states[name][which]
             time.sleep(0.01)
 
     def ask(seed):
@@ -77,25 +88,28 @@ def load_test(states, known, backbone, store, threads, answers, max_loaded):
             if rng.random() < 0.5:
                 predictor.switch(name)
                 assert predictor.name == name
-                found = predictor.predict(QUERIES[i] if i < len(QUERIES) else QUERIES)
-                wrong.extend([name] * (not any(np.array_equal(found.squeeze(), state[i]) for state in known[name])))
-                continue
-            # in one batch with another room, where rounding depends on the company: to rounding
-            other = str(names[rng.integers(len(names))])
-            for asked, found in zip((name, other), predictor.predict_many([(name, QUERIES), (other, QUERIES)]),
-                                    strict=True):  # fmt: skip
-                near = [np.abs(found - state[-1]).max() < 1e-3 * np.abs(found).max() for state in known[asked]]
-                wrong.extend([asked] * (not any(near)))
+                found = predictor.predict(QUERIES[i] if i < len(QUERIES) else QUERIES).squeeze()
+                right = any(np.array_equal(found, state[i]) for state in known[name])
+            else:
+                found = predictor.predict_many([(name, QUERIES), (after(name, known), QUERIES)])
+                right = any(all(map(np.array_equal, found, pair)) for pair in pairs[name])
+            wrong.extend([name] * (not right))
 
-    writer = threading.Thread(target=replace)
+    writer, start = threading.Thread(target=replace), time.perf_counter()
     writer.start()
     try:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(ask, range(threads)))
     finally:
+        rate = answers / (time.perf_counter() - start)
         stop.set()
         writer.join()
-    return len(wrong)
+    fresh = RoomPredictor.load(str(names[0]), store=store, backbone=backbone)
+    for name in stored:  # what is stored now counts
+        predictor.switch(name)
+        fresh.switch(name)
+        wrong.extend([name] * (not np.array_equal(predictor.predict(QUERIES), fresh.predict(QUERIES))))
+    return len(wrong), rate
 
 
 @pytest.fixture
@@ -108,18 +122,59 @@ def quick_switches():
 
 
 def test_answers_of_many_threads_are_those_of_one(room, tiny_backbone, tmp_path, quick_switches):
-    states = packs_of(room, tiny_backbone, 3)
-    known = truths(states, tiny_backbone, tmp_path)
-    assert all(not np.array_equal(first[-1], second[-1]) for first, second in known.values())
-    assert load_test(states, known, tiny_backbone, tmp_path, threads=4, answers=32, max_loaded=2) == 0
+    states = packs_of(room, tiny_backbone, 4)
+    truth = truths(states, tiny_backbone, tmp_path)
+    assert all(not np.array_equal(given[0][-1], given[-1][-1]) for given in truth[0].values())
+    assert load_test(states, truth, tiny_backbone, tmp_path, threads=4, answers=32, max_loaded=2)[0] == 0
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="67 of 10 000 answers were not those expected; the cause is not known yet")
 def test_ten_thousand_answers(room, tiny_backbone, tmp_path):
     states = packs_of(room, tiny_backbone, 32)
-    known = truths(states, tiny_backbone, tmp_path)
-    assert load_test(states, known, tiny_backbone, tmp_path, threads=8, answers=10_000, max_loaded=8) == 0
+    truth = truths(states, tiny_backbone, tmp_path)
+    alone, rate_alone = load_test(states, truth, tiny_backbone, tmp_path, threads=1, answers=1000, max_loaded=8)
+    wrong, rate = load_test(states, truth, tiny_backbone, tmp_path, threads=8, answers=10_000, max_loaded=8)
+    print(f"10000 answers of 8 threads: {wrong} wrong, {rate:.1f} a second; 1000 of one: {alone}, {rate_alone:.1f}")
+    moved = max(
+        np.abs(pair[0] - own[-1]).max() / np.abs(own[-1]).max()
+        for name, given in truth[0].items()
+        for own, pair in zip(given, truth[1][name][:: len(SHIFTS) + 1], strict=True)
+    )
+    print(f"another room in the batch moves an answer by up to {moved:.1e} of its loudest sample")
+    assert (alone, wrong) == (0, 0)
+
+
+def test_company_moves_answers_of_trained_adapters_by_rounding_alone():
+    """Eight rooms of the repository in one batch, to 1e-4 of the loudest sample."""
+    store = Path(__file__).parents[2] / "adapters"
+    bounds = {name: read_pack(store, name).geometry.bounds() for name in list_names(store)}
+    asked = [
+        (str(name), low + (high - low) * [[0.3, 0.4, 0.5], [0.7, 0.3, 0.4]]) for name, (low, high) in bounds.items()
+    ]
+    predictor = RoomPredictor.load(asked[0][0], store=store)
+    moved = []
+    for (name, positions), found in zip(asked, predictor.predict_many(asked), strict=True):
+        predictor.switch(name)
+        alone = predictor.predict(positions)
+        moved.append(np.abs(found - alone).max() / np.abs(alone).max())
+    print(f"{len(asked)} rooms in one batch move each other's answers by up to {max(moved):.1e} of the loudest sample")
+    assert max(moved) < 1e-4
+
+
+def test_a_pack_whose_card_looks_the_same_is_loaded_anew(room, tiny_backbone, tmp_path):
+    """Written into the same files, with the size and the time of the former one."""
+    first, second = (make_pack(room, tiny_backbone, shift=shift) for shift in SHIFTS)
+    folder = write_pack(tmp_path, first)
+    predictor = RoomPredictor.load(str(first.name), store=tmp_path, backbone=tiny_backbone)
+    before = predictor.predict(QUERIES)
+    about = (folder / "card.json").stat()
+    for file_name, content in second.to_files().items():
+        (folder / file_name).write_bytes(content)
+    os.utime(folder / "card.json", ns=(about.st_atime_ns, about.st_mtime_ns))
+    now = (folder / "card.json").stat()
+    assert (now.st_ino, now.st_mtime_ns, now.st_size) == (about.st_ino, about.st_mtime_ns, about.st_size)
+    predictor.switch(str(first.name))
+    assert np.abs(predictor.predict(QUERIES) - before).max() > 1e-3
 
 
 def test_each_thread_has_a_room_in_use(room, tiny_backbone, tmp_path):

@@ -23,17 +23,16 @@ RECIPE = str(REPOSITORY / "recipes" / "finetune_lora.py")
 TWO_ON_CPU = ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
-def launch(launcher, script, folder, recipe=RECIPE, **environment):
+def launching(launcher, script, recipe=RECIPE, **environment):
+    """Command and environment of a launch."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE", "HAA_PEFT"))}
-    return subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *launcher, str(recipe), *script],
-        cwd=folder,
-        env={**clean, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *launcher, str(recipe), *script]
+    return command, {**clean, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+
+
+def launch(launcher, script, folder, recipe=RECIPE, **environment):
+    command, clean = launching(launcher, script, recipe, **environment)
+    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True, timeout=240, check=False)
 
 
 def free_port():
