@@ -17,6 +17,7 @@ from haa_peft import RoomPredictor, load_room
 from haa_peft.inference.packs import prepare_pack
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, list_names
+from haa_peft.store.pack_files import to_files
 from tests.store.test_store import make_pack
 
 KINDS = ("lora", "bias", "full", "heads")
@@ -168,7 +169,7 @@ def test_a_pack_whose_card_looks_the_same_is_loaded_anew(room, tiny_backbone, tm
     predictor = RoomPredictor.load(str(first.name), store=tmp_path, backbone=tiny_backbone)
     before = predictor.predict(QUERIES)
     about = (folder / "card.json").stat()
-    for file_name, content in second.to_files().items():
+    for file_name, content in to_files(second).items():
         (folder / file_name).write_bytes(content)
     os.utime(folder / "card.json", ns=(about.st_atime_ns, about.st_mtime_ns))
     now = (folder / "card.json").stat()
