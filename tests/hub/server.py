@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 import re
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -44,7 +45,8 @@ class Hub(ThreadingHTTPServer):
     """Repositories by name.
 
     ``troubles`` are what happens to the coming downloads of files' content, ``upload_troubles`` to uploads, in order:
-    a status, or one of ``break`` (half of it), ``wrong`` (other bytes), ``long`` (more than said), ``endless``.
+    a status, or one of ``break`` (half of it), ``wrong`` (other bytes), ``long`` (more than said), ``endless``,
+    ``wait`` (half of it until ``go_on`` is set).
     """
 
     daemon_threads = True
@@ -57,6 +59,8 @@ class Hub(ThreadingHTTPServer):
         self.repositories, self.blobs = {}, {}
         self.troubles, self.upload_troubles = [], []
         self.asked = []  # (method, path, Range header)
+        self.leaked = []  # paths on the other host that a token was sent to
+        self.waits, self.go_on = threading.Event(), threading.Event()  # of an answer that waits
 
     def handle_error(self, request, address):
         """Clients that go away are part of the tests."""
@@ -86,6 +90,8 @@ class Answer(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         self.query = parse_qs(split.query)
         path = split.path
+        if path.startswith("/cdn/") and self.headers["Authorization"]:
+            hub.leaked.append(path)
         try:
             for pattern, answer in ROUTES:
                 match = re.fullmatch(pattern, f"{self.command} {path}")
@@ -275,7 +281,12 @@ class Answer(BaseHTTPRequestHandler):
         for key, value in about.items():
             self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if trouble == "break" else content)
+        half = len(content) // 2
+        self.wfile.write(content[:half] if trouble in ("break", "wait") else content)
+        if trouble == "wait":
+            self.server.waits.set()
+            self.server.go_on.wait()
+            self.wfile.write(content[half:])
         if trouble == "long":
             self.wfile.write(b"more")
         while trouble == "endless":  # until the client goes

@@ -239,6 +239,7 @@ def test_private(owner, tmp_path, monkeypatch):
     pushed([BASE], private=True)
     assert owner.repositories["user/rooms"].private
     assert pulled(ROOMS.of(BASE), tmp_path / "mine") == {str(BASE): "stored"}
+    assert not owner.leaked  # where large files are, on another host, the token is not sent
     shutil.rmtree(tmp_path / "cache")
     for token in ("", "hf_other"):
         monkeypatch.setenv("HF_TOKEN", token)
@@ -578,8 +579,32 @@ def test_in_a_process_of_its_own(owner, tmp_path):
     assert said.count("\n") == 1
 
 
-def test_nothing_needs_huggingface_hub_but_the_hub():
-    code = (
-        "import sys; sys.modules['huggingface_hub'] = None; import haa_peft.hub.pull, haa_peft.hub.push, haa_peft.cli"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_a_killed_pull_goes_on(rooms, tmp_path):
+    rooms.troubles = [None, None, "wait"]
+    environment = {**os.environ, "HF_ENDPOINT": rooms.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
+    command = ["-m", "haa_peft.cli", "pull", f"user/rooms/{BASE}", "--store", str(tmp_path / "store")]
+    with subprocess.Popen([sys.executable, *command], env=environment) as process:
+        assert rooms.waits.wait(60)
+        process.kill()
+    rooms.go_on.set()
+    assert not (tmp_path / "store").exists()
+    rooms.asked = []
+    assert pulled(ROOMS.of(BASE), tmp_path / "store") == {str(BASE): "stored"}
+    assert len(rooms.downloads()) == len(read_files(STORE, BASE)) - 2  # but the card and the adapter
+
+
+WITHOUT = """
+import sys
+sys.modules["huggingface_hub"] = None
+from haa_peft.cli import main
+from haa_peft.hub import Address, locate, pin, pull, push
+print("imported", "torch" in sys.modules)
+main(["pull", "user/rooms"])
+"""
+
+
+def test_without_huggingface_hub():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "imported False\n")
+    wanted = 'needs the package huggingface_hub; pip install "haa-peft[hub]"'
+    assert done.stderr == f"error: the Hugging Face Hub {wanted}\n"
