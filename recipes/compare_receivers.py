@@ -18,9 +18,9 @@ with command():  # where another package does not load, it is one line
     import numpy as np
 
     from haa_peft import adapt_room, load_backbone, load_room
+    from haa_peft.adapted_room import LEVELS_ALONE, AdaptedRoom
     from haa_peft.adapters.methods import MethodSettings
     from haa_peft.files import check_report, write_report
-    from haa_peft.main_job import LEVELS_ALONE, AdaptedRoom
     from haa_peft.rooms.room import Room, together
     from haa_peft.rooms.splits import redraw
     from haa_peft.tables import figure, markdown

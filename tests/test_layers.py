@@ -31,6 +31,7 @@ LAYERS = (
     ("store",),
     ("inference",),
     ("evaluation",),
+    ("adapted_room",),
     ("main_job", "adapt_room"),
     ("commands",),
     ("cli",),

@@ -11,6 +11,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from haa_peft.adapted_room import AdaptedRoom, compare_adapted
 from haa_peft.adapters.combine import blend
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.commands.options import DEFAULT_ROOM
@@ -19,7 +20,7 @@ from haa_peft.evaluation.compare import check_unseen
 from haa_peft.files import check_report, check_writable, write_report
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.packs import load_pack
-from haa_peft.main_job import AdaptedRoom, adapt_room, check_one_beginning, compare_adapted
+from haa_peft.main_job import adapt_room, check_one_beginning
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.load import load_room
