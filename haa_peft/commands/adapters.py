@@ -95,7 +95,8 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    from haa_peft.store.card import NewerCardError, described
+    from haa_peft.store.card import NewerCardError
+    from haa_peft.store.card_text import described
     from haa_peft.store.folder import read_pack
     from haa_peft.store.names import AdapterName, list_names, store_folder
     from haa_peft.tables import markdown

@@ -26,7 +26,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.satellites import satellite
-from haa_peft.store.card import fitted_levels, kept_weights
+from haa_peft.store.card_text import fitted_levels, kept_weights
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.tables import report_table
 from haa_peft.training.launch import start_accelerator

@@ -13,7 +13,7 @@ from haa_peft.hub.address import Address
 from haa_peft.hub.fetch import fetch_file
 from haa_peft.hub.page import LARGEST_PAGE, make_page
 from haa_peft.hub.problems import hub, plain_errors
-from haa_peft.store.card import readme
+from haa_peft.store.card_text import readme
 from haa_peft.store.folder import read_files
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import RoomPack

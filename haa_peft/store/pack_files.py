@@ -17,7 +17,8 @@ from haa_peft.geometry.channels import parse_channels
 from haa_peft.geometry.panorama import DepthMap, Geometry
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.recordings import Recordings
-from haa_peft.store.card import card_digest, parse_card, readme
+from haa_peft.store.card import card_digest, parse_card
+from haa_peft.store.card_text import readme
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import PREPARATION, SEEN, RoomPack, check_surfaces
 from haa_peft.store.parts import (
