@@ -10,6 +10,7 @@ from haa_peft.errors import InputError
 
 SATELLITES = (
     "findings",
+    "rendering",
     "simulation",
     "augmentation",
     "downloads",

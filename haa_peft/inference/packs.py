@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ import torch
 from numpy.typing import ArrayLike
 from torch.linalg import LinAlgError
 
-from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.adapters.combine import stack
 from haa_peft.adapters.methods import Adapter, attach_stored
 from haa_peft.adapters.weights import RoomWeights
@@ -25,23 +23,15 @@ from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import check_single_precision, fingerprint
-from haa_peft.model.phases import DIFFUSE, PHASES
 from haa_peft.model.tensors import EncodedRoom, RoomTensors
 from haa_peft.model.xrir import XRIR
-from haa_peft.rendering.decay import LONGEST_S
-from haa_peft.rendering.render import Renderer
-from haa_peft.rooms.recordings import Recordings
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, on_hub
-from haa_peft.store.pack import RATES, RoomPack
+from haa_peft.store.pack import RoomPack
 from haa_peft.store.pack_files import PREPARED_FIELDS
 from haa_peft.store.parts import LEVELS, PREPARED, VIEWS, damaged
 
-LOG = logging.getLogger(__name__)
-
-SHORTEST_S = 0.01
-"""Of a prediction."""
 LARGEST_PREPARED = 1e5
 """In magnitude; trained networks give below 100."""
 SHOWN = 8
@@ -282,41 +272,6 @@ def check_finite_rirs(name: AdapterName, positions: np.ndarray, rirs: np.ndarray
             "restore or retrain the adapter"
         )
     return rirs
-
-
-def late_field_of(pack: RoomPack) -> Renderer:
-    """What a pack's predictions are continued from: its recordings, or its references where it keeps none."""
-    own = len(pack.positions) - pack.card["room"].get("borrowed", 0)
-    kept = pack.recordings or Recordings(pack.rirs[:own], SAMPLE_RATE)
-    return Renderer(kept.rirs, kept.sample_rate, pack.positions[:own], pack.receiver, pack.geometry.bounds(),
-                    str(pack.card["room"]["name"]))  # fmt: skip
-
-
-def check_phase(phase: str | None) -> str | None:
-    """Raise ``InputError`` for a phase that predictors do not have; None is allowed."""
-    if phase is not None and phase not in (*PHASES, DIFFUSE):
-        raise InputError(f"phase is {phase!r:.60} but must be one of {', '.join((*PHASES, DIFFUSE))}")
-    return phase
-
-
-def check_extent(pack: RoomPack, sample_rate: int | None, length: str | float | None) -> None:
-    """Raise ``InputError`` for a rate in Hz or a length in seconds at which nothing is predicted.
-
-    What is missing in a pack without recordings is said in a warning.
-    """
-    low, high = RATES
-    if sample_rate is not None:
-        check_whole("sample_rate", sample_rate, low, high)
-    if length is not None and length != "full":
-        number = isinstance(length, Real) and not isinstance(length, bool)
-        if not number or not SHORTEST_S <= float(length) <= LONGEST_S:
-            raise InputError(f'length is {length!r:.60} but must be "full" or seconds from {SHORTEST_S:g} to '
-                             f"{LONGEST_S:g}")  # fmt: skip
-    if pack.recordings is None and (length is not None or (sample_rate or 0) > SAMPLE_RATE):
-        LOG.warning(
-            "note: %s keeps no recordings, so nothing is above 11 kHz and its decay after %.2f s is extrapolated; "
-            "adapt again to keep them", pack.name, RIR_LENGTH / SAMPLE_RATE,
-        )  # fmt: skip
 
 
 def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:

@@ -7,6 +7,8 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import NoneType
 from typing import NamedTuple
@@ -22,19 +24,17 @@ from haa_peft.checks import check_kind, check_whole
 from haa_peft.errors import InputError
 from haa_peft.files import read_plain
 from haa_peft.geometry.panorama import Geometry
+from haa_peft.inference.extent import LateField, check_extent, check_phase, late_fields_of, samples_of
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
     check_allowed,
     check_asked,
     check_backbone,
-    check_extent,
     check_finite_rirs,
-    check_phase,
     check_positions,
     check_prepared,
     check_references,
     damage_of,
-    late_field_of,
     levels_of,
     load_parent,
     receiver_number,
@@ -47,7 +47,6 @@ from haa_peft.model.phases import DIFFUSE, PHASES
 from haa_peft.model.predict import choose_targets, positions_at_once
 from haa_peft.model.tensors import Asked, EncodedRoom
 from haa_peft.model.xrir import XRIR
-from haa_peft.rendering.render import Renderer
 from haa_peft.satellites import satellite
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, on_hub, store_folder
@@ -56,14 +55,14 @@ from haa_peft.store.parts import CARD, LARGEST_BYTES
 
 
 class _View(NamedTuple):
-    """At a receiver: a pack but for its tensors, the room as encoded, its late field."""
+    """At a receiver: a pack but for its tensors, and the room as encoded."""
 
     pack: RoomPack
     room: EncodedRoom
-    late: Renderer
 
 
-class _Entry(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Entry:
     """Of the rooms in memory: what is known at each receiver, and the card as it was stored then."""
 
     views: tuple[_View, ...]
@@ -74,14 +73,14 @@ class _Entry(NamedTuple):
         """The whole pack but for its tensors, at the first receiver."""
         return self.views[0].pack
 
-    @property
-    def full_s(self) -> float:
-        """Seconds until every octave has fallen by 60 dB at all receivers."""
-        return max(view.late.full_s for view in self.views)
+    @cached_property
+    def late(self) -> tuple[LateField, ...]:
+        """What predictions at each receiver are continued from at other rates and lengths."""
+        return late_fields_of([view.pack for view in self.views])
 
-    def at(self, receiver: object) -> _View:
-        """What is known at a receiver, as :func:`~haa_peft.inference.packs.receiver_number` takes it."""
-        return self.views[receiver_number(self.pack, receiver)]
+    def number(self, receiver: object) -> int:
+        """Of a receiver, as :func:`~haa_peft.inference.packs.receiver_number` takes it."""
+        return receiver_number(self.pack, receiver)
 
 
 class RoomPredictor:
@@ -176,7 +175,7 @@ class RoomPredictor:
             query takes long.
         phase : where a waveform's phase comes from: the aligned ``references``, ``random`` as in the published code, or
             the references until the room mixes and a ``diffuse`` field then. Unless given, ``references``, and
-            ``diffuse`` where :meth:`predict` is asked for another rate or length.
+            ``diffuse`` where :meth:`predict` is asked for another rate, or for a length.
         allowed : digests of the packs that may be loaded, as their cards say; any unless given.
 
         Raises
@@ -315,10 +314,9 @@ class RoomPredictor:
             elif self._merged:
                 weights = weights.with_merged(base)
             rooms = [self._encode(view, weights)._replace(levels=levels_of(view)) for view in pack.views]
-            late = [late_field_of(view) for view in pack.views]
         bare = [dataclasses.replace(view, tensors={}, prepared=None, levels=None) for view in pack.views]
         bare[0] = dataclasses.replace(bare[0], others=tuple(bare[1:]))
-        return tuple(map(_View, bare, rooms, late))
+        return tuple(map(_View, bare, rooms))
 
     def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
         base = self._networks.base
@@ -342,7 +340,7 @@ class RoomPredictor:
     @property
     def full_length(self) -> float:
         """Seconds that ``length="full"`` gives: until every octave has fallen by 60 dB at all receivers."""
-        return self._in_use.full_s
+        return self._in_use.late[0].full_s
 
     def predict(
         self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
@@ -374,7 +372,9 @@ class RoomPredictor:
         )
         if parts:
             return np.concatenate(parts)
-        return np.zeros((0, _samples(self._in_use.full_s, sample_rate, length)), dtype=np.float32)
+        modelled = sample_rate is None and length is None
+        samples = RIR_LENGTH if modelled else samples_of(sample_rate, length, self._in_use.late[0])
+        return np.zeros((0, samples), dtype=np.float32)
 
     def stream(
         self, positions_xyz: ArrayLike, *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
@@ -388,15 +388,16 @@ class RoomPredictor:
         k, seed, sample_rate, length, receiver : as for :meth:`predict`.
         """
         entry = self._in_use
-        pack, room, late = entry.at(receiver)
+        number = entry.number(receiver)
+        pack, room = entry.views[number]
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
         check_asked(seed)
         check_extent(pack, sample_rate, length)
         parts = self._stream(pack, room, positions, k, seed)
-        if sample_rate is None and length is None and self._phase != DIFFUSE:
+        if sample_rate in (None, SAMPLE_RATE) and length is None and self._phase != DIFFUSE:
             return parts
-        return self._rendered(pack, late, positions, parts, k, seed, sample_rate, length, entry.full_s)
+        return self._rendered(entry, number, positions, parts, k, seed, sample_rate, length)
 
     def _stream(
         self, pack: RoomPack, room: EncodedRoom, positions: np.ndarray, k: int, seed: int
@@ -408,19 +409,19 @@ class RoomPredictor:
                 start += len(rirs)
 
     def _rendered(
-        self, pack: RoomPack, late: Renderer, positions: np.ndarray, parts: Iterator[np.ndarray], k: int, seed: int,
-        sample_rate: int | None, length: str | float | None, full_s: float,
+        self, entry: _Entry, number: int, positions: np.ndarray, parts: Iterator[np.ndarray], k: int, seed: int,
+        sample_rate: int | None, length: str | float | None,
     ) -> Iterator[np.ndarray]:  # fmt: skip
         """What the network predicts, at another rate and length or with a diffuse late field."""
-        samples = _samples(full_s, sample_rate, length)
-        diffuse = self._phase in (None, DIFFUSE)
-        start = 0
-        for rirs in parts:
-            places = positions[start : start + len(rirs)]
-            found = late.render(rirs, places, k, sample_rate=sample_rate or SAMPLE_RATE, samples=samples,
-                                diffuse=diffuse, seed=seed, continued=length is not None)  # fmt: skip
-            yield check_finite_rirs(pack.name, places, np.stack(list(found)))
-            start += len(rirs)
+        late, name, start = entry.late[number], entry.pack.name, 0
+        asked = {"sample_rate": sample_rate or SAMPLE_RATE, "samples": samples_of(sample_rate, length, late)}
+        diffuse, continued = self._phase in (None, DIFFUSE), length is not None
+        with damage_of(name):
+            for rirs in parts:
+                places = positions[start : start + len(rirs)]
+                found = late.render(rirs, places, k, **asked, diffuse=diffuse, seed=seed, continued=continued)
+                yield check_finite_rirs(name, places, np.stack(list(found)))
+                start += len(rirs)
 
     def predict_many(self, requests: Sequence[tuple], *, k: int | None = None, seed: int = 0) -> list[np.ndarray]:
         """RIRs in several rooms, computed in common batches.
@@ -460,7 +461,8 @@ class RoomPredictor:
         first = {request[0]: i for i, request in reversed(list(enumerate(requests)))}
         for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):
             name, positions_xyz, *receiver = requests[i]
-            pack, room, _ = self._load(name).at(receiver[0] if receiver else None)
+            entry = self._load(name)
+            pack, room = entry.views[entry.number(receiver[0] if receiver else None)]
             positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
             asked[i] = pack.name, positions
             rooms = {id(other) for other, _ in batch} | {id(room)}
@@ -480,9 +482,3 @@ class RoomPredictor:
                 start = rows.stop
         flush()
         return answers
-
-
-def _samples(full_s: float, sample_rate: int | None, length: str | float | None) -> int:
-    """Of RIRs at a rate in Hz and of a length, of which ``full`` has so many seconds."""
-    seconds = full_s if length == "full" else RIR_LENGTH / SAMPLE_RATE if length is None else float(length)
-    return round(seconds * (sample_rate or SAMPLE_RATE))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from haa_peft.acoustics.iso import LateDecay, late_decay
+from haa_peft.acoustics.iso import NEPERS_PER_DB, SETTLING_S, LateDecay, late_decay
 from haa_peft.rendering.bands import AVERAGING_S, BANDS, averaged, band_filters
 
 GRID = 1000
@@ -16,9 +16,10 @@ LONGEST_S = 10.0
 """RIRs are continued no further."""
 MOST = 24
 """RIRs that a decay is averaged from."""
-NEPERS_PER_DB = np.log(10) / 10
 CLEAR_DB, JOIN_DB, RAMP_DB = 10.0, 5.0, 10.0
 """Above the noise down to which a decay is taken as measured; where the fitted one takes over; how long that takes."""
+LEAST_DB = 15.0
+"""Decay that a band must show for its own rate to be taken."""
 FULL_DB = 60.0
 """Octaves have fallen by so much at the end of a full length."""
 QUIET_DB = 40.0
@@ -53,8 +54,8 @@ class RoomDecay:
         heard = np.flatnonzero(np.abs(rirs).max(axis=0) > 0)
         end = max(2, int((heard[-1] + 1) * GRID / sample_rate)) if len(heard) else 2
         ends = np.full(BANDS, min(end, power.shape[1]))
-        fitted = late_decay(power, np.full(BANDS, min(int(first_s * GRID), end - 2)), ends, GRID)
-        fitted = _completed(fitted, power, ends)
+        onset = min(int(first_s * GRID), end - 2)
+        fitted = _completed(late_decay(power, np.full(BANDS, onset), ends, GRID), power, onset, ends)
         energy, knee = _continued(fitted, power, ends)
         return cls(energy, knee, _full_length(energy))
 
@@ -78,15 +79,21 @@ def mean_power(rirs: np.ndarray, sample_rate: int) -> np.ndarray:
     return total / len(rirs)
 
 
-def _completed(fitted: LateDecay, power: np.ndarray, ends: np.ndarray) -> LateDecay:
-    """Bands in which nothing is seen to decay get the rate of the nearest that does, from the recording's end on."""
-    known = np.flatnonzero(np.isfinite(fitted.rate) & (fitted.rate > 0) & (fitted.tail > 0))
+def _completed(fitted: LateDecay, power: np.ndarray, onset: int, ends: np.ndarray) -> LateDecay:
+    """Bands that show less than ``LEAST_DB`` of decay get the rate of the nearest that shows more.
+
+    What they hold at the end is then taken for noise, and they are cut where they come within 3 dB of it.
+    """
+    seen = fitted.rate * (fitted.cut - onset - SETTLING_S * GRID) / NEPERS_PER_DB
+    known = np.flatnonzero((np.nan_to_num(seen) >= LEAST_DB) & (fitted.tail > 0))
+    smooth = averaged(power, GRID)
     for band in np.setdiff1d(np.arange(BANDS), known):
-        last = power[band, ends[band] * 9 // 10 : ends[band]]
+        noise = power[band, ends[band] * 9 // 10 : ends[band]].mean()
         near = known[np.abs(known - band).argmin()] if len(known) else None
-        fitted.rate[band] = np.inf if near is None else fitted.rate[near]
-        fitted.cut[band], fitted.noise[band] = ends[band], 0.0
-        fitted.tail[band] = 0.0 if near is None or not len(last) else last.mean() / fitted.rate[near]
+        fitted.rate[band] = 1.0 if near is None else fitted.rate[near]
+        fitted.noise[band], fitted.tail[band] = noise, 0.0 if near is None else noise / fitted.rate[near]
+        within = (smooth[band] <= 2 * noise) & (np.arange(power.shape[1]) > onset)
+        fitted.cut[band] = within.argmax() if within.any() else ends[band]
     return fitted
 
 
@@ -95,7 +102,6 @@ def _continued(fitted: LateDecay, power: np.ndarray, ends: np.ndarray) -> tuple[
     time = np.arange(round(LONGEST_S * GRID)) + 0.5
     rate, cut, tail, noise = (np.asarray(x, float)[:, None] for x in
                               (fitted.rate, fitted.cut, fitted.tail, fitted.noise))  # fmt: skip
-    rate = np.where(np.isfinite(rate), rate, 1.0)
     line = tail * rate * np.exp(np.minimum(-rate * (time - cut), 50))
     measured = np.zeros_like(line)
     width = min(power.shape[1], len(time))

@@ -18,6 +18,10 @@ WAVES = 12
 """At each frequency; frequencies have directions of their own, so that few are enough."""
 
 
+UNKNOWN_MIXING_S = 0.03
+"""Mixing time of a room of unknown size: that of 250 m3 of usual proportions."""
+
+
 def field_seed(room: str, seed: int) -> int:
     """Of the field of a room, from its name and a number."""
     return zlib.crc32(f"{seed}:{room}".encode())
@@ -58,8 +62,10 @@ def mixing_time(low: np.ndarray, high: np.ndarray) -> float:
     """Seconds after the direct sound from which a room's field is taken as diffuse.
 
     The perceptual mixing time 20 V/S + 12 ms of Lindau, Kosanke and Weinzierl (J. Audio Eng. Soc. 60, 2012), of the box
-    between two corners (3,) m.
+    between two corners (3,) m; 30 ms where these are not known.
     """
+    if not np.isfinite([low, high]).all():
+        return UNKNOWN_MIXING_S
     size = np.maximum(high - low, 0.1)
     surface = 2 * (size[0] * size[1] + size[0] * size[2] + size[1] * size[2])
     return float(20 * size.prod() / surface + 12) / 1000

@@ -11,6 +11,7 @@ Signals are spectra at multiples of one frequency, so that any sample rate is a 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from scipy import fft
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.acoustics.waveform import DISTANCE_RATE
-from haa_peft.rendering.bands import AVERAGING_S, averaged, band_filters
+from haa_peft.rendering.bands import AVERAGING_S, BANDS, averaged, band_filters
 from haa_peft.rendering.decay import RoomDecay
 from haa_peft.rendering.diffuse import diffuse_spectrum, field_seed, mixing_time
 
@@ -29,8 +30,9 @@ MODELLED_S = RIR_LENGTH / SAMPLE_RATE
 MIXING_S, SEAM_S, ANCHOR_S = 0.01, 0.03, 0.06
 """Seconds over which the early part gives way to the diffuse field, a prediction to its continuation, and in which the
 two are given the same energy."""
-UNRESOLVED = 3
-"""Octaves below the distance between two frequencies of the network's spectrogram, 344 Hz."""
+LOWEST = 2
+"""Octaves that are one in the model's levels: soon after the mixing time they follow the room's decay in each. Rooms
+have few modes there, so that their field is not diffuse, and is the references' in any case."""
 SPARE_S = 0.1
 """Signals are longer by so much than what is asked for, since filters ring."""
 TAPER = 0.95
@@ -52,6 +54,7 @@ class Renderer:
     positions : (R, 3) m in room coordinates, where they were measured.
     bounds : two corners (3,) m of the room.
     room : its name, which decides its diffuse field.
+    least_s : seconds of a full length, at least; receivers share a diffuse field if theirs are the same.
     """
 
     rirs: np.ndarray
@@ -60,6 +63,11 @@ class Renderer:
     receiver: np.ndarray
     bounds: tuple[np.ndarray, np.ndarray]
     room: str
+    least_s: float = MODELLED_S
+
+    def with_length(self, seconds: float) -> Renderer:
+        """The same with a full length of so many seconds, at least."""
+        return dataclasses.replace(self, least_s=seconds)
 
     @cached_property
     def decay(self) -> RoomDecay:
@@ -69,7 +77,7 @@ class Renderer:
     @property
     def full_s(self) -> float:
         """Seconds of a full length: until every octave has fallen by 60 dB."""
-        return max(MODELLED_S, self.decay.full_s)
+        return max(self.least_s, self.decay.full_s)
 
     @cached_property
     def _period(self) -> int:
@@ -160,21 +168,23 @@ class _Target:
 
     def rir(self, predicted: np.ndarray, position: np.ndarray, k: int) -> np.ndarray:
         """One RIR (T,), at least of the full length."""
-        arrival = float(np.linalg.norm(position - self.room.receiver)) / SPEED_OF_SOUND
+        mixed = float(np.linalg.norm(position - self.room.receiver)) / SPEED_OF_SOUND + mixing_time(*self.room.bounds)
         time = np.arange(self.count) / self.rate
         bands = self._bands(self._resampled(predicted))
         references = self._bands(self.room.aligned(position, k, self.frequency) * self.rate)
         bands[-1] = references[-1] * _gain(bands[-2], references[-2], self.rate)
         knee = np.minimum(self.room.decay.knee_s, MODELLED_S - AVERAGING_S / 2) - SEAM_S
-        mixed = arrival + mixing_time(*self.room.bounds)
-        fading = None if not self.diffuse else _ramp(time, mixed, MIXING_S)
         knee = np.maximum(knee, mixed + ANCHOR_S)
-        knee[:UNRESOLVED] = mixed
-        share = np.stack([_ramp(time, start, SEAM_S) if self.continued else np.zeros(self.count) for start in knee])
+        knee[:LOWEST] = np.minimum(knee, mixed + AVERAGING_S)[:LOWEST]
         power = bands.astype(np.float64) ** 2
-        power = (1 - share) * power + share * self._tail(power, mixed, knee)
-        late = share if fading is None else np.broadcast_to(np.sin(np.pi / 2 * fading) ** 2, share.shape)
-        early = np.sqrt(1 - late) if self.diffuse else 1 - late
+        late = np.zeros(bands.shape)
+        if self.continued:
+            late = _ramps(time, knee, SEAM_S)
+            power = (1 - late) * power + late * self._tail(power, knee)
+        early = 1 - late
+        if self.diffuse:
+            fading = np.pi / 2 * _ramps(time, np.full(BANDS - LOWEST, mixed), MIXING_S)
+            late[LOWEST:], early[LOWEST:] = np.sin(fading) ** 2, np.cos(fading)
         carrier = self._carrier(references, position, time) * np.sqrt(late)
         level = averaged(late * power, self.rate) / (averaged(carrier**2, self.rate) + TINY)
         return (early * bands + carrier * np.sqrt(level)).sum(axis=0)
@@ -194,17 +204,13 @@ class _Target:
             spectrum = spectrum * np.cos(np.pi / 2 * ((place - TAPER) / (1 - TAPER)).clip(0, 1))
         return fft.irfft(spectrum * self.filters, self.count)
 
-    def _tail(self, power: np.ndarray, mixed: float, knee: np.ndarray) -> np.ndarray:
-        """The room's decay (9, T), with the energy of ``power`` (9, T) in the time before the knees (9,) s.
-
-        Low octaves, which the network does not tell from each other, have that of them all from ``mixed`` s on.
-        """
+    def _tail(self, power: np.ndarray, knee: np.ndarray) -> np.ndarray:
+        """The room's decay (9, T), with the energy of ``power`` (9, T) in the time before the knees (9,) s."""
         found = np.empty(power.shape)
-        late = slice(round(mixed * self.rate), round(knee[UNRESOLVED] * self.rate))
-        low = power[: UNRESOLVED + 1, late].sum() / (self.decay[: UNRESOLVED + 1, late].sum() + TINY)
-        for i, (row, decay, end) in enumerate(zip(power, self.decay, knee, strict=True)):
-            last = slice(round((end - ANCHOR_S) * self.rate), round(end * self.rate))
-            found[i] = decay * (low if i < UNRESOLVED else row[last].sum() / (decay[last].sum() + TINY))
+        starts = knee - np.maximum(ANCHOR_S, AVERAGING_S)
+        for row, decay, start, end, out in zip(power, self.decay, starts, knee, found, strict=True):
+            last = slice(max(0, round(start * self.rate)), round(end * self.rate))
+            out[:] = decay * (row[last].sum() / (decay[last].sum() + TINY))
         return found
 
     def _carrier(self, references: np.ndarray, position: np.ndarray, time: np.ndarray) -> np.ndarray:
@@ -212,16 +218,16 @@ class _Target:
         noise = diffuse_spectrum(self.frequency, position, self.room.receiver, self.seed)
         noise = self._bands(noise * self.room.coloured(self.frequency))
         noise /= np.sqrt((noise**2).mean(axis=1, keepdims=True) + TINY)
+        heard = _ramps(time, self.room.decay.knee_s - SEAM_S, SEAM_S)
         if self.diffuse:
-            return noise
-        heard = np.stack([_ramp(time, end - SEAM_S, SEAM_S) for end in self.room.decay.knee_s])
+            heard[LOWEST:] = 1
         level = np.sqrt(averaged(references.astype(np.float64) ** 2, self.rate) + TINY)
         return np.sqrt(1 - heard) * references / level + np.sqrt(heard) * noise
 
 
-def _ramp(time: np.ndarray, start: float, length: float) -> np.ndarray:
-    """From 0 to 1 within ``length`` seconds after ``start``, (T,)."""
-    return ((time - start) / length).clip(0, 1)
+def _ramps(time: np.ndarray, starts: np.ndarray, length: float) -> np.ndarray:
+    """From 0 to 1 within ``length`` seconds after each of ``starts`` (9,), (9, T)."""
+    return ((time - starts[:, None]) / length).clip(0, 1)
 
 
 def _gain(predicted: np.ndarray, reference: np.ndarray, rate: int) -> np.ndarray:

@@ -69,6 +69,7 @@ def test_what_is_modelled_stays_the_default(predictor, store, tiny_backbone):
     modelled = predictor.predict(PLACES)
     predictor.predict(PLACES, sample_rate=48_000, length="full")
     np.testing.assert_array_equal(predictor.predict(PLACES), modelled)
+    np.testing.assert_array_equal(predictor.predict(PLACES, sample_rate=22_050), modelled)
     old = RoomPredictor.load("studio/base@old", store=store, backbone=tiny_backbone)
     np.testing.assert_array_equal(old.predict(PLACES), modelled)  # with recordings or without
     diffuse = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, phase="diffuse").predict(PLACES)

@@ -47,3 +47,4 @@ def test_the_field_is_noise_of_power_one_and_the_same_again():
 def test_mixing_time_of_a_box():
     # 20 V/S + 12 ms: 10 x 10 x 10 m
     assert mixing_time(np.zeros(3), np.full(3, 10.0)) == pytest.approx((20 * 1000 / 600 + 12) / 1000)
+    assert mixing_time(np.full(3, -np.inf), np.full(3, np.inf)) == 0.03

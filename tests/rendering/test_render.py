@@ -130,3 +130,19 @@ def test_rates_agree(renderer, modelled):
     below = signal.butter(8, 5000, output="sos", fs=16_000)
     low, other = (signal.sosfiltfilt(below, x) for x in (low, other))
     assert np.linalg.norm(low - other) < 0.05 * np.linalg.norm(other)
+
+
+def test_receivers_share_the_diffuse_field(renderer, modelled):
+    """Also where the room rings longer at one of them: at 5 cm, sinc(kd) in the octave of 1 kHz."""
+    frequency, similar = np.linspace(710, 1420, 200), []
+    positions = renderer.positions[:6]
+    above = np.array([0, 0, 0.05])
+    longer = Renderer(room_rirs(positions, 1.5, t60=1.2), RATE, positions, RECEIVER + above, BOUNDS, "studio/base")
+    one = renderer.with_length(longer.full_s)
+    assert one.full_s == longer.full_s > renderer.full_s
+    for seed in range(4):
+        asked = {"sample_rate": RATE, "samples": RATE // 2, "diffuse": True, "seed": seed}
+        pair = np.concatenate([list(at.render(modelled[:1], TARGETS[:1], 6, **asked)) for at in (one, longer)])
+        first, second = in_bands(pair, RATE)[:, 4, RATE // 20 : RATE // 3]
+        similar.append(first @ second / np.sqrt(first @ first * (second @ second)))
+    assert np.mean(similar) == pytest.approx(np.sinc(2 * frequency * 0.05 / 343).mean(), abs=0.12)
