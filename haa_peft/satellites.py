@@ -19,6 +19,7 @@ SATELLITES = (
     "importing",
     "exporting",
     "hub",
+    "maps",
     "matching",
     "oracle",
     "geometry.estimate",

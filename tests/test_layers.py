@@ -228,6 +228,7 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
         ("hub", ["pull", "user/rooms"]),
         ("hub", ["predict", "hf://user/rooms/studio/base", "--position", "1", "1", "1", "--out", "rir.wav"]),
         ("matching", ["adapters", "match", "ROOM"]),
+        ("maps", ["map", "studio/base", "--out", "map.png"]),
         ("findings", ["import", "room.sofa", "--out", "studio/base"]),
     ],
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from haa_peft.errors import InputError
 from haa_peft.files import read_plain
 from haa_peft.geometry.panorama import Geometry
 from haa_peft.inference.extent import LateField, check_extent, check_phase, late_fields_of, samples_of
+from haa_peft.inference.left_out import predict_left_out
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
     check_allowed,
@@ -42,6 +43,7 @@ from haa_peft.inference.packs import (
     tensors_of,
     weights_of,
 )
+from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import check_device, check_single_precision, fingerprint, load_backbone
 from haa_peft.model.phases import DIFFUSE, PHASES
 from haa_peft.model.predict import choose_targets, positions_at_once
@@ -52,6 +54,18 @@ from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, on_hub, store_folder
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.parts import CARD, LARGEST_BYTES
+
+
+class Measured(NamedTuple):
+    """Of a receiver (3,) m: positions (R, 3) m in room coordinates, RIRs (R, 9600) there, levels.
+
+    RIRs are in units of the predictor's ``scale``; levels are what predictions are given, None without.
+    """
+
+    receiver: np.ndarray
+    positions: np.ndarray
+    rirs: np.ndarray
+    levels: RoomLevels | None
 
 
 class _View(NamedTuple):
@@ -230,6 +244,12 @@ class RoomPredictor:
     def references(self) -> np.ndarray:
         """Positions (R, 3) m of the references of the room in use, of one receiver after the other."""
         return np.concatenate([view.positions for view in self._in_use.pack.views])
+
+    def measured(self, receiver: ArrayLike | None = None) -> Measured:
+        """What was measured in the room in use at a receiver (3,) m or of a number, as :meth:`predict` takes it."""
+        entry = self._in_use
+        pack, room = entry.views[entry.number(receiver)]
+        return Measured(pack.receiver, pack.positions, pack.rirs, room.levels)
 
     @property
     def loaded(self) -> list[str]:
@@ -422,6 +442,26 @@ class RoomPredictor:
                 found = late.render(rirs, places, k, **asked, diffuse=diffuse, seed=seed, continued=continued)
                 yield check_finite_rirs(name, places, np.stack(list(found)))
                 start += len(rirs)
+
+    def predict_metrics(self, positions_xyz: ArrayLike, metrics: Sequence[str] = ("c50",), **more: Any) -> dict:
+        """C50, EDT and others (N,) at positions, and their standard deviations (N,), by metric.
+
+        See :func:`haa_peft.maps.field.predict_metrics`, which also says what ``more`` may hold.
+        """
+        return satellite("maps", "predict_metrics").predict_metrics(self, positions_xyz, metrics, **more)
+
+    def predict_left_out(
+        self, *, k: int | None = None, seed: int = 0, receiver: ArrayLike | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Rows (n,) of what is :meth:`measured`, up to 32, and RIRs (n, 9600) there, each predicted from the others.
+
+        ``k``, ``seed`` and ``receiver`` are as for :meth:`predict`.
+        """
+        entry = self._in_use
+        pack, room = entry.views[entry.number(receiver)]
+        check_asked(seed)
+        with damage_of(pack.name):
+            return predict_left_out(self._networks, room, check_references(pack, k), seed)
 
     def predict_many(self, requests: Sequence[tuple], *, k: int | None = None, seed: int = 0) -> list[np.ndarray]:
         """RIRs in several rooms, computed in common batches.

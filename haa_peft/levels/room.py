@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,12 @@ class RoomLevels:
     def places(self, positions: np.ndarray) -> Places:
         """Positions (N, 3) m from the receiver, and which it does not see."""
         return Places.of(positions, is_hidden(self.geometry, self.receiver, self.receiver + positions))
+
+    def seeing(self, rows: np.ndarray) -> RoomLevels:
+        """The same with some of the measurements alone, (R,) bool; hyperparameters and shares stay."""
+        own, keep = self.process, torch.from_numpy(rows)
+        places = Places(own.places.positions[keep], own.places.hidden[keep])
+        return dataclasses.replace(self, process=Process(own.parameters, places, own.levels[..., keep]))
 
     def candidates(self, positions: np.ndarray, left_out: np.ndarray | None = None) -> list[np.ndarray]:
         """Levels (N, 8, 7) dB after the process and after the average.
