@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 LONGEST = 300
 """Characters of an error's line."""
@@ -74,7 +74,7 @@ def _terminated(how_to_go_on: str) -> Iterator[None]:
 
     def end(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first():
             lost = "; if another process of the launch died, its end is told below" if "RANK" in os.environ else ""
             print("\nterminated" + (f": {how_to_go_on}" if how_to_go_on else "") + lost, file=sys.stderr)
         sys.exit(143)
@@ -92,6 +92,21 @@ def _terminated(how_to_go_on: str) -> Iterator[None]:
         end()
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _is_first() -> bool:
+    """Whether no process of the same launch on this machine with a lower rank lives."""
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        return True
+    import psutil
+
+    launcher = psutil.Process().parent()
+    for other in [] if launcher is None else launcher.children():
+        with suppress(psutil.Error, ValueError):
+            if int(other.environ().get("RANK", rank)) < rank:
+                return False
+    return True
 
 
 class _Notes(logging.Handler):
