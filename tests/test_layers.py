@@ -1,6 +1,7 @@
 """Imports go up the order of folders, the core goes without its satellites, and functions fit a screen."""
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -193,51 +194,60 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
     assert "predicted (2, 9600)" in done.stdout
 
 
+COMMANDS = """
+import contextlib, io, json, runpy, sys
+from haa_peft.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    status, said = 0, io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            if arguments[0].endswith(".py"):
+                sys.argv = arguments
+                runpy.run_path(arguments[0], run_name="__main__")
+            else:
+                main(arguments)
+    except SystemExit as stopped:
+        status = stopped.code
+    print(json.dumps([status, said.getvalue()]))
+"""
+"""Run one after the other; prints the status of each and what it wrote to stderr."""
+NEEDING = [
+    ("simulation", ["evaluate", "classroom-twin/base"]),
+    ("simulation", ["pretrain", "simulate", "--count", "1", "--out", "corpus"]),
+    ("augmentation", ["adapt", "ROOM", "--augment", "mirror"]),
+    ("downloads", ["download", "haa"]),
+    ("pretraining", ["pretrain", "evaluate", "corpus"]),
+    ("studies", [str(ROOT / "recipes" / "compare_full_vs_adapter.py"), "--study", "study.yaml"]),
+    ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "depth.npy"]),
+    ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "sound"]),
+    ("geometry.estimate", ["geometry", "ROOM", "--from-sound"]),
+    ("importing", ["import", "room.sofa", "--out", "studio/base"]),
+    ("rendering", ["predict", "classroom-twin/base", "--store", str(ROOT / "adapters"), "--position", "3", "2", "1.3",
+                   "--length", "full", "--out", "rir.wav"]),
+    ("exporting", ["predict", "studio/base", "--grid", "1", "--out", "rirs.npz"]),
+    ("hub", ["push", "studio/base", "user/rooms"]),
+    ("hub", ["pull", "user/rooms"]),
+    ("hub", ["predict", "hf://user/rooms/studio/base", "--position", "1", "1", "1", "--out", "rir.wav"]),
+    ("matching", ["adapters", "match", "ROOM"]),
+    ("maps", ["map", "studio/base", "--out", "map.png"]),
+]  # fmt: skip
+"""Satellites, and commands that cannot do without."""
+
+
 @pytest.mark.parametrize(
-    ("name", "arguments"),
-    [
-        ("simulation", ["evaluate", "classroom-twin/base"]),
-        ("simulation", ["pretrain", "simulate", "--count", "1", "--out", "corpus"]),
-        ("augmentation", ["adapt", "ROOM", "--augment", "mirror"]),
-        ("downloads", ["download", "haa"]),
-        ("pretraining", ["pretrain", "evaluate", "corpus"]),
-        ("studies", [ROOT / "recipes" / "compare_full_vs_adapter.py", "--study", "study.yaml"]),
-        ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "depth.npy"]),
-        ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "sound"]),
-        ("geometry.estimate", ["geometry", "ROOM", "--from-sound"]),
-        ("importing", ["import", "room.sofa", "--out", "studio/base"]),
-        (
-            "rendering",
-            [
-                "predict",
-                "classroom-twin/base",
-                "--store",
-                ROOT / "adapters",
-                "--position",
-                "3",
-                "2",
-                "1.3",
-                "--length",
-                "full",
-                "--out",
-                "rir.wav",
-            ],
-        ),
-        ("exporting", ["predict", "studio/base", "--grid", "1", "--out", "rirs.npz"]),
-        ("hub", ["push", "studio/base", "user/rooms"]),
-        ("hub", ["pull", "user/rooms"]),
-        ("hub", ["predict", "hf://user/rooms/studio/base", "--position", "1", "1", "1", "--out", "rir.wav"]),
-        ("matching", ["adapters", "match", "ROOM"]),
-        ("maps", ["map", "studio/base", "--out", "map.png"]),
-        ("findings", ["import", "room.sofa", "--out", "studio/base"]),
-    ],
+    ("missing", "needing"),
+    [(SATELLITES, NEEDING), (["findings"], [("findings", ["import", "room.sofa", "--out", "studio/base"])])],
+    ids=["all", "findings"],
 )
-def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(name, arguments, without, room_folder, tmp_path):
+def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(missing, needing, without, room_folder, tmp_path):
     np.save(tmp_path / "depth.npy", np.full((32, 64), 2.0))
-    run = without(name)
-    command = [room_folder if one == "ROOM" else one for one in arguments]
-    done = run(*command) if isinstance(command[0], Path) else run("-m", "haa_peft.cli", *command)
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert f"needs the folder haa_peft/{name.replace('.', '/')}," in done.stderr
+    commands = [[str(room_folder) if one == "ROOM" else one for one in arguments] for _, arguments in needing]
+    done = without(*missing)("-c", COMMANDS, json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for (name, arguments), (status, said) in zip(needing, answers, strict=True):
+        assert status == 2, f"{arguments}: {said}"
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert f"needs the folder haa_peft/{name.replace('.', '/')}," in said
