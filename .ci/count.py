@@ -9,7 +9,7 @@ from pathlib import Path
 from haa_peft.satellites import SATELLITES
 
 PACKAGE = Path(__file__).parents[1] / "haa_peft"
-OUTSIDE = [PACKAGE / name.replace(".", "/") for name in (*SATELLITES, "commands", "cli.py")]
+OUTSIDE = [*(PACKAGE / name.replace(".", "/") for name in SATELLITES), PACKAGE / "commands", PACKAGE / "cli.py"]
 """Satellites and the command line."""
 
 
