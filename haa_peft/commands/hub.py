@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from typing import Any
 
 from haa_peft.commands.options import add_store_folder
@@ -44,6 +45,7 @@ def _quiet(verb: str) -> None:
     satellite("hub", verb)
     from haa_peft.hub.problems import hub
 
+    warnings.filterwarnings("ignore", "Not enough free disk space")
     utils = hub(".utils")
     utils.disable_progress_bars()
     utils.logging.set_verbosity_error()

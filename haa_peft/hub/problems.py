@@ -45,7 +45,7 @@ def plain_errors(address: Address) -> Iterator[None]:
         raise HubError(f"{address}: the connection with {where} fails ({why}); check the network") from error
     except OSError as error:
         if error.strerror:
-            where = error.filename or "the cache"
+            where = error.filename or f"the cache {hub('.constants').HF_HUB_CACHE}"
             raise HubError(f"{address}: {where} cannot be written ({error.strerror}); make room for it") from error
         raise HubError(f"{address}: {_first_line(error)}; run the same command again") from error
     except (ValueError, RuntimeError) as error:

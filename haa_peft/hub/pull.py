@@ -90,5 +90,8 @@ def _store(snapshot: Path, name: AdapterName, store: Path, replace: bool) -> str
         if same:
             return "already there"
         raise InputError(f"{name}: another adapter of this name is in store {store}; give --replace or another --store")
-    write_files(store, name, {**files, README: page.encode()})
+    try:
+        write_files(store, name, {**files, README: page.encode()})
+    except InputError as error:
+        raise HubError(str(error)) from None
     return "stored"

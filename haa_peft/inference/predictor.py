@@ -178,7 +178,8 @@ class RoomPredictor:
         name : ``room/configuration`` or ``room/configuration@variant``, or one on the Hugging Face Hub,
             ``hf://user/repository[@revision]/room/configuration``; :meth:`switch` then takes names in that
             repository, at the same commit.
-        store : folder of adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given.
+        store : folder of adapters; ``$HAA_PEFT_STORE`` or ``./adapters`` unless given. Or a repository on the Hub,
+            ``hf://user/repository``.
         backbone : the backbone that the adapter was made for, or what :func:`load_backbone` takes.
         device : such as ``"cuda"``; the backbone's unless given.
         max_loaded : rooms kept in memory.
@@ -210,6 +211,8 @@ class RoomPredictor:
             phase=phase,
             allowed=allowed,
         )
+        if on_hub(store) and not on_hub(name):
+            name = f"{store}/{name}"
         if on_hub(name):
             predictor._hub, name = satellite("hub", name).pin(name)
         predictor.switch(name)

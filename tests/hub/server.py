@@ -57,6 +57,7 @@ class Hub(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.elsewhere = f"http://localhost:{self.server_port}"  # another host, to which large files are redirected
         self.repositories, self.blobs = {}, {}
+        self.renamed = {}  # old names, and where requests are redirected to
         self.troubles, self.upload_troubles = [], []
         self.asked = []  # (method, path, Range header)
         self.leaked = []  # paths on the other host that a token was sent to
@@ -92,6 +93,9 @@ class Answer(BaseHTTPRequestHandler):
         path = split.path
         if path.startswith("/cdn/") and self.headers["Authorization"]:
             hub.leaked.append(path)
+        for old, new in hub.renamed.items():
+            if f"/{old}/" in self.path:
+                return self.answer(307, b"", {"Location": self.path.replace(old, new, 1)})
         try:
             for pattern, answer in ROUTES:
                 match = re.fullmatch(pattern, f"{self.command} {path}")

@@ -152,6 +152,8 @@ def test_predicts_from_the_hub_what_the_store_predicts(rooms, monkeypatch):
     here = RoomPredictor.load(str(BASE), store=STORE)
     np.testing.assert_array_equal(predictor.predict(PLACE), here.predict(PLACE))
     assert predictor.name == str(BASE)
+    same = RoomPredictor.load(str(BASE), store="hf://user/rooms")
+    np.testing.assert_array_equal(same.predict(PLACE), here.predict(PLACE))
     predictor.switch(str(PANEL))  # in the same repository
     here.switch(str(PANEL))
     np.testing.assert_array_equal(predictor.predict(PLACE), here.predict(PLACE))
@@ -202,6 +204,13 @@ def test_revisions(rooms, tmp_path):
     assert str(address) == f"hf://user/rooms@may%2Ftest/{BASE}"
     assert "there is no revision 'june'" in fails(pulled, ROOMS.at("june"), tmp_path)
     assert "there is no revision 'june'" in fails(pulled, ROOMS.at("june").of(BASE), tmp_path)
+
+
+def test_a_renamed_repository(rooms, tmp_path):
+    rooms.renamed["user/old"] = "user/rooms"
+    address = Address("user/old")
+    assert pulled(address, tmp_path / "store") == {str(BASE): "stored", str(PANEL): "stored"}
+    assert RoomPredictor.load(f"hf://user/old/{BASE}").name == str(BASE)
 
 
 def test_a_branch_is_made(owner):
