@@ -9,6 +9,7 @@ from haa_peft import RoomPredictor, load_room
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.cli import main
 from haa_peft.errors import InputError
+from haa_peft.exporting.responses import predict_responses
 from haa_peft.main_job import adapt_room
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
@@ -129,6 +130,25 @@ def test_the_command_line(pairs_folder, adapted, tiny_backbone_file, tmp_path, c
         with pytest.raises(SystemExit):
             main(command)
         assert "takes one receiver, and studio/base has 2; give one with --receiver 0 to 1" in capsys.readouterr().err
+
+
+def test_full_length_at_each_receiver(adapted, pairs_folder, tiny_backbone, tmp_path):
+    pack = read_pack(tmp_path / "store", NAME)
+    recorded = np.load(pairs_folder / "RIRs.npy")
+    for view, own in zip(pack.views, adapted.room.views, strict=True):
+        assert view.recordings.sample_rate == 48_000
+        rows = [np.flatnonzero((np.load(pairs_folder / "xyzs.npy") == place).all(axis=1)) for place in view.positions]
+        loudest = np.abs(view.recordings.rirs.astype(float) * own.scale).max(axis=1)
+        # two receivers at each position: one of the two recordings is this one's
+        assert all(np.isclose(np.abs(recorded[row]).max(axis=1), peak, rtol=1e-3).any()
+                   for row, peak in zip(rows, loudest, strict=True))  # fmt: skip
+    predictor = RoomPredictor.load("studio/base", store=tmp_path / "store", backbone=tiny_backbone)
+    asked = {"sample_rate": 48_000, "length": "full"}
+    both = [predictor.predict(QUERIES, receiver=i, **asked) for i in range(2)]
+    assert both[0].shape == both[1].shape == (3, round(predictor.full_length * 48_000))
+    pairs = predict_responses(predictor, QUERIES, **asked)
+    np.testing.assert_allclose(pairs.rirs, np.concatenate(both) * predictor.scale, rtol=1e-4, atol=1e-6)
+    assert pairs.sample_rate == 48_000
 
 
 def test_what_was_trained_on_is_not_tested(adapted, pairs_folder, tiny_backbone, tmp_path):
