@@ -200,6 +200,7 @@ class Room:
 
     def with_splits(self, splits: dict[str, np.ndarray]) -> Room:
         """The same room with other splits, indices (M,) each, scaled by their training measurements."""
+        self.alone("a change of splits")
         peak = float(np.abs(self.rirs[splits["train"]]).max())
         return dataclasses.replace(self, rirs=self.rirs / peak, scale=self.scale * peak, splits=splits).refitted()
 

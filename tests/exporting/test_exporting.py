@@ -220,6 +220,7 @@ def test_a_box_is_known_as_one():
         (["x.npz", "--positions", "gone.csv"], "gone.csv"),
         (["x.npz", *three()[:4], "--step", 1], "--step needs a path of at least 2 positions but there is 1"),
         (["store", *three()], "exists already"),
+        (["x.npz", *three(), "--receiver", 3], "--receiver is 3 but studio/base has 1, counted from 0"),
         (["store/x/deep.npz", "--position", 99, 0, 0], "lies outside"),
     ],
 )

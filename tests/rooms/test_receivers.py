@@ -111,6 +111,9 @@ def test_only_receivers_that_are_there(pairs_folder, room_folder):
         load_room(pairs_folder, receiver=2)
     with pytest.raises(InputError, match="drawing takes one receiver, and studio/base has 2; give one with --receiver"):
         load_room(pairs_folder).alone("drawing")
+    room = load_room(pairs_folder)
+    with pytest.raises(InputError, match="a change of splits takes one receiver"):
+        room.with_splits(room.splits)
 
 
 def test_a_depth_map_is_of_one_receiver(pairs_folder):
