@@ -84,7 +84,7 @@ def check_extent(pack: RoomPack, sample_rate: int | None, length: str | float | 
     if pack.recordings is None and (length is not None or (sample_rate or 0) > SAMPLE_RATE):
         LOG.warning(
             "note: %s keeps no recordings, so nothing is above 11 kHz and its decay after %.2f s is extrapolated; "
-            "adapt again to keep them", pack.name, RIR_LENGTH / SAMPLE_RATE,
+            "adapt to the room's folder again to keep them", pack.name, RIR_LENGTH / SAMPLE_RATE,
         )  # fmt: skip
 
 
