@@ -15,7 +15,10 @@ from haa_peft.commands.adapt import parse_arguments
 from haa_peft.errors import InputError
 from haa_peft.fields import check, new_names, read
 
-VERBS = ["adapt", "evaluate", "predict", "adapters", "import", "geometry", "study", "pretrain", "download"]
+VERBS = [
+    "adapt", "evaluate", "predict", "map", "adapters", "import", "geometry", "study", "pretrain", "download", "push",
+    "pull",
+]  # fmt: skip
 ACTIONS = [
     *(["adapters", action] for action in ("list", "show", "verify", "blend", "match")),
     *(["pretrain", action] for action in ("simulate", "card", "evaluate")),

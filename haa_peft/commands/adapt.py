@@ -65,7 +65,6 @@ def add_arguments(parser: Parser, method: str | None) -> None:
         add_setting(parser, MethodSettings, "rank")
     add_setting(parser, TrainingSettings, "k", default=None, help="references for each target (default: "
                 f"{TrainingSettings.k}, or all others if fewer)")  # fmt: skip
-    add_receiver(parser)
     parser.add_argument("--shots", type=int, help="measurements to use (default: all training positions, 12)")
     add_setting(parser, TrainingSettings, "seed")
     add_setting(parser, TrainingSettings, "max_steps")
@@ -128,6 +127,7 @@ def _add_training(parser: Parser) -> None:
 
 def _add_run(parser: Parser) -> None:
     running = parser.add_argument_group("the run")
+    add_receiver(running)
     running.add_argument("--run-dir", type=Path, metavar="FOLDER", help="log and checkpoint (default: runs/NAME)")
     running.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
     running.add_argument("--allow-faults", action="store_true", help="train although something is wrong with the "
