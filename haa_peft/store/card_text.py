@@ -77,6 +77,7 @@ def readme(card: dict) -> str:
     varied = ", ".join(name if value is True else f"{name} {value:g}" for name, value in augment)
     details = f", rank {method['rank']}, alpha {method['alpha']:g}" if "rank" in method else ""
     reads = f" The panorama shows {' and '.join(room['channels'])} of surfaces too." if room.get("channels") else ""
+    at = ", receiver=0" if "receivers" in room else ""
     evaluation = card.get("evaluation")
     table = ["Not evaluated: the room has no test positions."]
     if evaluation:
@@ -107,7 +108,7 @@ def readme(card: dict) -> str:
             "```python",
             "from haa_peft import RoomPredictor",
             f'predictor = RoomPredictor.load("{name}")',
-            "rirs = predictor.predict(positions_xyz)  # (N, 3) m in room coordinates -> (N, 9600) at 22 050 Hz",
+            f"rirs = predictor.predict(positions_xyz{at})  # (N, 3) m in room coordinates -> (N, 9600) at 22 050 Hz",
             "```",
             "",
             "## Evaluation",

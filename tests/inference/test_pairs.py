@@ -36,6 +36,7 @@ def test_one_adapter_is_trained_on_all_pairs(adapted, tiny_backbone, tmp_path):
     assert adapted.report["receivers"] == [4, 4]
     assert adapted.report["shots"] == 24
     assert adapted.card["room"]["receivers"] == TWO_RECEIVERS.tolist()
+    assert "predict(positions_xyz, receiver=0)" in (NAME.folder(tmp_path / "store") / "README.md").read_text()
     row = adapted.report["rows"][0]["per_position"]["edt_s"]
     assert len(row) == 8
     pack = read_pack(tmp_path / "store", NAME)
