@@ -74,10 +74,10 @@ def killed_studies(file, tmp_path, count, kills):
     for point in sorted(rng.choice(count - 1, kills, replace=False)):
         process = run_study(file, out)
         while len(list(out.rglob("runs/*/*.json"))) <= point and process.poll() is None:
-            time.sleep(0.02)
+            time.sleep(0.05)
         time.sleep(rng.uniform(0, 0.3))
         process.kill()
-        process.wait()
+        assert process.wait() == -signal.SIGKILL  # it had not ended, nor failed
     assert (run_study(file, out).wait(), whole.wait()) == (0, 0)
     found = results(file, out)
     assert len(found[0]) == count
