@@ -5,7 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from haa_peft.commands import adapt, adapters, download, evaluate, geometry, hub, import_, predict, pretrain, study
+from haa_peft.commands import (
+    adapt,
+    adapters,
+    download,
+    evaluate,
+    geometry,
+    hub,
+    import_,
+    predict,
+    pretrain,
+    study,
+    suggest,
+)
 from haa_peft.commands import map as map_
 from haa_peft.commands.parser import Parser, say_new_name
 from haa_peft.errors import command
@@ -47,7 +59,7 @@ def make_parser() -> Parser:
         example="haa-peft adapt path/to/hallwayPanel1",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
-    for verb in (adapt, evaluate, predict, map_, adapters, import_, geometry, study, pretrain, download, hub):
+    for verb in (adapt, evaluate, predict, map_, suggest, adapters, import_, geometry, study, pretrain, download, hub):
         verb.add(commands)
     return parser
 

@@ -230,6 +230,7 @@ NEEDING = [
     ("hub", ["pull", "user/rooms"]),
     ("hub", ["predict", "hf://user/rooms/studio/base", "--position", "1", "1", "1", "--out", "rir.wav"]),
     ("matching", ["adapters", "match", "ROOM"]),
+    ("maps", ["suggest", "studio/base"]),
     ("maps", ["map", "studio/base", "--out", "map.png"]),
 ]  # fmt: skip
 """Satellites, and commands that cannot do without."""

@@ -170,6 +170,13 @@ class Process:
             cross = self.parameters.covariance(asked, self.places)
             return (self.parameters.mean(asked) + (cross @ solved)[..., 0]).permute(2, 0, 1).numpy()
 
+    def covariance(self, asked: Places) -> Tensor:
+        """Of the levels at N places, chance not among it, (G, 7, N, N) dB squared."""
+        factor, _ = self._seen
+        with torch.no_grad():
+            root = torch.linalg.solve_triangular(factor, self.parameters.covariance(asked, self.places).mT, upper=False)
+            return self.parameters.covariance(asked, asked) - root.mT @ root
+
     def deviation(self, asked: Places) -> np.ndarray:
         """Standard deviation of the levels at N places, chance not among it, (N, G, 7) dB."""
         factor, _ = self._seen

@@ -3,13 +3,15 @@
 The Gaussian process of the levels (:mod:`haa_peft.levels.process`) says where it knows little: far from measurements,
 behind obstacles, in directions that were not measured. It says so in dB of spans and octaves. How much of a metric
 goes with a dB is learned by leaving out each measurement: the root mean square of its errors over the process'
-standard deviations. ``recipes/calibrate_maps.py`` says how often errors lie inside.
+standard deviations, made wider for being learned from few. ``recipes/calibrate_maps.py`` says how often errors lie
+inside.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import ndtr, stdtrit
 
 from haa_peft.inference.predictor import RoomPredictor
 from haa_peft.levels.room import RoomLevels
@@ -70,4 +72,7 @@ class Deviations:
         predicted, measured = (metric_values(rirs, self._rate, metric, band) for rirs in (self._rirs, self._measured))
         errors = (predicted - measured) / self._left_out
         known = errors[np.isfinite(errors)]
-        return float(np.sqrt((known**2).mean())) if len(known) >= FEWEST else np.nan
+        if len(known) < FEWEST:
+            return np.nan
+        # a few errors tell their own size badly: Student's distribution has its 68 % farther out than a normal one
+        return float(np.sqrt((known**2).mean()) * stdtrit(len(known), ndtr(1)))

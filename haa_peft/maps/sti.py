@@ -74,6 +74,6 @@ def modulation(power: Floats, sample_rate: float, rate: Floats, cut: ArrayLike, 
 
 def transfer_index(transfer: Floats) -> Floats:
     """Modulation transfer index (...,) of modulation transfers (..., 14): signal-to-noise ratios within 15 dB."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # where nothing decays, or no modulation is lost
         ratio = 10 * np.log10(transfer / (1 - np.minimum(transfer, 1)))
     return ((np.clip(ratio, -LARGEST_SNR_DB, LARGEST_SNR_DB) + LARGEST_SNR_DB) / (2 * LARGEST_SNR_DB)).mean(axis=-1)
