@@ -45,7 +45,7 @@ def draw_map(field: Map) -> bytes:
     _deviations(deviation, field)
     for axis in (value, deviation):
         _room(axis, field, low, high)
-    value.legend(loc="upper left", bbox_to_anchor=(0, -0.1 if wide else -0.09), ncols=3, frameon=False, fontsize=8)
+    figure.legend(*value.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     figure.suptitle(_title(field), fontsize=11)
     content = io.BytesIO()
     figure.savefig(content, format="png")
@@ -54,7 +54,7 @@ def draw_map(field: Map) -> bytes:
 
 def _title(field: Map) -> str:
     band = "" if field.band == BROADBAND else f", {field.band} Hz octave"
-    return f"{METRICS[field.metric].label}{band} at a height of {field.height:g} m: {field.title}"
+    return f"{METRICS[field.metric].label}{band} at a height of {field.height:.3g} m: {field.title}"
 
 
 def _extent(field: Map) -> tuple[np.ndarray, np.ndarray]:
