@@ -46,7 +46,7 @@ def test_some_switches(room_folder, tiny_backbone, tmp_path):
     assert switches(room_folder, tiny_backbone, tmp_path / "store", 4, 40) < 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_switches(room_folder, tiny_backbone, tmp_path):
     spread = switches(room_folder, tiny_backbone, tmp_path / "store", 64, 10_000)
     print(f"10000 switches and predictions over 64 rooms: resident memory within {100 * spread:.2f} %")
@@ -92,7 +92,7 @@ def test_a_study_that_is_killed_twice(study_file, tmp_path):  # noqa: F811
     killed_studies(study_file("\n  bias: {method: bias}", defaults=QUICK), tmp_path, 2 * (4 + 1), 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_of_five_hundred_runs_that_is_killed_twenty_times(study_file, tmp_path):  # noqa: F811
     runs = "\n  lora: {rank: 2}\n  bias: {method: bias}\n  norm: {method: norm}\n  heads: {method: heads}"
     file = study_file(runs, seeds=list(range(25)), shots="[12, 6]", draws="[studio]", defaults=QUICK)
@@ -186,7 +186,7 @@ def test_serving_while_another_process_adapts(room_folder, tiny_backbone_file, t
     assert serve_while_adapting(room_folder, tiny_backbone_file, tmp_path / "store", 1) > 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_serving_while_another_process_adapts_twenty_times(room_folder, tiny_backbone_file, tmp_path):
     served = serve_while_adapting(room_folder, tiny_backbone_file, tmp_path / "store", 20)
     print(f"{served} answers while another process adapted 20 times: all of packs that were stored")

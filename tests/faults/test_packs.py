@@ -299,7 +299,7 @@ def test_mutations(store, tiny_backbone, tmp_path):
     assert found["refused"] > 50
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_thousand_mutations(store, tiny_backbone, tmp_path):
     found = mutations(store, tiny_backbone, 2000, tmp_path)
     print(f"2000 mutations: {found}")

@@ -129,7 +129,7 @@ def test_answers_of_many_threads_are_those_of_one(room, tiny_backbone, tmp_path,
     assert load_test(states, truth, tiny_backbone, tmp_path, threads=4, answers=32, max_loaded=2)[0] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_answers(room, tiny_backbone, tmp_path):
     states = packs_of(room, tiny_backbone, 32)
     truth = truths(states, tiny_backbone, tmp_path)

@@ -100,12 +100,12 @@ def test_some_reads_against_a_writer(packs, tmp_path):
     assert sum(reads(tmp_path, packs, 30)) == 30
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fifty_kills(packs, tmp_path):
     print(f"50 kills: the entry was whole each time, {kills(tmp_path, packs, 50)} of two states")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_twenty_thousand_reads_against_a_writer(packs, tmp_path):
     found = reads(tmp_path, packs, 20_000)
     print(f"20000 reads against a writer: all whole, {found} of two states")
