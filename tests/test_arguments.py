@@ -16,8 +16,8 @@ from haa_peft.errors import InputError
 from haa_peft.fields import check, new_names, read
 
 VERBS = [
-    "adapt", "evaluate", "predict", "map", "adapters", "import", "geometry", "study", "pretrain", "download", "push",
-    "pull",
+    "adapt", "evaluate", "predict", "map", "suggest", "adapters", "import", "geometry", "study", "pretrain", "download",
+    "push", "pull",
 ]  # fmt: skip
 ACTIONS = [
     *(["adapters", action] for action in ("list", "show", "verify", "blend", "match")),

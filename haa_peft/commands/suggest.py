@@ -17,14 +17,15 @@ def add(commands: Any) -> None:
     parser = commands.add_parser(
         "suggest",
         help="where to measure next",
-        description="Positions of a grid at which measurements lower the uncertainty of an adapter's levels most.",
+        description="Positions of a grid: farthest from all measurements, or where the uncertainty of an "
+        "adapter's levels falls most.",
         example="haa-peft suggest classroom-twin/base --count 4",
     )
     parser.set_defaults(command=_run)
     parser.add_argument("name", metavar="NAME", help="adapter, such as hallway/panel1")
     parser.add_argument("--count", type=int, default=4, help="positions (default: %(default)s)")
-    parser.add_argument("--by", choices=("variance", "distance"), default="variance", help="what lowers the levels' "
-                        "variance most, or lies farthest from all measurements (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--by", choices=("distance", "variance"), default="distance", help="what lies farthest from "
+                        "all measurements, or lowers the levels' variance most (default: %(default)s)")  # fmt: skip
     parser.add_argument("--height", type=float, nargs="+", metavar="Z", help="of the grid (default: the receiver's)")
     parser.add_argument("--grid", type=float, metavar="M", default=0.5, help="metres between points (default: 0.5)")
     parser.add_argument("--receiver", type=int, metavar="N", help="of several, the one, counted from 0")
@@ -46,7 +47,7 @@ def _run(args: argparse.Namespace) -> None:
     predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone)
     receiver, references, _, levels = predictor.measured(args.receiver)
     if levels is None and args.by == "variance":
-        raise InputError(f"{args.name} has no levels, whose uncertainty says where; give --by distance")
+        raise InputError(f"{args.name} has no levels, whose uncertainty says where; leave --by variance out")
     heights = [float(receiver[2])] if args.height is None else args.height
     places = grid(predictor.geometry, receiver[None], args.grid, heights, references)
     if levels is None or args.by == "distance":

@@ -64,10 +64,12 @@ def test_more_than_there_are(levels):
 
 def test_the_command(capsys, tmp_path):
     out = tmp_path / "next.csv"
-    main(["suggest", "classroom-twin/base", "--store", "adapters", "--grid", "1.5", "--count", "3", "--out", str(out)])
-    rows = np.genfromtxt(out, delimiter=",", names=True)
-    assert len(rows) == 3
-    assert "classroom-twin/base: levels are known to" in capsys.readouterr().out
+    for by, said in (("distance", "farthest from all measurements"), ("variance", "levels are known to")):
+        main(["suggest", "classroom-twin/base", "--store", "adapters", "--grid", "1.5", "--count", "3", "--by", by,
+              "--out", str(out)])  # fmt: skip
+        rows = np.genfromtxt(out, delimiter=",", names=True)
+        assert len(rows) == 3
+        assert f"classroom-twin/base: {said}" in capsys.readouterr().out
 
 
 def test_the_farthest_are_those_that_no_other_exceeds():
