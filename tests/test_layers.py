@@ -35,6 +35,7 @@ LAYERS = (
     ("main_job", "adapt_room"),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 """The core as data goes down it; a module imports from its own folder and from those before it."""
 NEEDS = {

@@ -9,7 +9,7 @@ from contextlib import suppress
 import numpy as np
 
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
-from haa_peft.errors import InputError
+from haa_peft.errors import LONGEST, InputError, one_line
 from haa_peft.findings.arrival import Arrivals
 from haa_peft.findings.decay import check_decay, check_length
 from haa_peft.findings.surroundings import check_surroundings
@@ -90,6 +90,6 @@ def refuse_faults(found: Sequence[Finding], name: str) -> None:
         return
     first, others = errors[0], ", ".join(one.kind for one in errors[1:])
     more = f" (and {len(errors) - 1} more: {others})" if others else ""
-    raise InputError(
-        f"{name}: {first.kind}: {first.text}; {first.cure}, or give --allow-faults to go on as it is{more}"
-    )
+    cure = f"; {first.cure}, or give --allow-faults to go on as it is{more}"
+    start = f"{name}: {first.kind}: "
+    raise InputError(start + one_line(first.text, max(60, LONGEST - len(start + cure))) + cure)

@@ -46,6 +46,8 @@ def read_sounds(files: Sequence[Path]) -> tuple[np.ndarray, int, list[str]]:
 
     read = []
     for file in files:
+        if file.exists() and not file.is_file():  # a pipe would be waited for
+            raise InputError(f"{file}: is no plain file; take it out")
         try:
             about = soundfile.info(file)
             check_size((len(files), about.channels, about.frames), file)

@@ -77,7 +77,8 @@ def _open(path: Path) -> tuple[Any, list[str]]:
             with sofar.SofaStream(str(path)) as stream:
                 if not hasattr(stream, "Data_IR"):
                     kind, name = getattr(stream, "GLOBAL_DataType", "?"), stream.GLOBAL_SOFAConventions
-                    raise InputError(f"{path}: holds {kind} data ({name}) but must hold impulse responses (FIR, FIR-E)")
+                    what = "has no Data.IR" if kind.startswith("FIR") else f"holds {kind} data"
+                    raise InputError(f"{path}: {what} ({name}) but must hold impulse responses (FIR, FIR-E)")
                 check_size(stream.Data_IR.shape, path)
                 for name in ("SourcePosition", "ListenerPosition"):  # sofar puts in made-up ones
                     if not hasattr(stream, name):

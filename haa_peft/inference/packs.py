@@ -53,10 +53,9 @@ def check_backbone(pack: RoomPack, base_fingerprint: str, origin: str) -> None:
 
 def check_allowed(pack: RoomPack, allowed: Collection[str] | None) -> None:
     """Raise ``InputError`` unless a pack's digest is among those that are allowed; None allows any."""
-    if allowed is not None and pack.card["digest"] not in allowed:
-        raise InputError(
-            f"{pack.name}: its digest {pack.card['digest']} is not among those allowed; check who wrote it"
-        )
+    digest = pack.card.get("digest", "(none, its card is older)")
+    if allowed is not None and digest not in allowed:
+        raise InputError(f"{pack.name}: its digest {digest} is not among those allowed; check who wrote it")
 
 
 def load_pack(store: Path, name: AdapterName, backbone: XRIR, depth: int = 0) -> RoomPack:

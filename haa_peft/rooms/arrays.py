@@ -68,6 +68,8 @@ def read_recorded(
 
 
 def _read_array(path: Path) -> np.ndarray:
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: is no plain file; a room folder needs RIRs.npy and xyzs.npy")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "check_faults.py"
+RECIPE = Path(__file__).parents[2] / "recipes" / "check_faults.py"
 
 
 @pytest.mark.slow

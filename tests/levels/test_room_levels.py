@@ -187,3 +187,7 @@ def test_a_pack_of_before_is_what_it_was(room, tiny_backbone, tmp_path):
     path.write_text(json.dumps({**card, "schema": 1}))
     after = RoomPredictor.load("studio/base", store=tmp_path, backbone=tiny_backbone).predict(positions)
     np.testing.assert_array_equal(after, before)
+    with pytest.raises(InputError, match=r"its digest \(none, its card is older\) is not among those allowed"):
+        RoomPredictor.load("studio/base", store=tmp_path, backbone=tiny_backbone, allowed=["0" * 64])
+    with pytest.raises(InputError, match=r"its digest \(none, its card is older\) is not among those allowed"):
+        RoomPredictor.load("studio/base", store=tmp_path, backbone=tiny_backbone, allowed=["0" * 64])

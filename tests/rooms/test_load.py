@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -179,6 +180,14 @@ def test_bad_rooms(room_folder, spoil, message):
     with pytest.raises(InputError, match=message) as raised:
         load_room(room_folder)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_not_waited_for(room_folder):
+    (room_folder / "RIRs.npy").unlink()
+    os.mkfifo(room_folder / "RIRs.npy")
+    with pytest.raises(InputError, match=r"RIRs.npy: is no plain file"):
+        load_room(room_folder)
 
 
 def test_no_pickle_is_read(room_folder):
