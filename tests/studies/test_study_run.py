@@ -181,7 +181,9 @@ def test_studies_that_are_shipped(shared_data, monkeypatch, tmp_path):
         "haa_peft.simulation.simulated.simulate", lambda room, seed: np.ones((len(room.positions), 9600))
     )
     for path in sorted(Path("recipes/studies").glob("*.yaml")):
-        study = load_study(path)
+        # whose recordings are not here
+        rooms = sorted(map(str, (shared_data / "haa-reconstruction").iterdir())) if path.stem == "haa" else []
+        study = load_study(path, rooms)
         assert study.question
         assert len(waves(study)) >= 1
         for name, folder in study.rooms.items():
