@@ -26,9 +26,9 @@ RISE = 1.0
 TOLERANCE_S = 2.5e-4
 """Seconds that it may begin off the moment: 9 cm."""
 LOOKED_AT_S = 0.2
-"""Seconds of the RIRs in which they begin."""
-LAGS_S = (-0.02, 0.08)
-"""Latencies that are looked for."""
+"""Seconds of the RIRs in which they begin, after half of them have."""
+LEAST_LAG_S, LAGS_S = -0.02, 0.1
+"""The least latency in seconds, and the span around that of the onsets, in which latencies are looked for."""
 QUIET, QUIET_AHEAD_S = 0.1, 2e-3
 """Share of the energy until so many seconds later that may have come before sound begins."""
 HEARD, MOST = 0.5, 0.9
@@ -85,7 +85,7 @@ class Arrivals:
         self.rate = rate
         magnitude = np.abs(rirs)
         self.onset = (magnitude >= 10 ** (ONSET_DB / 20) * magnitude.max(axis=1, keepdims=True)).argmax(axis=1) / rate
-        rirs = rirs[:, : round(LOOKED_AT_S * rate)]
+        rirs = rirs[:, : round((LOOKED_AT_S + float(np.median(self.onset))) * rate)]
         self.rise = _rises(rirs, rate)
         reach = 2 * round(TOLERANCE_S * rate) + 1
         self.begins = maximum_filter1d(self.rise, reach, axis=1) >= RISE
@@ -96,11 +96,12 @@ class Arrivals:
 
         That of the onsets, median, if nearly as many begin then; sound that comes a little earlier is ringing.
         """
-        lags = np.arange(round(LAGS_S[0] * self.rate), round(LAGS_S[1] * self.rate))
+        usual = float(np.median(self.onset - distances / SPEED_OF_SOUND))
+        least = max(LEAST_LAG_S, usual - LAGS_S / 2)
+        lags = np.arange(round(least * self.rate), round((least + LAGS_S) * self.rate))
         starts = np.rint(distances / SPEED_OF_SOUND * self.rate)
         hits = np.sum([_at(self.first[row], starts[row] + lags) for row in rows], axis=0)
-        usual = float(np.median(self.onset - distances / SPEED_OF_SOUND))
-        if hits[np.abs(lags - usual * self.rate).argmin()] >= 0.9 * hits.max() and LAGS_S[0] < usual < LAGS_S[1]:
+        if hits[np.abs(lags - usual * self.rate).argmin()] >= 0.9 * hits.max() and usual > LEAST_LAG_S:
             return usual
         plateau = np.flatnonzero(hits == hits.max())
         return float(lags[plateau[len(plateau) // 2]] / self.rate)

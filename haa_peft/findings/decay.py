@@ -25,7 +25,7 @@ HUM_SECONDS = 0.15
 """That lines are told apart in."""
 BAND_DB = 40.0
 """Decibels below the middle of the spectrum, behind which a third of an octave holds nothing."""
-BAND_HZ = 8000.0
+BAND_HZ = 10_000.0
 """Hertz up to which rooms are heard; a limit below is noted."""
 
 

@@ -166,14 +166,17 @@ def _misplaced(
     if not len(rows):
         return []
     worst = float(late[rows][np.abs(late[rows]).argmax()])
-    known = worst < 0 or surfaces is not None
-    severity = ERROR if known and abs(worst) > MISPLACED_ERROR_M else NOTE
-    text = (
-        f"{named(rows, 'position')}: sound comes {abs(worst):.2f} m {'later' if worst > 0 else 'earlier'} than from "
-        f"there (spread of the others {spread:.2f} m)"
-    )
+    wrong = late[rows].min() if surfaces is None else -abs(worst)  # what is hidden may come late, never early
+    severity = ERROR if wrong < -MISPLACED_ERROR_M else NOTE
+    parts = [
+        f"{named(some, 'position')}: sound comes {'up to ' if len(some) > 1 else ''}{np.abs(late[some]).max():.2f} m "
+        f"{when} than from there"
+        for some, when in ((rows[late[rows] < 0], "earlier"), (rows[late[rows] > 0], "later"))
+        if len(some)
+    ]
+    text = f"{', '.join(parts)} (spread of the others {spread:.2f} m)"
     cure = "measure these places again, or remove them"
-    cure += "" if known else "; something in the way would do the same"
+    cure += "" if wrong < 0 else "; something in the way would do the same"
     return [Finding("position", severity, text, cure, tuple(rows.tolist()), {"metres": worst})]
 
 

@@ -1,5 +1,7 @@
 """Faults that are put in, and what the checks make of them; what is put in is known, so figures are compared too."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -53,7 +55,7 @@ def test_nothing_is_wrong_with_what_is_right(rirs, positions):
     assert found(rirs, positions, surfaces=Surfaces.shoebox(SIZE)) == {}
 
 
-@pytest.mark.parametrize("samples", [40, 1098])
+@pytest.mark.parametrize("samples", [40, 1098, 4800, 10_000])
 def test_latency(samples, rirs, positions):
     (one,) = found(later(rirs, samples), positions).values()
     assert (one.kind, one.severity) == ("latency", "error")
@@ -109,6 +111,17 @@ def test_one_misplaced_position(rirs, positions):
     moved[row] = positions[row] - 0.5 * away
     assert found(rirs, moved)["position"].severity == "note"  # late: something may be in the way
     assert found(rirs, moved, surfaces=Surfaces.shoebox(SIZE))["position"].severity == "error"
+
+
+def test_two_swapped_positions(rirs, positions):
+    near, far = np.argsort(np.linalg.norm(positions - RECEIVER, axis=1))[[1, -1]]
+    swapped = positions.copy()
+    swapped[[near, far]] = positions[[far, near]]
+    one = found(rirs, swapped)["position"]
+    assert (set(one.rows), one.severity) == ({near, far}, "error")  # nothing in the way makes sound come early
+    metres = np.ptp(np.linalg.norm(positions[[near, far]] - RECEIVER, axis=1))
+    assert abs(one.figures["metres"]) == pytest.approx(metres, abs=0.05)
+    assert re.match(rf"position {near}: .* earlier .*, position {far}: .* later ", one.text)
 
 
 def test_a_latency_of_its_own_for_each(rirs, positions):
@@ -189,6 +202,8 @@ def test_hum_and_band(rirs, positions):
     spectrum[:, np.fft.rfftfreq(rirs.shape[1], 1 / RATE) > 5600] = 0
     one = found(np.fft.irfft(spectrum, rirs.shape[1]), positions)["band"]
     assert one.figures["highest_hz"] == pytest.approx(5600, rel=0.1)
+    one = found(rirs_of(positions, rate=16_000), positions, rate=16_000)["band"]
+    assert (one.severity, one.figures["highest_hz"]) == ("note", 8000)
 
 
 def echoing(positions, receiver, size):

@@ -49,7 +49,7 @@ def test_latency(arrays, run, fails, rirs, tmp_path):
     samples = float(re.search(r"repaired latency: ([\d.]+) samples", said)[1])
     assert samples == pytest.approx(40, abs=4)  # onsets lie 20 dB below the peak, and these ring before it
     np.testing.assert_allclose(np.abs(found).argmax(axis=1), np.abs(rirs).argmax(axis=1), atol=4)
-    assert check_room(load_room(tmp_path / "studio" / "base")) == []
+    assert [one.kind for one in check_room(load_room(tmp_path / "studio" / "base"))] == ["band"]  # 16 kHz
     assert any("repaired latency" in line for line in room["imported"])
     kept, _, _, _ = run(*source, *FIXED, "--allow-faults", name="kept")
     np.testing.assert_allclose(kept, late, atol=1e-6)
@@ -73,7 +73,7 @@ def test_polarity(arrays, run, rirs):
     assert "note: polarity: RIRs 3, 5" in said
     found, _, _, said = run(*arrays(wrong), *FIXED, "--repair", "polarity", name="mended")
     np.testing.assert_allclose(found, rirs, atol=1e-6)
-    assert "note" not in said.split("repaired polarity")[1]
+    assert "polarity:" not in said.split("repaired polarity:")[1]
 
 
 def test_azimuths_that_two_microphones_hear_the_other_way_round(sofa, run, fails):
