@@ -95,7 +95,7 @@ def _open(path: Path) -> tuple[Any, list[str]]:
     if sofa.GLOBAL_SOFAConventions in FREE_FIELD:
         kind = getattr(sofa, "GLOBAL_RoomType", "unknown")
         said.append(f"labelled {sofa.GLOBAL_SOFAConventions}, for heads in a free field (RoomType {kind}); "
-                    "taken for a room, and what is read below says whether it is one")  # fmt: skip
+                    "taken for a room")  # fmt: skip
     return sofa, said
 
 

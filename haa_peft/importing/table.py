@@ -14,6 +14,7 @@ import numpy as np
 
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import UNITS
+from haa_peft.importing.audio import ENDINGS
 from haa_peft.importing.measured import ANGLES, from_angles, unit
 
 NAMES = ("file", "filename", "file_name", "name", "path", "wav", "rir", "id", "audio")
@@ -161,10 +162,16 @@ def _json(path: Path) -> dict[str, list[Any]]:
     return columns
 
 
+def _of_files(columns: Mapping[str, Sequence[Any]]) -> str | None:
+    """The column whose cells are all names of sound files, whatever its head."""
+    return next((name for name, column in columns.items()
+                 if all(str(one).lower().endswith(ENDINGS) for one in column)), None)  # fmt: skip
+
+
 def _of_columns(columns: Mapping[str, Sequence[Any]], path: Path, units: str | None, clockwise: bool) -> Positions:
     heads = {name: _head(name) for name in columns}
     said: list[str] = []
-    named = next((name for name, (head, _) in heads.items() if head in NAMES), None)
+    named = next((name for name, (head, _) in heads.items() if head in NAMES), None) or _of_files(columns)
     ends = {end: _cartesian(end, heads) for end in PREFIXES}
     angles = {part: next((name for name, (head, _) in heads.items() if head in words), None)
               for part, words in ANGULAR.items()}  # fmt: skip
@@ -195,6 +202,9 @@ def _of_columns(columns: Mapping[str, Sequence[Any]], path: Path, units: str | N
             "source_x .. and receiver_x .., or azimuth_deg, elevation_deg, distance)"
         )
     names = None if named is None else tuple(str(one) for one in columns[named])
+    used = {named, *angles.values(), *(name for three in ends.values() for name in three or ())}
+    if unused := [name for name in columns if name not in used]:
+        said.append(f"columns {', '.join(unused)}: not used")
     for found in points.values():
         _finite(found, path)
     return Positions(names, sources, points.get("receiver"), around, tuple(said))

@@ -209,6 +209,16 @@ def test_bad_sounds_give_one_line_and_leave_nothing(folder, fails, tmp_path, rir
     assert "are read at once" in fails(folder, *FIXED)
 
 
+def test_columns_of_other_names(folder, run, positions):
+    """Names of files are told by their endings, in whatever order, and what is not used is said."""
+    order = np.random.default_rng(0).permutation(14)
+    rows = [f"rir_{i + 1}.wav;{i};{';'.join(map(str, positions[i]))}" for i in order]
+    (folder / "positions.csv").write_text("\n".join(["Datei;number;x;y;z", *rows]))
+    _, xyzs, _, said = run(folder, *FIXED)
+    np.testing.assert_allclose(xyzs, positions, atol=1e-6)
+    assert "columns number: not used" in said
+
+
 def test_what_is_there_stays(folder, run, positions, capsys, tmp_path):
     from haa_peft.cli import main
 
