@@ -110,10 +110,13 @@ def reversed_order(room: Folder, rng: np.random.Generator) -> Folder:
     return replace(room, positions=room.positions[::-1])
 
 
-def receiver_off(room: Folder, rng: np.random.Generator) -> Folder:
-    step = rng.normal(size=3) * [1, 1, 0.2]
-    moved = room.receiver + step / np.linalg.norm(step)
-    return replace(room, room={**unknown_shape(room), "receiver_xyz": moved.tolist()})
+def receiver_off(metres: float) -> Fault:
+    def fault(room: Folder, rng: np.random.Generator) -> Folder:
+        step = rng.normal(size=3) * [1, 1, 0.2]
+        moved = room.receiver + metres * step / np.linalg.norm(step)
+        return replace(room, room={**unknown_shape(room), "receiver_xyz": moved.tolist()})
+
+    return fault
 
 
 def misplaced(room: Folder, rng: np.random.Generator) -> Folder:
@@ -121,6 +124,14 @@ def misplaced(room: Folder, rng: np.random.Generator) -> Folder:
     row = rng.integers(len(positions))
     away = positions[row] - room.receiver
     positions[row] += away / np.linalg.norm(away) * rng.choice([-0.7, 1.0]) * min(1.0, np.linalg.norm(away))
+    return replace(room, positions=positions, room=unknown_shape(room))
+
+
+def swapped(room: Folder, rng: np.random.Generator) -> Folder:
+    positions = room.positions.copy()
+    distance = np.linalg.norm(positions - room.receiver, axis=1)
+    rows = [distance.argmin(), distance.argmax()]
+    positions[rows] = positions[rows[::-1]]
     return replace(room, positions=positions, room=unknown_shape(room))
 
 
@@ -213,7 +224,12 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "all in feet": (scaled(1 / 0.3048), "units"),
     "another order of axes": (axes, "axes"),
     "positions in reverse order": (reversed_order, "order"),
-    "receiver 1 m off": (receiver_off, "receiver"),
+    "receiver 0.25 m off": (receiver_off(0.25), "receiver"),
+    "receiver 0.4 m off": (receiver_off(0.4), "receiver"),
+    "receiver 0.6 m off": (receiver_off(0.6), "receiver"),
+    "receiver 1 m off": (receiver_off(1.0), "receiver"),
+    "two positions swapped": (swapped, "position"),
+    "latency of 4800 samples": (latency(4800), "latency"),
     "one position 1 m off": (misplaced, "position"),
     "a latency of its own for each": (own_latencies, "delays"),
     "azimuths clockwise": (clockwise, "azimuth"),

@@ -33,14 +33,12 @@ QUIET, QUIET_AHEAD_S = 0.1, 2e-3
 """Share of the energy until so many seconds later that may have come before sound begins."""
 HEARD, MOST = 0.5, 0.9
 """Share of RIRs that must begin when an explanation says; from the other on, what is stated is taken at once."""
-STRAIGHT = 0.7
-"""Share that is as stated, from which on no other receiver is looked for."""
 BETTER, LOOSE, MISFIT = 0.15, 0.2, 0.2
 """Shares by which an explanation must do better than what is stated, that sound which is not the first counts less, and
 that onsets half a millisecond off cost."""
 CLOSE = 0.06
 """Misfit, of a seventh of a millisecond, up to which what most RIRs bear out is taken at once."""
-COSTS = {"latency": 0.0, "cut": 0.0, "units": 0.01, "order": 0.02, "rate": 0.03, "axes": 0.03, "receiver": 0.1}
+COSTS = {"latency": 0.0, "cut": 0.0, "units": 0.01, "order": 0.02, "rate": 0.03, "axes": 0.03}
 """Shares that an explanation must do better the more it is free to choose."""
 LEAST_M = 0.2
 """Median distance in metres below which a unit is none."""
@@ -49,8 +47,12 @@ ROWS = 64
 """RIRs that explanations are tried on, spread evenly."""
 LEAST_RIRS = 6
 """Fewer are explained by another order, other axes or another receiver too easily."""
-FARTHEST_RECEIVER = 5.0
-"""Metres that a receiver may be off and still be found."""
+FARTHEST_RECEIVER, NEAREST_RECEIVER = 5.0, 0.15
+"""Metres that a receiver may be off and still be found, and must be off to be looked for."""
+CLOSER, CERTAIN = 2.0, 3.0
+"""Times that another receiver must bring onsets nearer to their distances, and standard errors that it must change."""
+CLEAR = 0.7
+"""Share of RIRs that must begin as another receiver says."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,9 @@ def explain(arrivals: Arrivals, positions: np.ndarray, receiver: np.ndarray) -> 
         return here
     score = share + BETTER - arrivals.misfit(stated, 0.0)
     for kind, detail, distances, factor in _explanations(arrivals, positions, receiver):
-        if (kind == "cut" and loose >= HEARD) or (kind == "receiver" and loose >= STRAIGHT):
+        if kind == "cut" and loose >= HEARD:
             continue
-        if count < LEAST_RIRS and kind in ("order", "axes", "receiver"):
+        if count < LEAST_RIRS and kind in ("order", "axes"):
             continue
         lag = arrivals.lag(distances, rows) if kind in ("latency", "cut") else 0.0
         found = float(arrivals.hit(distances, lag, first=True)[rows].mean())
@@ -206,14 +208,39 @@ def _explanations(
     for axis in range(3):
         sign = np.where(np.arange(3) == axis, -1, 1)
         yield "axes", f"-{'xyz'[axis]}", np.linalg.norm(positions * sign - receiver, axis=1), 1.0
-    moved = moved_receiver(arrivals.onset * SPEED_OF_SOUND, positions, receiver)
-    yield "receiver", ", ".join(f"{x:.2f}" for x in moved), np.linalg.norm(positions - moved, axis=1), 1.0
 
 
 def _rate_factors() -> list[float]:
     """Ratios of usual sample rates, those near 1 last."""
     every = {round(a / b, 4) for a in RATES for b in RATES if a != b and 0.24 < a / b < 4.1}
     return sorted(every, key=lambda factor: (factor not in (0.5, 2.0), -abs(np.log(factor))))
+
+
+def elsewhere(arrivals: Arrivals, best: Explanation, positions: np.ndarray, receiver: np.ndarray) -> Explanation:
+    """An explanation, or that the receiver is elsewhere, where onsets lie much nearer to what that says.
+
+    Both may come with a latency. Parameters as of :func:`explain`.
+    """
+    count, travelled = len(positions), arrivals.onset * SPEED_OF_SOUND
+    if count < LEAST_RIRS:
+        return best
+    moved = moved_receiver(travelled, positions, receiver)
+    distances = np.linalg.norm(positions - moved, axis=1)
+    before = _spread(travelled - best.distances)
+    after = _spread(travelled - distances) * np.sqrt(count / (count - 4))
+    after = max(after, SPEED_OF_SOUND / arrivals.rate / 2)
+    change = distances - np.linalg.norm(positions - receiver, axis=1)
+    certain = np.linalg.norm(change - change.mean()) > CERTAIN * after  # what a latency cannot do
+    share = float(arrivals.hit(distances, 0.0, first=True).mean())
+    near = np.linalg.norm(moved - receiver) < NEAREST_RECEIVER
+    if near or before < CLOSER * after or not certain or share < CLEAR:
+        return best
+    return Explanation("receiver", ", ".join(f"{x:.2f}" for x in moved), distances, 0.0, share)
+
+
+def _spread(metres: np.ndarray) -> float:
+    """Standard deviation by the median, which some that are hidden do not change."""
+    return 1.48 * float(np.median(np.abs(metres - np.median(metres))))
 
 
 def moved_receiver(travelled: np.ndarray, positions: np.ndarray, receiver: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
-from haa_peft.findings.arrival import BEFORE_S, Arrivals, Explanation, explain
+from haa_peft.findings.arrival import BEFORE_S, Arrivals, Explanation, elsewhere, explain
 from haa_peft.geometry.panorama import render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.finding import ERROR, NOTE, Finding, named
@@ -16,6 +16,8 @@ MISPLACED_M, MISPLACED_ERROR_M = 0.25, 0.5
 """Metres that a single position's sound may come early or late."""
 MOST_HEARD = 0.7
 """Share of RIRs that must begin on time before single ones are called misplaced."""
+SCATTERED_S, SCATTERED = 1.5e-4, 0.3
+"""Seconds, and share of a latency, of spread from which on onsets have none in common."""
 NEAR_RATES = (44.1 / 48, 48 / 44.1)
 SLOPE_ERRORS, LEAST_SPREAD_M = 6.0, 0.5
 """Standard errors that onsets must grow otherwise with distance, and metres that distances must span."""
@@ -38,11 +40,11 @@ def check_timing(
     surfaces : of the room, where they are known.
     """
     rate = arrivals.rate
-    best = explain(arrivals, positions, receiver)
+    best = _near_rate(arrivals, explain(arrivals, positions, receiver))
+    best = elsewhere(arrivals, best, positions, receiver)
     expected = best.distances / SPEED_OF_SOUND + best.lag
     if best.kind == "unexplained":
         return _unexplained(arrivals, best), arrivals.onset
-    best = _near_rate(arrivals, best)
     lag, spread, count = _lag(arrivals, best)
     found = [] if best.kind in ("stated", "latency") else [_fault(best, rirs, receiver)]
     if best.kind in ("stated", "latency") and abs(lag) > max(LATENCY_NOTE_S, 3 * spread / np.sqrt(max(count, 1))):
@@ -108,6 +110,9 @@ def _latency(lag: float, spread: float, count: int, rate: int) -> Finding:
     )
     severity = ERROR if abs(lag) > LATENCY_ERROR_S else NOTE
     figures = {"seconds": lag, "samples": samples, "spread_s": spread}
+    if spread > max(SCATTERED_S, SCATTERED * abs(lag)):
+        cure = "measure positions and receiver again; no latency in common explains it"
+        return Finding("delays", severity, text, cure, figures=figures)
     return Finding("latency", severity, text, f"take {samples:.2f} samples off every RIR", figures=figures)
 
 

@@ -84,7 +84,8 @@ def _reversed(rirs: np.ndarray) -> Finding | None:
     energy = np.square(rirs, dtype=np.float64)
     where = np.arange(rirs.shape[1]) + 0.5
     centre = energy @ where / np.maximum(energy.sum(axis=1), 1e-300) / rirs.shape[1]
-    if rirs.shape[1] < 100 or np.median(centre) < LATE_CENTRE:
+    before_peak = centre < (energy.argmax(axis=1) + 1) / rirs.shape[1]  # not so where sound is merely late
+    if rirs.shape[1] < 100 or np.median(centre) < LATE_CENTRE or before_peak.mean() < 0.5:
         return None
     return Finding("reversed", ERROR, f"the energy lies {np.median(centre):.0%} of the way to the end: the RIRs run "
                    "backwards in time", "turn them round", figures={"centre": float(np.median(centre))})  # fmt: skip

@@ -55,7 +55,7 @@ def test_nothing_is_wrong_with_what_is_right(rirs, positions):
     assert found(rirs, positions, surfaces=Surfaces.shoebox(SIZE)) == {}
 
 
-@pytest.mark.parametrize("samples", [40, 1098, 4800, 10_000])
+@pytest.mark.parametrize("samples", [40, 1098, 4800, 16_000])
 def test_latency(samples, rirs, positions):
     (one,) = found(later(rirs, samples), positions).values()
     assert (one.kind, one.severity) == ("latency", "error")
@@ -91,6 +91,22 @@ def test_axes_order_and_receiver(rirs, positions):
     one = found(rirs, positions, RECEIVER + np.array([0.6, -0.8, 0]))["receiver"]
     assert one.figures["metres"] == pytest.approx(1, abs=0.1)
     assert "(2.0" in one.text
+
+
+@pytest.mark.parametrize("step", [(0.25, 0, 0), (0, 0, 0.6), (0.2, -0.3, 0.1)])
+def test_a_receiver_a_little_off_is_no_latency(step, rirs, positions):
+    (one,) = found(rirs, positions, RECEIVER + step).values()
+    assert (one.kind, one.severity) == ("receiver", "error")
+    assert one.figures["metres"] == pytest.approx(np.linalg.norm(step), abs=0.1)
+    late = found(later(rirs, 40), positions, RECEIVER + np.array([0.05, 0, 0]))
+    assert list(late) == ["latency"]  # 5 cm are not worth a word beside it
+
+
+def test_onsets_that_scatter_have_no_latency_in_common(rirs, positions):
+    scattered = later(rirs, np.random.default_rng(4).integers(15, 45, len(rirs)))  # 0.3 to 0.9 ms
+    (one,) = found(scattered, positions).values()
+    assert (one.kind, one.severity) == ("delays", "error")  # which nothing repairs
+    assert one.figures["samples"] == pytest.approx(30, abs=8)
 
 
 def test_the_receiver_is_where_distances_meet(positions):
