@@ -219,7 +219,11 @@ def _rate_factors() -> list[float]:
 def elsewhere(arrivals: Arrivals, best: Explanation, positions: np.ndarray, receiver: np.ndarray) -> Explanation:
     """An explanation, or that the receiver is elsewhere, where onsets lie much nearer to what that says.
 
-    Both may come with a latency. Parameters as of :func:`explain`.
+    Parameters
+    ----------
+    arrivals : of RIRs (N, T).
+    best : what explains them so far.
+    positions, receiver : (N, 3) and (3,) m.
     """
     count, travelled = len(positions), arrivals.onset * SPEED_OF_SOUND
     if count < LEAST_RIRS:
@@ -239,7 +243,7 @@ def elsewhere(arrivals: Arrivals, best: Explanation, positions: np.ndarray, rece
 
 
 def _spread(metres: np.ndarray) -> float:
-    """Standard deviation by the median, which some that are hidden do not change."""
+    """Standard deviation of (N,) m by the median, which some that are hidden do not change."""
     return 1.48 * float(np.median(np.abs(metres - np.median(metres))))
 
 
