@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from haa_peft.errors import InputError
 
@@ -65,4 +65,4 @@ def real_numbers(what: str, values: object) -> np.ndarray:
 
 def is_rate(value: object) -> bool:
     """Whether a value is a positive, finite number of Hz."""
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < 1e9
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < cast(float, value) < 1e9

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import NoneType
 
 from accelerate import Accelerator
 
@@ -77,7 +78,7 @@ def adapt_room(
     InputError
         When another run writes there, measurements are too few or wrong, or a stored adapter is missing or unfit.
     """
-    _check_arguments((room, *first_stage), method, training, backbone, start)
+    _check_arguments(room, first_stage, method, training, backbone, start, on_top_of, borrow)
     name = _name(name, room, method, on_top_of)
     room, *first_stage = (_checked(one, allow_faults) for one in (room, *first_stage))
     room = room.with_channels(parse_channels(method.channels))
@@ -100,15 +101,20 @@ def adapt_room(
 
 
 def _check_arguments(
-    rooms: Sequence[Room], method: MethodSettings, training: TrainingSettings, backbone: XRIR, start: object
-) -> None:
-    for room in rooms:
-        check_kind("room", room, Room, "a room; load_room reads one")
+    room: Room, first_stage: Sequence[Room], method: MethodSettings, training: TrainingSettings, backbone: XRIR,
+    start: object, on_top_of: object, borrow: object,
+) -> None:  # fmt: skip
+    check_kind("first_stage", first_stage, (list, tuple), "a list of rooms")
+    for one in (room, *first_stage):
+        check_kind("room", one, Room, "a room; load_room reads one")
     check_kind("method", method, MethodSettings, "a MethodSettings")
     check_kind("training", training, TrainingSettings, "a TrainingSettings")
     check_kind("backbone", backbone, XRIR, "a network; load_backbone gives one")
+    for what, value in (("start", start), ("on_top_of", on_top_of)):
+        check_kind(what, value, (str, Start, NoneType), "an adapter's name, or a Start")
+    check_kind("borrow", borrow, (str, Room, NoneType), "a room, or an adapter's name")
     check_single_precision()
-    check_one_beginning(start, rooms[1:])
+    check_one_beginning(start, first_stage)
 
 
 def _checked(room: Room, allow_faults: bool) -> Room:

@@ -23,12 +23,13 @@ Not the figures of the xRIR paper: those count from sample 0 and read two points
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
-from haa_peft.checks import is_rate, real_numbers
+from haa_peft.checks import check_kind, is_rate, real_numbers
 from haa_peft.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -70,13 +71,19 @@ def iso_metrics(
 
     Raises
     ------
-    InputError : `rirs` is not two-dimensional, or `sample_rate` not positive.
+    InputError : `rirs` is not two-dimensional, `sample_rate` not positive, or `bands` are no list of 1 to 100 000 Hz.
     """
     signals = real_numbers("rirs", rirs)
     if signals.ndim != 2 or signals.shape[1] == 0:
         raise InputError(f"rirs has shape {signals.shape} but must be (number of RIRs, samples)")
     if not is_rate(sample_rate):
-        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz")
+        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz and below 1 GHz")
+    check_kind("bands", bands, (list, tuple), "a list of octaves' mid-band frequencies in Hz")
+    for band in bands:
+        if not is_rate(band) or not 1 <= band <= 100_000:
+            raise InputError(f"bands hold {band!r:.60} but must be octaves' mid-band frequencies from 1 to 100000 Hz")
+    if not isinstance(headroom_db, Real) or isinstance(headroom_db, bool) or not abs(headroom_db) <= 1000:
+        raise InputError(f"headroom_db is {headroom_db!r:.60} but must be a number of dB from -1000 to 1000")
     signals = np.where(np.isfinite(signals).all(axis=1, keepdims=True), signals, 0.0)
     # Room for the filters to ring in: before the first sample, and so long behind that none of it comes round.
     ringing = {band: round(sample_rate / _octave(band)[1]) for band in bands}

@@ -1,8 +1,11 @@
 """The two published training losses, and one on the audible part of decay curves."""
 
+from typing import Any
+
 from torch import Tensor
 
 from haa_peft.acoustics.spectrogram import energy_above_floor, magnitude_from_log
+from haa_peft.errors import InputError
 
 DECAY_WEIGHT = 0.01
 
@@ -15,9 +18,29 @@ def stft_l1_loss(log_spectrogram: Tensor, target_magnitude: Tensor, *, per_rir: 
     log_spectrogram : (B, 63, 310) the network's output.
     target_magnitude : (B, 63, 310) true magnitudes.
     per_rir : give (B,) values instead of their mean.
+
+    Raises
+    ------
+    InputError
+        For what are no two tensors of one such shape.
     """
+    _check_pair(log_spectrogram, target_magnitude)
     error = (magnitude_from_log(log_spectrogram) - target_magnitude).abs().mean(dim=(-2, -1))
     return error if per_rir else error.mean()
+
+
+def _check_pair(log_spectrogram: Any, target_magnitude: Any) -> None:
+    """Raise ``InputError`` unless these are two tensors (B, F, T) of one shape."""
+    for what, value in (("log_spectrogram", log_spectrogram), ("target_magnitude", target_magnitude)):
+        if not isinstance(value, Tensor):
+            raise InputError(f"{what} is {value!r:.60} but must be a tensor (B, 63, 310)")
+        if value.ndim != 3 or not value.is_floating_point():
+            raise InputError(f"{what} is {tuple(value.shape)} of {value.dtype} but must be real numbers (B, 63, 310)")
+    if log_spectrogram.shape != target_magnitude.shape:
+        raise InputError(
+            f"log_spectrogram is {tuple(log_spectrogram.shape)} but target_magnitude {tuple(target_magnitude.shape)}; "
+            "give two of one shape (B, 63, 310)"
+        )
 
 
 def remaining_energy(energy: Tensor) -> Tensor:
@@ -37,6 +60,7 @@ def energy_decay_loss(log_spectrogram: Tensor, target_magnitude: Tensor, *, per_
     Takes two of (B, 63, 310), gives a scalar or (B,), as :func:`stft_l1_loss`. The published code has the weight inside
     this term too.
     """
+    _check_pair(log_spectrogram, target_magnitude)
     predicted, true = (
         magnitudes.square().sum(dim=-2) for magnitudes in (magnitude_from_log(log_spectrogram), target_magnitude)
     )

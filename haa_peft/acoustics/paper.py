@@ -35,7 +35,7 @@ def paper_metrics(rirs: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
     if signals.ndim != 2 or signals.shape[1] == 0:
         raise InputError(f"rirs has shape {signals.shape} but must be (number of RIRs, samples)")
     if not is_rate(sample_rate):
-        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz")
+        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz and below 1 GHz")
     power = signals**2
     remaining = np.cumsum(power[:, ::-1], axis=1)[:, ::-1]
     # the curve ends before its last non-zero sample

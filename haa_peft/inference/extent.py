@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -62,25 +62,26 @@ def late_fields_of(views: Sequence[RoomPack]) -> tuple[LateField, ...]:
 
 def check_phase(phase: str | None) -> str | None:
     """Raise ``InputError`` for a phase that predictors do not have; None is allowed."""
-    if phase is not None and phase not in (*PHASES, DIFFUSE):
+    if phase is not None and (not isinstance(phase, str) or phase not in (*PHASES, DIFFUSE)):
         raise InputError(f"phase is {phase!r:.60} but must be one of {', '.join((*PHASES, DIFFUSE))}")
     return phase
 
 
-def check_extent(pack: RoomPack, sample_rate: int | None, length: str | float | None) -> None:
-    """Raise ``InputError`` for a rate in Hz or a length in seconds at which nothing is predicted.
-
-    What is missing in a pack without recordings is said in a warning.
-    """
+def check_extent(sample_rate: int | None, length: str | float | None) -> None:
+    """Raise ``InputError`` for a rate in Hz or a length in seconds at which nothing is predicted."""
     low, high = RATES
     if sample_rate is not None:
         check_whole("sample_rate", sample_rate, low, high)
-    if length is not None and length != FULL:
+    if length is not None and not (isinstance(length, str) and length == FULL):
         number = isinstance(length, Real) and not isinstance(length, bool)
-        if not number or not SHORTEST_S <= float(length) <= LONGEST_S:
+        if not number or not SHORTEST_S <= cast(float, length) <= LONGEST_S:
             raise InputError(
                 f'length is {length!r:.60} but must be "{FULL}" or seconds from {SHORTEST_S:g} to {LONGEST_S:g}'
             )
+
+
+def note_missing(pack: RoomPack, sample_rate: int | None, length: str | float | None) -> None:
+    """Warn of what is missing at a rate and length, as :func:`check_extent` allows them, without recordings."""
     if pack.recordings is None and (length is not None or (sample_rate or 0) > SAMPLE_RATE):
         LOG.warning(
             "note: %s keeps no recordings, so nothing is above 11 kHz and its decay after %.2f s is extrapolated; "

@@ -137,8 +137,8 @@ class RoomNetwork:
         phase: str = PHASES[0],
     ) -> None:
         for name, value, allowed in (("precision", precision, tuple(PRECISIONS)), ("phase", phase, PHASES)):
-            if value not in allowed:
-                raise InputError(f"{name} is {value!r} but must be one of {', '.join(allowed)}")
+            if not isinstance(value, str) or value not in allowed:
+                raise InputError(f"{name} is {value!r:.60} but must be one of {', '.join(allowed)}")
         self._precision, self._phase = PRECISIONS[precision], phase
         self.base = copy.deepcopy(backbone).to(device or backbone.device).eval().requires_grad_(False)
         for module in self.base.modules():

@@ -34,6 +34,8 @@ from haa_peft.store.parts import LEVELS, PREPARED, VIEWS, damaged
 
 LARGEST_PREPARED = 1e5
 """In magnitude; trained networks give below 100."""
+FARTHEST_M = 1000.0
+"""From the receiver, of positions where the room's shape is unknown."""
 SHOWN = 8
 """Receivers that an error lists."""
 DEEPEST = 4
@@ -289,6 +291,14 @@ def check_positions(pack: RoomPack, positions_xyz: ArrayLike) -> np.ndarray:
             f"position {positions[outside][0].tolist()} lies outside {pack.name}, which spans "
             f"{low.round(3).tolist()} to {high.round(3).tolist()} m"
         )
+    if not np.isfinite([low, high]).all():
+        with np.errstate(over="ignore"):
+            far = np.linalg.norm(positions - pack.receiver, axis=1) > FARTHEST_M
+        if far.any():
+            raise InputError(
+                f"position {positions[far][0].tolist()} is too far from the receiver of {pack.name}, whose shape is "
+                f"unknown; give metres within {FARTHEST_M:g} m of {pack.receiver.round(3).tolist()}"
+            )
     near = np.linalg.norm(positions - pack.receiver, axis=1) < NEAREST
     if near.any():
         raise InputError(f"position {positions[near][0].tolist()} lies at the receiver of {pack.name}; keep 1 cm away")
@@ -302,6 +312,7 @@ def check_asked(seed: int, requests: Sequence[tuple] = ()) -> None:
     """
     check_whole("seed", seed, 0, 2**32 - 1)
     check_single_precision()
+    check_kind("requests", requests, (tuple, list), "a list of pairs of a name and positions")
     for request in requests:
         check_kind("a request", request, (tuple, list), "a pair of a name and positions")
         if len(request) not in (2, 3):

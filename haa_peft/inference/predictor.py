@@ -24,7 +24,7 @@ from haa_peft.checks import check_kind, check_whole
 from haa_peft.errors import InputError
 from haa_peft.files import read_plain
 from haa_peft.geometry.panorama import Geometry
-from haa_peft.inference.extent import LateField, check_extent, check_phase, late_fields_of, samples_of
+from haa_peft.inference.extent import LateField, check_extent, check_phase, late_fields_of, note_missing, samples_of
 from haa_peft.inference.left_out import predict_left_out
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
@@ -97,6 +97,21 @@ class _Entry:
         return receiver_number(self.pack, receiver)
 
 
+class _Part(NamedTuple):
+    """Of a batch: a room and targets in it, at which of its receivers, their positions (n, 3) m, where RIRs go."""
+
+    asked: Asked
+    entry: _Entry
+    number: int
+    positions: np.ndarray
+    answer: np.ndarray
+
+    @property
+    def k(self) -> int:
+        """References of each target."""
+        return self.asked[1].references.shape[1]
+
+
 class RoomPredictor:
     """RIRs anywhere in a room, from a pack loaded by name; needs no data set.
 
@@ -138,6 +153,8 @@ class RoomPredictor:
         for what, value in (("merged", merged), ("compiled", compiled)):
             check_kind(what, value, bool, "True or False")
         check_kind("allowed", allowed, NoneType | list | tuple | set | frozenset, "a list of digests")
+        for digest in allowed or ():
+            check_kind("a digest in allowed", digest, str, "a text, as a card says it")
         check_device(device)
         check_free(backbone)
         self._store, self._max_loaded = store, max_loaded
@@ -416,9 +433,10 @@ class RoomPredictor:
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
         check_asked(seed)
-        check_extent(pack, sample_rate, length)
+        check_extent(sample_rate, length)
+        note_missing(pack, sample_rate, length)
         parts = self._stream(pack, room, positions, k, seed)
-        if sample_rate in (None, SAMPLE_RATE) and length is None and self._phase != DIFFUSE:
+        if self._as_modelled(sample_rate, length):
             return parts
         return self._rendered(entry, number, positions, parts, k, seed, sample_rate, length)
 
@@ -430,6 +448,10 @@ class RoomPredictor:
             for rirs in self._networks.stream(room, positions - pack.receiver, k, seed):
                 yield check_finite_rirs(pack.name, positions[start : start + len(rirs)], rirs)
                 start += len(rirs)
+
+    def _as_modelled(self, sample_rate: int | None, length: str | float | None) -> bool:
+        """Whether an answer is what the network predicts, as it is."""
+        return sample_rate in (None, SAMPLE_RATE) and length is None and self._phase != DIFFUSE
 
     def _rendered(
         self, entry: _Entry, number: int, positions: np.ndarray, parts: Iterator[np.ndarray], k: int, seed: int,
@@ -446,12 +468,16 @@ class RoomPredictor:
                 yield check_finite_rirs(name, places, np.stack(list(found)))
                 start += len(rirs)
 
-    def predict_metrics(self, positions_xyz: ArrayLike, metrics: Sequence[str] = ("c50",), **more: Any) -> dict:
+    def predict_metrics(
+        self, positions_xyz: ArrayLike, metrics: Sequence[str] = ("c50",), band: str = "broadband", **more: Any
+    ) -> dict:
         """C50, EDT and others (N,) at positions, and their standard deviations (N,), by metric.
 
-        See :func:`haa_peft.maps.field.predict_metrics`, which also says what ``more`` may hold.
+        Parameters
+        ----------
+        positions_xyz, metrics, band, more : as :func:`haa_peft.maps.field.predict_metrics` takes them.
         """
-        return satellite("maps", "predict_metrics").predict_metrics(self, positions_xyz, metrics, **more)
+        return satellite("maps", "predict_metrics").predict_metrics(self, positions_xyz, metrics, band, **more)
 
     def predict_left_out(
         self, *, k: int | None = None, seed: int = 0, receiver: ArrayLike | None = None
@@ -466,62 +492,70 @@ class RoomPredictor:
         with damage_of(pack.name):
             return predict_left_out(self._networks, room, check_references(pack, k), seed)
 
-    def predict_many(self, requests: Sequence[tuple], *, k: int | None = None, seed: int = 0) -> list[np.ndarray]:
+    def predict_many(
+        self, requests: Sequence[tuple], *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
+        length: str | float | None = None,
+    ) -> list[np.ndarray]:  # fmt: skip
         """RIRs in several rooms, computed in common batches.
 
         Parameters
         ----------
         requests : (name, positions) or (name, positions, receiver), as for :meth:`predict`; names may repeat. The room
             in use stays.
-        k, seed : as for :meth:`predict`.
+        k, seed, sample_rate, length : as for :meth:`predict`; a full length is each room's own.
 
         Returns
         -------
-        For each request (N, 9600) float32 in units of its room's ``scale``, to rounding as :meth:`predict` gives it.
+        For each request (N, T) float32 in units of its room's ``scale``, to rounding as :meth:`predict` gives it.
 
         Raises
         ------
         InputError
             As :meth:`predict`, and for requests that are no such pairs.
         """
-        answers: list[np.ndarray] = [np.empty(0)] * len(requests)
-        asked: dict[int, tuple[AdapterName, np.ndarray]] = {}
-        batch: list[Asked] = []
-        places: list[tuple[int, slice]] = []
-
-        def flush() -> None:
-            if batch:
-                ends = np.cumsum([rows.stop - rows.start for _, rows in places])
-                for (i, rows), rirs in zip(places, np.split(self._networks.rirs(batch, seed), ends[:-1]), strict=True):
-                    name, where = asked[i]
-                    answers[i][rows] = check_finite_rirs(name, where[rows], rirs)
-            batch.clear()
-            places.clear()
-            self._forget()
-
         check_asked(seed, requests)
+        check_extent(sample_rate, length)
+        as_modelled = self._as_modelled(sample_rate, length)
+        answers: list[np.ndarray] = [np.empty(0)] * len(requests)
+        batch: list[_Part] = []
         # one room after the other, so that each is loaded once however many there are
         first = {request[0]: i for i, request in reversed(list(enumerate(requests)))}
         for i in sorted(range(len(requests)), key=lambda i: first[requests[i][0]]):
             name, positions_xyz, *receiver = requests[i]
             entry = self._load(name)
-            pack, room = entry.views[entry.number(receiver[0] if receiver else None)]
+            number = entry.number(receiver[0] if receiver else None)
+            pack, room = entry.views[number]
             positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
-            asked[i] = pack.name, positions
-            rooms = {id(other) for other, _ in batch} | {id(room)}
-            if batch and (len(rooms) > self._max_loaded or batch[0][1].references.shape[1] != references):
-                flush()
-            answers[i] = np.empty((len(positions), RIR_LENGTH), dtype=np.float32)
+            note_missing(pack, sample_rate, length)
+            rooms = {id(part.asked[0]) for part in batch} | {id(room)}
+            if batch and (len(rooms) > self._max_loaded or batch[0].k != references):
+                self._fill(batch, seed, sample_rate, length)
+            samples = RIR_LENGTH if as_modelled else samples_of(sample_rate, length, entry.late[number])
+            answers[i] = np.empty((len(positions), samples), dtype=np.float32)
             at_once = positions_at_once(self._networks.base.device, references)
             start = 0
             while start < len(positions):
-                free = at_once - sum(rows.stop - rows.start for _, rows in places)
+                free = at_once - sum(len(part.positions) for part in batch)
                 if free <= 0:
-                    flush()
+                    self._fill(batch, seed, sample_rate, length)
                     continue
                 rows = slice(start, min(len(positions), start + free))
-                batch.append((room, choose_targets(room, positions[rows] - pack.receiver, references)))
-                places.append((i, rows))
+                asked = room, choose_targets(room, positions[rows] - pack.receiver, references)
+                batch.append(_Part(asked, entry, number, positions[rows], answers[i][rows]))
                 start = rows.stop
-        flush()
+        self._fill(batch, seed, sample_rate, length)
         return answers
+
+    def _fill(self, batch: list[_Part], seed: int, sample_rate: int | None, length: str | float | None) -> None:
+        """Compute a batch, write RIRs where they belong, and empty it."""
+        if batch:
+            ends = np.cumsum([len(part.positions) for part in batch])
+            every = np.split(self._networks.rirs([part.asked for part in batch], seed), ends[:-1])
+            for (_, entry, number, where, answer), rirs in zip(batch, every, strict=True):
+                found = check_finite_rirs(entry.pack.name, where, rirs)
+                if not self._as_modelled(sample_rate, length):
+                    parts, k = iter([found]), batch[0].k
+                    (found,) = self._rendered(entry, number, where, parts, k, seed, sample_rate, length)
+                answer[:] = found
+        batch.clear()
+        self._forget()

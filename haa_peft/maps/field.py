@@ -59,12 +59,12 @@ def predict_metrics(
         As :meth:`~haa_peft.inference.predictor.RoomPredictor.predict`, and for other metrics or bands.
     """
     check_kind("metrics", metrics, list | tuple, "a list of names")
+    if not metrics:
+        raise InputError(f"metrics is {metrics!r} but must name at least one of {', '.join(METRICS)}")
     for metric in metrics:
         check_metric(metric, band)
-
-    positions = np.atleast_2d(real_numbers("positions", positions_xyz)).reshape(-1, 3)
-
-    parts = predictor.stream(positions, k=k, seed=seed, receiver=receiver)
+    parts = predictor.stream(positions_xyz, k=k, seed=seed, receiver=receiver)
+    positions = real_numbers("positions", positions_xyz).reshape(-1, 3)
     scale, rate = predictor.scale, predictor.sample_rate  # of this thread's room
 
     def of(rirs: np.ndarray) -> np.ndarray:

@@ -56,9 +56,9 @@ METRICS = {
 
 def check_metric(metric: str, band: str) -> Metric:
     """The metric of a name; raises ``InputError`` for another one, or a band that it is not given in."""
-    if metric not in METRICS:
+    if not isinstance(metric, str) or metric not in METRICS:
         raise InputError(f"metric is {metric!r:.60} but must be one of {', '.join(METRICS)}")
-    if band not in BANDS:
+    if not isinstance(band, str) or band not in BANDS:
         raise InputError(f"band is {band!r:.60} but must be one of {', '.join(BANDS)} (Hz)")
     if metric == "sti" and band != BROADBAND:
         raise InputError(f"band is {band} but STI is of all octaves at once; leave the band out")

@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import N_FRAMES, energy_above_floor, log_magnitude, magnitude_from_log
+from haa_peft.checks import check_kind
+from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import PANORAMA_WIDTH
 from haa_peft.geometry.reflections import LEVELS, reflection_levels
 from haa_peft.model.config import XRIRConfig
@@ -23,6 +25,11 @@ from haa_peft.model.vit import GeometryEncoder, Stage
 
 LENGTH_SCALE = 5.0
 """Metres; coordinates enter the network divided by it."""
+INPUTS = {
+    "panorama": ("B", "C", "height", "width"), "reference_rirs": ("B", "K", "9600"), "target_position": ("B", "3"),
+    "reference_positions": ("B", "K", "3"),
+}  # fmt: skip
+"""Shapes of what :meth:`XRIR.forward` takes; C is 3 or more."""
 AT_ONCE = 32
 """Inputs encoded together where no gradients are asked for."""
 
@@ -50,6 +57,7 @@ class XRIR(nn.Module):
         self.origin = "untrained"
         self.base_fingerprint: str | None = None  # kept while an adapter is attached
         self.gradient_checkpointing = False
+        check_kind("config", config, XRIRConfig | None, "an XRIRConfig")
         config = config or XRIRConfig()
         self.config = config
         channels = config.channels
@@ -187,7 +195,13 @@ class XRIR(nn.Module):
         reference_rirs : (B, K, 9600) at 22 050 Hz.
         target_position : (B, 3) metres from the receiver.
         reference_positions : (B, K, 3) metres from the receiver.
+
+        Raises
+        ------
+        InputError
+            For what are no tensors of these shapes.
         """
+        _check_inputs(panorama, reference_rirs, target_position, reference_positions)
         count = reference_rirs.shape[1]
         positions = torch.cat([reference_positions, target_position[:, None]], dim=1)
         rows = torch.arange(count + 1, device=positions.device)
@@ -280,6 +294,20 @@ class XRIR(nn.Module):
         rirs = torch.cat([room.rirs[targets.references] for room, targets in asked])
         aligned = log_magnitude(align(rirs, places, positions))
         return self.values(aligned), self.encode_audio(aligned) if self.config.align_before_encoding else None
+
+
+def _check_inputs(*inputs: object) -> None:
+    """Raise ``InputError`` unless these are what :meth:`XRIR.forward` takes."""
+    sizes: dict[str, int] = {}
+    for (what, axes), value in zip(INPUTS.items(), inputs, strict=True):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            given = f"of {value.dtype}" if isinstance(value, Tensor) else f"{value!r:.60}"
+            raise InputError(f"{what} is {given} but must be a tensor ({', '.join(axes)}) of real numbers")
+        named = dict(zip(axes, value.shape, strict=False))
+        expected = {axis: int(axis) if axis.isdigit() else sizes.setdefault(axis, size) for axis, size in named.items()}
+        if value.ndim != len(axes) or named != expected or sizes.get("C", 3) < 3:
+            known = "".join(f", {axis} = {size}" for axis, size in sizes.items() if axis in "BK")
+            raise InputError(f"{what} is {tuple(value.shape)} but must be ({', '.join(axes)}) with C > 2{known}")
 
 
 def join_views(views: Sequence[Tensor]) -> Tensor:

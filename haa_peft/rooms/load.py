@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.checks import check_kind
 from haa_peft.errors import InputError
 from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, Geometry, directions, open_share, render_depth
@@ -48,6 +49,7 @@ def load_room(path: str | Path, geometry: object = None, receiver: int | None = 
     InputError
         When anything is missing or wrong; the message says what to do.
     """
+    check_kind("path", path, str | Path, "a room folder's path, or a simulated room's name")
     folder = Path(path)
     try:
         if re.fullmatch(SIMULATED, str(path)) and not folder.exists():

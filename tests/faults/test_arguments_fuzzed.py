@@ -8,13 +8,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from haa_peft import RoomPredictor, adapt_room, load_backbone, load_room
-from haa_peft.acoustics import iso_metrics, paper_metrics
+from haa_peft.acoustics import energy_decay_loss, iso_metrics, paper_metrics, stft_l1_loss
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.errors import LONGEST, InputError
+from haa_peft.model.xrir import XRIR
 from haa_peft.store.folder import write_pack
 from haa_peft.training.settings import TrainingSettings
 from tests.store.test_store import NAME, make_pack
 
+HERE = [1.0, 1.0, 1.0]
 FEW = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
@@ -55,11 +57,33 @@ def test_predict(predictor, positions, k, seed):
 
 
 @FEW
+@given(option=st.sampled_from(["sample_rate", "length", "receiver"]), value=ANYTHING)
+def test_extent_and_receiver(predictor, option, value):
+    request = (str(NAME), HERE, value) if option == "receiver" else (str(NAME), HERE)
+    more = {} if option == "receiver" else {option: value}
+    one, many = refused(predictor.predict, HERE, **{option: value}), refused(predictor.predict_many, [request], **more)
+    if one is not None and value is not None and option != "receiver":
+        assert isinstance(value, int | float | np.ndarray)
+    assert (one is None) == (many is None)
+    assert one is None or np.array_equal(one, many[0])
+
+
+@FEW
+@given(metrics=st.one_of(ANYTHING, ANYTHING.map(lambda one: [one])), band=ANYTHING, positions=ANYTHING)
+def test_predict_metrics(predictor, metrics, band, positions):
+    assert refused(predictor.predict_metrics, HERE, metrics) is None
+    assert refused(predictor.predict_metrics, HERE, ("c50",), band) is None
+    found = refused(predictor.predict_metrics, positions)
+    assert found is None or np.size(positions) == 3 * len(found["c50"].values)
+
+
+@FEW
 @given(name=ANYTHING, requests=ANYTHING)
 def test_names_and_requests(predictor, name, requests):
     assert refused(predictor.switch, name) is None
     assert refused(predictor.predict_many, [(name, [1.0, 1.0, 1.0])]) is None
     assert refused(predictor.predict_many, [requests]) is None
+    assert refused(predictor.predict_many, requests) in (None, [])
     assert predictor.name == str(NAME)
 
 
@@ -68,8 +92,6 @@ def test_names_and_requests(predictor, name, requests):
        value=ANYTHING)  # fmt: skip
 def test_options_of_a_predictor(predictor, tiny_backbone, option, value):
     usual = {"store": predictor._store, "backbone": tiny_backbone}
-    if isinstance(value, np.ndarray) or option == "compiled":
-        return
     found = refused(RoomPredictor.load, str(NAME), **{**usual, option: value})
     assert found is None or found.name == str(NAME)
 
@@ -81,7 +103,7 @@ def test_load_backbone(source):
 
 
 @FEW
-@given(path=st.one_of(st.text(max_size=20), st.just("\0")), geometry=ANYTHING)
+@given(path=st.one_of(ANYTHING, st.just("\0")), geometry=ANYTHING)
 def test_load_room(path, geometry):
     assert refused(load_room, path, geometry) is None
 
@@ -91,6 +113,35 @@ def test_load_room(path, geometry):
 def test_adapt_room(argument, value):
     given = {"room": value, "method": MethodSettings(), "training": TrainingSettings(), "backbone": value}
     assert refused(adapt_room, **{**given, argument: value}) is None
+
+
+@FEW
+@given(option=st.sampled_from(["start", "on_top_of", "borrow", "first_stage"]), value=ANYTHING)
+def test_beginnings(room_folder, tiny_backbone, tmp_path, option, value):
+    usual = {"backbone": tiny_backbone, "store": tmp_path}
+    if value is None or (option == "first_stage" and isinstance(value, list) and not value):
+        return
+    method, training = MethodSettings(), TrainingSettings()
+    assert refused(adapt_room, load_room(room_folder), method, training, **usual, **{option: value}) is None
+
+
+@FEW
+@given(first=ANYTHING, second=ANYTHING)
+def test_losses_and_the_network(tiny_backbone, first, second):
+    for loss in (stft_l1_loss, energy_decay_loss):
+        assert refused(loss, first, second) is None
+        assert refused(loss, torch.zeros(1, 63, 310), second) is None
+    assert refused(tiny_backbone, first, second, first, second) is None
+    assert first is None or refused(XRIR, first) is None
+
+
+@FEW
+@given(bands=st.one_of(ANYTHING, ANYTHING.map(lambda one: [one])), headroom_db=ANYTHING)
+def test_bands_and_headroom(bands, headroom_db):
+    rirs = np.exp(-np.arange(2000) / 200)[None]
+    found = refused(iso_metrics, rirs, 8000, bands=bands)
+    assert found is None or len(found) <= 1 + len(bands)
+    refused(iso_metrics, rirs, 8000, headroom_db=headroom_db)
 
 
 @FEW
@@ -142,6 +193,55 @@ def test_options(option, message, predictor, tiny_backbone):
     usual = {"store": predictor._store, "backbone": tiny_backbone}
     with pytest.raises(InputError, match=message):
         RoomPredictor.load(str(NAME), **{**usual, **option})
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [({"length": np.array([1.0, 2.0])}, "length is array"), ({"length": 10**400}, "length is 1000"),
+     ({"length": "whole"}, "length is 'whole'"), ({"sample_rate": 0}, "sample_rate is 0"),
+     ({"sample_rate": [22_050]}, "sample_rate is")],
+)  # fmt: skip
+def test_extents(option, message, predictor):
+    with pytest.raises(InputError, match=message):
+        predictor.predict(HERE, **option)
+    with pytest.raises(InputError, match=message):
+        predictor.predict_many([(str(NAME), HERE)], **option)
+
+
+@pytest.mark.parametrize("requests", [None, 5, "ab", {}, (pair for pair in [(str(NAME), HERE)])])
+def test_requests(requests, predictor):
+    with pytest.raises(InputError, match="requests is .* but must be a list of pairs"):
+        predictor.predict_many(requests)
+
+
+def test_losses():
+    with pytest.raises(InputError, match="log_spectrogram is None but must be a tensor"):
+        energy_decay_loss(None, None)
+    with pytest.raises(InputError, match=r"\(2, 63, 310\) but target_magnitude \(3, 63, 310\)"):
+        energy_decay_loss(torch.zeros(2, 63, 310), torch.zeros(3, 63, 310))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({0: None}, "panorama is None"), ({0: torch.zeros(1, 2, 256, 512)}, r"panorama is \(1, 2, 256, 512\)"),
+     ({1: torch.zeros(1, 4, 100)}, r"reference_rirs is \(1, 4, 100\)"), ({2: torch.zeros(3)}, "target_position is"),
+     ({3: torch.zeros(1, 5, 3)}, r"reference_positions is \(1, 5, 3\) .* K = 4")],
+)  # fmt: skip
+def test_the_network(wrong, message, tiny_backbone):
+    inputs = [torch.zeros(1, 3, 256, 512), torch.zeros(1, 4, 9600), torch.zeros(1, 3), torch.zeros(1, 4, 3)]
+    with pytest.raises(InputError, match=message):
+        tiny_backbone(*(wrong.get(i, one) for i, one in enumerate(inputs)))
+
+
+def test_far_away(room_folder, tiny_backbone, tmp_path):
+    room = load_room(room_folder, "none")
+    pack = make_pack(room, tiny_backbone)
+    write_pack(tmp_path, pack)
+    here = RoomPredictor.load(str(NAME), store=tmp_path, backbone=tiny_backbone)
+    for x in (1e12, 1e30, -1e300):
+        with pytest.raises(InputError, match="too far from the receiver of .* within 1000 m"):
+            here.predict([[x, 0.8, 0.0]])
+    assert here.predict(pack.receiver + np.array([0.0, 999.0, 0.0])).shape == (1, 9600)
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.float16])

@@ -60,6 +60,11 @@ def test_rate_and_length_are_what_is_asked(rate, length, samples, predictor):
     assert np.isfinite(rirs).all()
     assert rirs.shape == (2, samples or round(predictor.full_length * 44_100))
     assert predictor.predict(np.zeros((0, 3)), sample_rate=rate, length=length).shape == (0, rirs.shape[1])
+    asked = [(predictor.name, PLACES), (predictor.name, PLACES[1]), (predictor.name, [])]
+    many, again, none = predictor.predict_many(asked, sample_rate=rate, length=length)
+    np.testing.assert_allclose(many, rirs, atol=1e-3 * np.abs(rirs).max())
+    np.testing.assert_allclose(again, rirs[1:2], atol=1e-3 * np.abs(rirs).max())
+    assert none.shape == (0, rirs.shape[1])
     np.testing.assert_array_equal(predictor.predict(PLACES, sample_rate=rate, length=length), rirs)
     alone = predictor.predict(PLACES[1], sample_rate=rate, length=length)[0]
     assert np.abs(alone - rirs[1]).max() < 1e-3 * np.abs(rirs).max()
@@ -72,7 +77,10 @@ def test_what_is_modelled_stays_the_default(predictor, store, tiny_backbone):
     np.testing.assert_array_equal(predictor.predict(PLACES, sample_rate=22_050), modelled)
     old = RoomPredictor.load("studio/base@old", store=store, backbone=tiny_backbone)
     np.testing.assert_array_equal(old.predict(PLACES), modelled)  # with recordings or without
-    diffuse = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, phase="diffuse").predict(PLACES)
+    other = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, phase="diffuse")
+    diffuse = other.predict(PLACES)
+    (many,) = other.predict_many([("studio/base", PLACES)])
+    np.testing.assert_allclose(many, diffuse, atol=1e-3 * np.abs(diffuse).max())
     early = round(0.012 * 22_050)
     assert diffuse.shape == modelled.shape
     assert np.abs(diffuse - modelled)[:, :early].max() < 1e-4 * np.abs(modelled).max()
