@@ -83,13 +83,13 @@ def _sorted(found: Sequence[Finding]) -> list[Finding]:
     return sorted(found, key=lambda one: one.severity != ERROR)
 
 
-def refuse_faults(found: Sequence[Finding], name: str) -> None:
-    """Raise ``InputError`` in one line if any of the findings of a room is an error."""
+def refuse_faults(found: Sequence[Finding], name: str, hint: str = "") -> None:
+    """Raise ``InputError`` in one line, which ends with a hint, if any of the findings of a room is an error."""
     errors = [one for one in found if one.severity == ERROR]
     if not errors:
         return
     first, others = errors[0], ", ".join(one.kind for one in errors[1:])
     more = f" (and {len(errors) - 1} more: {others})" if others else ""
-    cure = f"; {first.cure}, or give --allow-faults to go on as it is{more}"
+    cure = f"; {first.cure}, or give --allow-faults to go on as it is{more}{hint}"
     start = f"{name}: {first.kind}: "
     raise InputError(start + one_line(first.text, max(60, LONGEST - len(start + cure))) + cure)

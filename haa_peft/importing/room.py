@@ -62,7 +62,7 @@ def make_rooms(sources: Sequence[Path], out: Path, wanted: Wanted, *, dry_run: b
         if wrong and dry_run:
             refused.append(f"would refuse {out}: {', '.join(one.kind for one in wrong)}{_hint(wrong)}")
         elif wrong:
-            _refuse(wrong, out)
+            refuse_faults(wrong, str(out), _hint(wrong))
     if refused:
         return [*said, *dict.fromkeys(refused)]
     return said + write_room(out, views[0] if len(views) == 1 else _joined(views, out), dry_run=dry_run)
@@ -151,14 +151,6 @@ def _room(
         "imported": [*measured.said, *fixed.said, *said],
     }
     return said, (rirs.astype(np.float32), positions - origin, description), wrong
-
-
-def _refuse(wrong: Sequence[Finding], folder: Path) -> None:
-    """Raise ``InputError`` in one line for errors, saying whether they can be repaired."""
-    try:
-        refuse_faults(wrong, str(folder))
-    except InputError as error:
-        raise InputError(f"{error}{_hint(wrong)}") from None
 
 
 def _hint(wrong: Sequence[Finding]) -> str:
