@@ -301,7 +301,9 @@ class RoomPredictor:
             state = self._state(store, parsed)  # before it is read: what is stored meanwhile is read the next time
             entry = self._known(name, state)
             if entry is None:
-                entry = _Entry(self._read(store, parsed), state)
+                views = self._read(store, parsed)
+                digest = views[0].pack.card.get("digest", "").encode()
+                entry = _Entry(views, state if state and digest in state else None)  # replaced in between: not kept
                 with self._lock:
                     self._rooms[name] = entry
                     self._rooms.move_to_end(name)
