@@ -17,7 +17,6 @@ On several cores or GPUs of this machine: --workers N (default: all). On a Ray c
 import argparse
 from pathlib import Path
 
-from haa_peft.commands import study
 from haa_peft.commands.parser import Parser
 from haa_peft.errors import command
 
@@ -25,6 +24,8 @@ if __name__ == "__main__":
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
                     example="python recipes/compare_full_vs_adapter.py --study recipes/studies/rates.yaml")  # fmt: skip
     parser.add_argument("--study", type=Path, required=True, metavar="FILE", help="YAML file")
-    study.add_arguments(parser, "recipes/results")
     with command("the same command goes on where it stopped"):
+        from haa_peft.studies import command as study
+
+        study.add_arguments(parser, "recipes/results")
         study.run(parser.parse_args(), Path(__file__).parent / "results")

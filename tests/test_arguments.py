@@ -15,10 +15,8 @@ from haa_peft.commands.adapt import parse_arguments
 from haa_peft.errors import InputError
 from haa_peft.fields import check, new_names, read
 
-VERBS = [
-    "adapt", "evaluate", "predict", "map", "suggest", "adapters", "import", "geometry", "study", "pretrain", "download",
-    "push", "pull",
-]  # fmt: skip
+FIRST = ["adapt", "evaluate", "predict", "adapters", "geometry", "study", "pretrain"]
+VERBS = [*FIRST, "map", "suggest", "import", "download", "push", "pull"]
 ACTIONS = [
     *(["adapters", action] for action in ("list", "show", "verify", "blend", "match")),
     *(["pretrain", action] for action in ("simulate", "card", "evaluate")),
@@ -33,8 +31,11 @@ def printed(arguments, capsys):
 
 
 def test_the_verbs(capsys):
-    shown = printed(["--help"], capsys).split("COMMAND\n")[1]
-    assert [line.split()[0] for line in shown.splitlines() if line[4:5].strip()] == VERBS
+    shown = printed(["--help"], capsys)
+    groups = [part.splitlines() for part in shown.split("\n\n") if not part.startswith(("example", "usage", "options"))]
+    assert [line.split()[0] for _, *lines in groups for line in lines] == VERBS
+    assert [line.split()[0] for line in groups[1][1:]] == FIRST
+    assert max(map(len, shown.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("verb", [[], *([verb] for verb in VERBS), *ACTIONS], ids=" ".join)

@@ -215,10 +215,10 @@ for arguments in json.loads(sys.argv[1]):
 """Run one after the other; prints the status of each and what it wrote to stderr."""
 NEEDING = [
     ("simulation", ["evaluate", "classroom-twin/base"]),
-    ("simulation", ["pretrain", "simulate", "--count", "1", "--out", "corpus"]),
     ("augmentation", ["adapt", "ROOM", "--augment", "mirror"]),
     ("downloads", ["download", "haa"]),
     ("pretraining", ["pretrain", "evaluate", "corpus"]),
+    ("geometry.estimate", ["geometry", "ROOM"]),
     ("studies", [str(ROOT / "recipes" / "compare_full_vs_adapter.py"), "--study", "study.yaml"]),
     ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "depth.npy"]),
     ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "sound"]),
@@ -239,8 +239,12 @@ NEEDING = [
 
 @pytest.mark.parametrize(
     ("missing", "needing"),
-    [(SATELLITES, NEEDING), (["findings"], [("findings", ["import", "room.sofa", "--out", "studio/base"])])],
-    ids=["all", "findings"],
+    [
+        (SATELLITES, NEEDING),
+        (["findings"], [("findings", ["import", "room.sofa", "--out", "studio/base"])]),
+        (["simulation"], [("simulation", ["pretrain", "simulate", "--count", "1", "--out", "corpus"])]),
+    ],
+    ids=["all", "findings", "simulation"],
 )
 def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(missing, needing, without, room_folder, tmp_path):
     np.save(tmp_path / "depth.npy", np.full((32, 64), 2.0))

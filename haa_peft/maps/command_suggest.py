@@ -34,7 +34,6 @@ def add(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    satellite("maps", "haa-peft suggest")
     satellite("exporting", "a grid of positions")
     if args.out is not None:
         if args.out.suffix.lower() != ".csv":

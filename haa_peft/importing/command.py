@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-REPAIRS = ("latency", "polarity", "units", "azimuth")
-"""Those of :data:`haa_peft.importing.wanted.REPAIRS`."""
+from haa_peft.importing import import_room
+from haa_peft.importing.wanted import REPAIRS, Wanted
+
 UNITS = ("mm", "cm", "m", "in", "ft")
 """Of :data:`haa_peft.geometry.entry.UNITS`, which takes numpy to import."""
 
@@ -64,11 +65,6 @@ def _channel(text: str) -> int | str:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from haa_peft.satellites import satellite
-
-    importing = satellite("importing", "haa-peft import")
-    from haa_peft.importing.wanted import Wanted
-
     wanted = Wanted(
         positions=args.positions,
         rate=args.rate,
@@ -82,4 +78,4 @@ def _run(args: argparse.Namespace) -> None:
         repair=REPAIRS if args.repair == [] else tuple(args.repair or ()),
         allow_faults=args.allow_faults,
     )
-    print("\n".join(importing.import_room(args.source, args.out, wanted, dry_run=args.dry_run)))
+    print("\n".join(import_room(args.source, args.out, wanted, dry_run=args.dry_run)))

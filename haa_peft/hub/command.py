@@ -9,7 +9,6 @@ from typing import Any
 
 from haa_peft.commands.options import add_store_folder
 from haa_peft.errors import InputError
-from haa_peft.satellites import satellite
 
 
 def add(commands: Any) -> None:
@@ -40,9 +39,8 @@ def add(commands: Any) -> None:
     add_store_folder(parser)
 
 
-def _quiet(verb: str) -> None:
+def _quiet() -> None:
     """Lines of this command alone, without huggingface_hub's bars and warnings."""
-    satellite("hub", verb)
     from haa_peft.hub.problems import hub
 
     warnings.filterwarnings("ignore", "Not enough free disk space")
@@ -52,7 +50,7 @@ def _quiet(verb: str) -> None:
 
 
 def _push(args: argparse.Namespace) -> None:
-    _quiet("push")
+    _quiet()
     from haa_peft.hub.address import Address
     from haa_peft.hub.push import push
     from haa_peft.store.names import AdapterName, list_names, store_folder
@@ -72,7 +70,7 @@ def _push(args: argparse.Namespace) -> None:
 
 
 def _pull(args: argparse.Namespace) -> None:
-    _quiet("pull")
+    _quiet()
     from haa_peft.hub.address import Address
     from haa_peft.hub.pull import list_adapters, pull
     from haa_peft.store.names import store_folder

@@ -14,7 +14,7 @@ def add(commands: Any) -> None:
     """Declare them."""
     parser = commands.add_parser(
         "pretrain",
-        help="simulate rooms to pretrain in, and evaluate a backbone in rooms that it has not seen",
+        help="simulate rooms to pretrain in; evaluate a backbone in rooms that it has not seen",
         description="What pretraining needs; recipes/pretrain_backbone.py pretrains.",
         example="haa-peft pretrain simulate --count 900 --out corpus",
     )

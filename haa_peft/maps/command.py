@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser(
         "map",
-        help="draw C50, EDT, T30, D50, level or STI on the floor plan, with its uncertainty",
+        help="draw C50, EDT, T30 and others on the floor plan, with their uncertainty",
         description="Draw a metric on the floor plan as a stored adapter predicts it, with its standard deviation.",
         example="haa-peft map classroom-twin/base --metric c50 --height 1.2 --out map.png",
     )
@@ -72,7 +72,6 @@ def _run(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raise ``InputError`` for what cannot be done, before anything is loaded."""
-    satellite("maps", "haa-peft map")
     satellite("exporting", "the grid of a map")
     from haa_peft.maps.metrics import check_metric
 

@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser(
         "geometry",
-        help="say what a room's geometry is and how far to trust it; draw it, or estimate it from sound",
+        help="say how far to trust a room's geometry; draw it, or estimate it from sound",
         description="Say what a room's geometry is, where it comes from and how far to trust it.",
         example="haa-peft geometry classroom-twin/base --png depth.png",
     )
