@@ -40,6 +40,7 @@ LAYERS = (
 """The core as data goes down it; a module imports from its own folder and from those before it."""
 NEEDS = {
     "importing": {"findings"},
+    "maps": {"exporting"},
     "pretraining": {"simulation", "geometry.estimate"},
     "studies": {"augmentation", "geometry.estimate"},
 }
