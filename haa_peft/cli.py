@@ -24,7 +24,11 @@ VERBS = {
         "study": "studies.command",
         "pretrain": "pretraining.command",
     },
-    "listen and look": {"map": "maps.command", "suggest": "maps.command_suggest"},
+    "listen and look": {
+        "auralise": "listening.command",
+        "map": "maps.command",
+        "suggest": "maps.command_suggest",
+    },
     "bring data": {"import": "importing.command", "download": "downloads.command"},
     "share": {"push": "hub.command", "pull": "hub.command"},
 }

@@ -20,6 +20,7 @@ SATELLITES = (
     "exporting",
     "hub",
     "maps",
+    "listening",
     "matching",
     "oracle",
     "geometry.estimate",

@@ -39,6 +39,7 @@ LAYERS = (
 )
 """The core as data goes down it; a module imports from its own folder and from those before it."""
 NEEDS = {
+    "listening": {"importing", "rendering"},
     "importing": {"findings"},
     "maps": {"exporting"},
     "pretraining": {"simulation", "geometry.estimate"},
@@ -232,6 +233,7 @@ NEEDING = [
     ("hub", ["pull", "user/rooms"]),
     ("hub", ["predict", "hf://user/rooms/studio/base", "--position", "1", "1", "1", "--out", "rir.wav"]),
     ("matching", ["adapters", "match", "ROOM"]),
+    ("listening", ["auralise", "studio/base", "--position", "1", "1", "1", "--out", "heard.wav"]),
     ("maps", ["suggest", "studio/base"]),
     ("maps", ["map", "studio/base", "--out", "map.png"]),
 ]  # fmt: skip

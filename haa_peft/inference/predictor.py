@@ -481,6 +481,16 @@ class RoomPredictor:
         """
         return satellite("maps", "predict_metrics").predict_metrics(self, positions_xyz, metrics, band, **more)
 
+    def auralise(self, dry: ArrayLike, rate: int, position_or_path: ArrayLike, **more: Any) -> np.ndarray:
+        """A dry sound in the room in use, (C, N + T - 1) float32, where T is the length of its RIRs.
+
+        Parameters
+        ----------
+        dry, rate, position_or_path, more : as :func:`haa_peft.listening.in_room.stream` takes them; (N,) samples,
+            Hz, and (3,) m or rows (P, 4 to 6) of a path.
+        """
+        return satellite("listening", "auralise").auralise(self, dry, rate, position_or_path, **more)
+
     def predict_left_out(
         self, *, k: int | None = None, seed: int = 0, receiver: ArrayLike | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
