@@ -7,6 +7,7 @@ __getattr__, __dir__ = lazy(
     {
         "auralise": "haa_peft.listening.in_room",
         "stream": "haa_peft.listening.in_room",
+        "read_hrtf": "haa_peft.listening.hrtf",
         "dry_sound": "haa_peft.listening.dry",
         "read_path": "haa_peft.listening.path",
     },

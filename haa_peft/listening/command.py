@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from haa_peft.inference.predictor import RoomPredictor
 
-OUTPUTS = ("mono",)
+OUTPUTS = ("mono", "binaural", "ambisonics")
 HEADS = ("receiver", "source")
 KINDS = (".wav", ".flac")
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f} of {total:.1f} s [{elapsed}<{remaining}]"
@@ -37,10 +37,15 @@ def add(commands: Any) -> None:
     parser.add_argument("--dry", type=Path, metavar="FILE", help="sound without a room (default: one that is bundled)")
     where = parser.add_argument_group("where, one of")
     where.add_argument("--position", type=float, nargs=3, metavar=("X", "Y", "Z"), help="m in the room")
-    where.add_argument("--path", type=Path, metavar="FILE", help="CSV with a first row time,x,y,z (s and m)")
+    where.add_argument("--path", type=Path, metavar="FILE", help="CSV with a first row time,x,y,z (s and m), and "
+                       "yaw,pitch behind if the head turns (degrees)")  # fmt: skip
     parser.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help=".wav or .flac of 24 bits, "
                         "one for each adapter")  # fmt: skip
-    parser.add_argument("--output", choices=OUTPUTS, default=OUTPUTS[0], help="(default: %(default)s)")
+    parser.add_argument("--output", choices=OUTPUTS, default=OUTPUTS[0], help="one channel, two ears (for headphones), "
+                        "or ambisonics of first order, ACN and SN3D (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--hrtf", type=Path, metavar="FILE.sofa", help="of the ears (SimpleFreeFieldHRIR)")
+    parser.add_argument("--facing", type=float, nargs="+", metavar="DEGREES", help="yaw, from x to y, and pitch of the "
+                        "head (default: to the other end as the path begins)")  # fmt: skip
     parser.add_argument("--head", choices=HEADS, default=HEADS[0], help="who listens: the receiver, to a source at "
                         "the position, or a head at the position, to a source at the receiver "
                         "(default: %(default)s)")  # fmt: skip
@@ -86,6 +91,8 @@ def _check(args: argparse.Namespace) -> None:
         if out.suffix.lower() not in KINDS:
             raise InputError(f"--out is {str(out)!r} but must end in {' or '.join(KINDS)}")
         check_writable(out)
+    if (args.output == "binaural") != (args.hrtf is not None):
+        raise InputError("--output binaural needs --hrtf, a SOFA file of a head's HRTFs, and no other output does")
     if args.gain is not None and args.same_loudness:
         raise InputError("--gain does not go with --same-loudness; give one of them")
 
@@ -121,8 +128,8 @@ def _listen(args: argparse.Namespace, predictor: RoomPredictor, dry: np.ndarray,
     from haa_peft.listening.recording import Recording
 
     recording = Recording(rate, ears=args.output != "ambisonics")
-    blocks = stream(predictor, dry, rate, where, output=args.output, head=args.head, receiver=args.receiver, k=args.k,
-                    seed=args.seed)  # fmt: skip
+    blocks = stream(predictor, dry, rate, where, output=args.output, hrtf=args.hrtf, facing=args.facing, head=args.head,
+                    receiver=args.receiver, k=args.k, seed=args.seed)  # fmt: skip
     seconds = len(dry) / rate + predictor.full_length
     with tqdm(total=seconds, desc=predictor.name, disable=None, bar_format=BAR) as bar:
         for block in blocks:

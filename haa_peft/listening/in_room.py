@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,14 +13,18 @@ from numpy.typing import ArrayLike
 from haa_peft.checks import real_numbers
 from haa_peft.errors import InputError
 from haa_peft.inference.extent import check_extent
+from haa_peft.listening.arrivals import Surroundings
 from haa_peft.listening.convolve import heard_along, intervals, sent_along
-from haa_peft.listening.path import HOP_S, check_path, poses_at
+from haa_peft.listening.field import Field, Fields
+from haa_peft.listening.hrtf import Hrtf, head_of, read_hrtf
+from haa_peft.listening.path import HOP_S, check_facing, check_path, poses_at
+from haa_peft.listening.spatial import ambisonics, binaural, rotation
+from haa_peft.rendering.diffuse import field_seed
 
 if TYPE_CHECKING:
     from haa_peft.inference.predictor import RoomPredictor
 
-OUTPUTS = {"mono": 1}
-"""And how many channels they have."""
+OUTPUTS = ("mono", "binaural", "ambisonics")
 HEADS = ("receiver", "source")
 LONGEST_S = 1800.0
 """Of a sound that is auralised."""
@@ -31,7 +36,10 @@ class Listening:
 
     Attributes
     ----------
-    output : one of ``OUTPUTS``.
+    output : ``mono``; ``binaural``, left and right ear; or ``ambisonics``, four channels of first order (ACN, SN3D).
+    hrtf : of the ears, a SOFA file or what :func:`~haa_peft.listening.hrtf.read_hrtf` gives.
+    facing : yaw, or yaw and pitch, in degrees, of a head that does not turn: counterclockwise from the room's x axis,
+        and up. Unless the path says it, the head looks to the other end at the path's beginning.
     head : where the head or the microphone is: at the room's fixed point, the ``receiver``, while sources are at the
         positions; or at the positions, while the fixed point is the ``source`` (reciprocity).
     receiver : of several, which.
@@ -39,19 +47,25 @@ class Listening:
     """
 
     output: str = "mono"
+    hrtf: Hrtf | str | Path | None = None
+    facing: ArrayLike | None = None
     head: str = "receiver"
     receiver: ArrayLike | None = None
     k: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for what, allowed in (("output", tuple(OUTPUTS)), ("head", HEADS)):
+        for what, allowed in (("output", OUTPUTS), ("head", HEADS)):
             if getattr(self, what) not in allowed:
                 raise InputError(f"{what} is {getattr(self, what)!r:.60} but must be one of {', '.join(allowed)}")
+        if (self.output == "binaural") != (self.hrtf is not None):
+            raise InputError("binaural output needs hrtf, a SOFA file of a head's HRTFs; another output needs none")
+        if self.output == "mono" and self.facing is not None:
+            raise InputError("facing is given but mono output hears all directions alike; leave it out")
 
 
 def auralise(
-    predictor: RoomPredictor, dry: ArrayLike, rate: int, position_or_path: ArrayLike, **more: object
+    predictor: RoomPredictor, dry: ArrayLike, rate: int, position_or_path: ArrayLike, **more: Any
 ) -> np.ndarray:
     """As :func:`stream`, all at once: (C, N + T - 1) float32, where T is the length of the room's RIRs.
 
@@ -59,13 +73,12 @@ def auralise(
     ----------
     predictor, dry, rate, position_or_path, **more : as there; (N,) or (N, channels), and (3,) or (P, 4 to 6).
     """
-    return np.concatenate(list(stream(predictor, dry, rate, position_or_path, **more)), axis=1)  # type: ignore[arg-type]
+    return np.concatenate(list(stream(predictor, dry, rate, position_or_path, **more)), axis=1)
 
 
 def stream(
-    predictor: RoomPredictor, dry: ArrayLike, rate: int, position_or_path: ArrayLike, *, output: str = "mono",
-    head: str = "receiver", receiver: ArrayLike | None = None, k: int | None = None, seed: int = 0,
-) -> Iterator[np.ndarray]:  # fmt: skip
+    predictor: RoomPredictor, dry: ArrayLike, rate: int, position_or_path: ArrayLike, **more: Any
+) -> Iterator[np.ndarray]:
     """The sound in the room of the adapter in use, some samples after the other.
 
     Along a path the response changes every 50 ms at most, each giving way to the next within that time. The time that
@@ -78,33 +91,76 @@ def stream(
     rate : Hz of the sound and of what is returned.
     position_or_path : (3,) m in room coordinates, or rows (P, 4) of seconds and m, with yaw and pitch of the head in
         degrees behind if it turns, as :func:`~haa_peft.listening.path.read_path` gives them.
-    output, head, receiver, k, seed : as :class:`Listening` has them.
+    **more : output, hrtf, facing, head, receiver, k and seed, as :class:`Listening` has them.
 
     Yields
     ------
-    (C, n) float32, N + T - 1 samples altogether. In the unit of the sound times that of the measurements, so that
-    configurations can be compared; nothing is clipped.
+    (C, n) float32, N + T - 1 samples altogether, T those of a response. In the unit of the sound times that of the
+    measurements, so that configurations can be compared; nothing is clipped.
 
     Raises
     ------
     InputError
         For sounds, rates, paths and positions that cannot be; before anything is computed.
     """
-    how = Listening(output, head, receiver, k, seed)
+    how = Listening(**more)
     sound = check_sound(dry, rate)
     rows = check_path(position_or_path)
+    receiver = predictor.measured(how.receiver).receiver
+    facing = check_facing(how.facing, rows)
+    if facing is None:
+        facing = looking(rows[0, 1:4] - receiver if how.head == "receiver" else receiver - rows[0, 1:4])
+    spatial = _Spatial.of(predictor, receiver, rate, how)
     moving = len(sound)
     if how.head == "source":
-        moving += round(predictor.full_length * rate) - 1
+        moving += round(predictor.full_length * rate) + spatial.longer - 1
     edges = np.append(np.arange(0, moving, round(HOP_S * rate)), moving)
-    poses, parts = intervals(poses_at(rows, np.zeros(2), edges / rate), edges)
-    scale = predictor.scale
-    places = predictor.stream(
-        poses[:, :3], k=how.k, seed=how.seed, sample_rate=rate, length="full", receiver=how.receiver
+    poses, parts = intervals(poses_at(rows, facing, edges / rate)[:, : 3 if how.output == "mono" else 5], edges)
+    places = _runs(poses[:, :3])
+    rirs = predictor.stream(
+        poses[places, :3], k=how.k, seed=how.seed, sample_rate=rate, length="full", receiver=how.receiver
     )
-    responses = (rir[None] * scale for part in places for rir in part)
+    single = (rir.astype(np.float64) * predictor.scale for part in rirs for rir in part)
     along = heard_along if how.head == "source" else sent_along
-    return along(sound, responses, parts)
+    return along(sound, spatial.responses(poses, places, single), parts)
+
+
+def looking(away: np.ndarray) -> np.ndarray:
+    """Yaw and pitch (2,) in degrees of an upright head that turns to where (3,) points."""
+    return np.array([np.degrees(np.arctan2(away[1], away[0])), 0.0])
+
+
+def _runs(rows: np.ndarray) -> np.ndarray:
+    """Numbers (R,) of the rows (N, columns) that differ from the one before."""
+    return np.flatnonzero(np.append(True, (np.diff(rows, axis=0) != 0).any(axis=1)))
+
+
+class _Spatial(NamedTuple):
+    """How RIRs become responses (C, T + longer); without ``fields`` they stay as they are."""
+
+    fields: Fields | None
+    response: Callable[[Field, np.ndarray], np.ndarray]
+    longer: int
+
+    @classmethod
+    def of(cls, predictor: RoomPredictor, receiver: np.ndarray, rate: int, how: Listening) -> _Spatial:
+        if how.output == "mono":
+            return cls(None, ambisonics, 0)
+        around = Surroundings(predictor.geometry, receiver, how.head == "receiver")
+        seed = field_seed(str(predictor.card["room"]["name"]), how.seed) + 1
+        if how.output == "ambisonics":
+            return cls(Fields(around, rate, 3, seed), ambisonics, 0)
+        head = head_of(how.hrtf if isinstance(how.hrtf, Hrtf) else read_hrtf(str(how.hrtf)), rate)
+        return cls(Fields(around, rate, 1, seed), binaural(head), head.late.shape[-1] - 1 - head.lead)
+
+    def responses(self, poses: np.ndarray, places: np.ndarray, rirs: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        """For each pose (P, 3 or 5), of which those numbered ``places`` have an RIR of their own."""
+        own = set(places.tolist())
+        for i, pose in enumerate(poses):
+            if i in own:
+                rir = next(rirs)
+                field = None if self.fields is None else self.fields.of(rir, pose[:3])
+            yield rir[None] if field is None else self.response(field, rotation(*pose[3:]))
 
 
 def check_sound(dry: ArrayLike, rate: int) -> np.ndarray:

@@ -41,11 +41,12 @@ class Meter:
         self._open = np.empty(0)
         self._hops: list[float] = []
 
-    def add(self, block: np.ndarray) -> None:
-        """Take the next samples (C, n)."""
+    def add(self, block: np.ndarray, heard: int | None = None) -> None:
+        """Take the next samples (C, n), of whose channels the first ``heard`` (all unless given) count as loud."""
+        self.peak = max(self.peak, float(np.abs(block).max(initial=0)))
+        block = block[:heard]
         if self._state is None:
             self._state = np.zeros((len(self._sections), len(block), 2))
-        self.peak = max(self.peak, float(np.abs(block).max(initial=0)))
         weighted, self._state = sosfilt(self._sections, block.astype(np.float64), axis=1, zi=self._state)
         power = np.concatenate([self._open, (weighted**2).sum(axis=0)])
         whole = len(power) // self._hop

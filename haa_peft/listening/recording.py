@@ -26,7 +26,7 @@ class Recording:
 
     Attributes
     ----------
-    meter : how loud it is; of several channels that are no ears, the first.
+    meter : its peak, and how loud it is; of several channels that are no ears, the first.
     """
 
     def __init__(self, rate: int, ears: bool = True) -> None:
@@ -37,7 +37,7 @@ class Recording:
         """Take the next samples (C, n) float32."""
         self._channels = len(block)
         self._file.write(block.T.tobytes())
-        self.meter.add(block if self._ears else block[:1])
+        self.meter.add(block, None if self._ears else 1)
 
     def write(self, out: Path, gain_db: float) -> None:
         """Write a file of 24 bits; raises ``InputError`` where that cannot be."""

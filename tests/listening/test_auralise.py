@@ -12,6 +12,7 @@ from haa_peft.listening import dry_sound, read_path
 from haa_peft.listening.convolve import heard_along, intervals, sent_along
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
+from tests.listening.test_spatial import spaced_ears, write_sofa
 from tests.store.test_store import make_pack
 
 RATE = 16_000
@@ -111,6 +112,52 @@ def test_a_moving_head_hears_the_tail_where_it_is_then(predictor):
     np.testing.assert_allclose(sent[: len(here)], here, atol=1e-5 * abs(here).max())
 
 
+def click(at=0, count=200):
+    sound = np.zeros(count)
+    sound[at] = 1
+    return sound
+
+
+@pytest.mark.parametrize(("head", "sign"), [("receiver", 1), ("source", -1)])
+def test_the_direct_sound_comes_from_the_other_end(head, sign, predictor):
+    """Of a head at the receiver from the position; of one at the position from the receiver."""
+    receiver = predictor.receivers[0]
+    away = np.array(PLACE) - receiver
+    distance = np.linalg.norm(away)
+    arrival = slice(*(np.array([-0.0005, 0.001]) * RATE + distance / 343 * RATE).round().astype(int))
+    for facing, (x, y) in ((0, away[:2]), (90, [away[1], -away[0]]), (None, [sign * np.hypot(*away[:2]), 0])):
+        w, left, up, front = predictor.auralise(click(), RATE, PLACE, output="ambisonics", head=head, facing=facing)[
+            :, arrival
+        ]
+        for channel, share in ((front, x), (left, y), (up, away[2])):
+            np.testing.assert_allclose(channel @ w / (w @ w), sign * share / distance, atol=1e-5)
+
+
+def test_the_first_ambisonics_channel_is_the_mono_sound(predictor, dry):
+    path = [[0.0, *PLACE], [0.5, 1.0, 3.0, 1.3]]
+    mono = predictor.auralise(dry, RATE, path)
+    found = predictor.auralise(dry, RATE, path, output="ambisonics")
+    assert found.shape == (4, mono.shape[1])
+    np.testing.assert_allclose(found[:1], mono, atol=1e-6 * abs(mono).max())
+
+
+@pytest.mark.parametrize("head", ["receiver", "source"])
+def test_ears_at_rest_hear_a_convolution(head, predictor, dry):
+    ears = {"output": "binaural", "hrtf": spaced_ears(), "head": head}
+    responses = predictor.auralise(click(), RATE, PLACE, facing=(20, 5), **ears)[:, :-199]
+    path = [[0.0, *PLACE, 20, 5], [0.5, *PLACE, 20, 5], [1.0, *PLACE, 20, 5]]
+    found = predictor.auralise(dry, RATE, path, **ears)
+    expected = np.stack([convolve(dry.astype(float), one.astype(float)) for one in responses])
+    np.testing.assert_allclose(found, expected, atol=2e-6 * abs(expected).max())
+
+
+def test_a_head_that_turns_ends_as_one_that_is_turned(predictor):
+    ears = {"output": "binaural", "hrtf": spaced_ears()}
+    turning = predictor.auralise(click(3000, 3200), RATE, [[0.0, *PLACE, 350], [0.1, *PLACE, 380]], **ears)
+    turned = predictor.auralise(click(3000, 3200), RATE, PLACE, facing=20, **ears)
+    np.testing.assert_allclose(turning, turned, atol=1e-6 * abs(turned).max())
+
+
 def test_several_channels_are_averaged(predictor, dry):
     both = np.stack([dry, np.zeros_like(dry)], axis=1)
     half, whole = (predictor.auralise(one, RATE, PLACE) for one in (both, dry))
@@ -129,11 +176,17 @@ def test_several_channels_are_averaged(predictor, dry):
         ({"where": [[0, 2.0, 1.5, 1.2]]}, "lies at the receiver"),
         ({"head": "ear"}, "head is 'ear' but must be one of receiver, source"),
         ({"output": "quad"}, "output is 'quad' but must be one of mono"),
+        ({"output": "binaural"}, "binaural output needs hrtf"),
+        ({"output": "ambisonics", "hrtf": "head.sofa"}, "another output needs none"),
+        ({"output": "binaural", "hrtf": "no.sofa"}, "no.sofa: cannot be read as a SOFA file"),
+        ({"output": "ambisonics", "facing": [1, 2, 3]}, "facing is .* but must be yaw, or yaw and pitch, in degrees"),
+        ({"output": "ambisonics", "facing": 0, "where": [[0, *PLACE, 90]]}, "the path has a column yaw"),
+        ({"facing": 0}, "mono output hears all directions alike"),
     ],
 )
 def test_what_cannot_be_is_said(change, message, predictor, dry):
     given = {"dry": dry, "rate": RATE, "where": PLACE, **change}
-    more = {key: given[key] for key in ("head", "output") if key in given}
+    more = {key: given[key] for key in ("head", "output", "hrtf", "facing") if key in given}
     with pytest.raises(InputError, match=message):
         predictor.auralise(given["dry"], given["rate"], given["where"], **more)
 
@@ -205,9 +258,25 @@ def test_two_configurations_get_one_gain(predictor, store, tiny_backbone_file, t
     assert lufs[0].endswith(" LUFS")
 
 
+@pytest.mark.parametrize(("output", "channels"), [("binaural", 2), ("ambisonics", 4)])
+def test_files_of_ears_and_ambisonics(output, channels, predictor, store, tiny_backbone_file, tmp_path):
+    soundfile.write(tmp_path / "dry.wav", click()[:, None], RATE, subtype="FLOAT")
+    (tmp_path / "path.csv").write_text("time,x,y,z,yaw\n0,4,1,1.3,0\n0.1,4,1.2,1.3,30\n")
+    write_sofa(tmp_path / "head.sofa", spaced_ears(count=100))
+    more = {"hrtf": tmp_path / "head.sofa"} if output == "binaural" else {}
+    run("studio/base", "--dry", tmp_path / "dry.wav", "--path", tmp_path / "path.csv", "--store", store, "--backbone",
+        tiny_backbone_file, "--out", tmp_path / "a.wav", "--output", output,
+        *(word for key, value in more.items() for word in (f"--{key}", value)))  # fmt: skip
+    written, _ = soundfile.read(tmp_path / "a.wav")
+    expected = predictor.auralise(click(), RATE, read_path(tmp_path / "path.csv"), output=output, **more)
+    assert len(expected) == channels
+    np.testing.assert_allclose(written.T, expected * (10 ** (-1 / 20) / abs(expected).max()), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (["--position", "1", "1", "1", "--out", "a.wav", "--output", "binaural"], "--output binaural needs --hrtf"),
         (["--position", "1", "1", "1", "--out", "a.mp3"], "--out is 'a.mp3' but must end in .wav or .flac"),
         (["--position", "1", "1", "1", "--out", "a.wav", "b.wav"], "--out names 2 files but there are 1 adapters"),
         (["--out", "a.wav"], "one of --position and --path is needed"),
