@@ -16,11 +16,11 @@ from haa_peft.cli import main
 from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.inference.packs import attach_pack, levels_of, load_pack
-from haa_peft.inference.predictor import AdapterName
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.store.folder import read_pack
+from haa_peft.store.names import AdapterName
 from tests.test_finetune import finetune, pack
 
 WALLS = ("wood", "glazing", "massive", "lightweight", "floor_covering", "absorber")

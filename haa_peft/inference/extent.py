@@ -1,20 +1,22 @@
-"""Predictions at another rate and length than the network's: what is asked, and what continues them."""
+"""How RIRs are wanted: at which rate, of which length, with which phase; and what is done for it."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Real
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 
 from haa_peft.acoustics.sampling import RIR_LENGTH, SAMPLE_RATE
 from haa_peft.checks import check_whole
 from haa_peft.errors import InputError
+from haa_peft.inference.asked import check_finite_rirs
+from haa_peft.inference.loaded import LoadedRoom
+from haa_peft.model.checkpoint import check_single_precision
 from haa_peft.model.phases import DIFFUSE, PHASES
-from haa_peft.rooms.recordings import LONGEST_S, Recordings
-from haa_peft.satellites import satellite
+from haa_peft.rooms.recordings import LONGEST_S
 from haa_peft.store.pack import RATES, RoomPack
 
 LOG = logging.getLogger(__name__)
@@ -24,42 +26,6 @@ SHORTEST_S = 0.01
 """Of a prediction."""
 
 
-class LateField(Protocol):
-    """What continues a room's predictions: :class:`haa_peft.rendering.render.Renderer`."""
-
-    @property
-    def full_s(self) -> float:
-        """Seconds of a full length."""
-
-    def render(
-        self, predicted: np.ndarray, positions: np.ndarray, k: int, *, sample_rate: int, samples: int, diffuse: bool,
-        seed: int, continued: bool = True,
-    ) -> Iterator[np.ndarray]:  # fmt: skip
-        """RIRs (T,) of predictions (N, 9600) at positions (N, 3) m; see there for ``k`` and what follows it.
-
-        Parameters
-        ----------
-        predicted, positions, k, sample_rate, samples, diffuse, seed, continued : as there.
-        """
-
-
-def late_fields_of(views: Sequence[RoomPack]) -> tuple[LateField, ...]:
-    """What predictions at each receiver of a room are continued from, all of the same full length.
-
-    That is a pack's recordings, or its references where it keeps none. Raises ``InputError`` without the folder that
-    does it.
-    """
-    rendering = satellite("rendering", "another sample rate, a length or a diffuse field")
-    found = []
-    for pack in views:
-        own = len(pack.positions) - pack.card["room"].get("borrowed", 0)
-        kept = pack.recordings or Recordings(pack.rirs[:own], SAMPLE_RATE)
-        where = pack.positions[:own], pack.receiver, pack.geometry.bounds()
-        found.append(rendering.Renderer(kept.rirs, kept.sample_rate, *where, str(pack.card["room"]["name"])))
-    longest = max(one.full_s for one in found)
-    return tuple(one if one.full_s == longest else one.with_length(longest) for one in found)
-
-
 def check_phase(phase: str | None) -> str | None:
     """Raise ``InputError`` for a phase that predictors do not have; None is allowed."""
     if phase is not None and (not isinstance(phase, str) or phase not in (*PHASES, DIFFUSE)):
@@ -67,29 +33,83 @@ def check_phase(phase: str | None) -> str | None:
     return phase
 
 
-def check_extent(sample_rate: int | None, length: str | float | None) -> None:
-    """Raise ``InputError`` for a rate in Hz or a length in seconds at which nothing is predicted."""
-    low, high = RATES
-    if sample_rate is not None:
-        check_whole("sample_rate", sample_rate, low, high)
-    if length is not None and not (isinstance(length, str) and length == FULL):
-        number = isinstance(length, Real) and not isinstance(length, bool)
-        if not number or not SHORTEST_S <= cast(float, length) <= LONGEST_S:
-            raise InputError(
-                f'length is {length!r:.60} but must be "{FULL}" or seconds from {SHORTEST_S:g} to {LONGEST_S:g}'
-            )
+def check_seed(seed: int) -> None:
+    """Raise ``InputError`` for a seed that generators do not take, or if torch's default type is not float32."""
+    check_whole("seed", seed, 0, 2**32 - 1)
+    check_single_precision()
 
 
-def note_missing(pack: RoomPack, sample_rate: int | None, length: str | float | None) -> None:
-    """Warn of what is missing at a rate and length, as :func:`check_extent` allows them, without recordings."""
-    if pack.recordings is None and (length is not None or (sample_rate or 0) > SAMPLE_RATE):
-        LOG.warning(
-            "note: %s keeps no recordings, so nothing is above 11 kHz and its decay after %.2f s is extrapolated; "
-            "adapt to the room's folder again to keep them", pack.name, RIR_LENGTH / SAMPLE_RATE,
+@dataclass(frozen=True)
+class Extent:
+    """Of RIRs that are asked for; raises ``InputError`` for what nothing is predicted at.
+
+    Attributes
+    ----------
+    sample_rate : Hz; that of the network unless given.
+    length : seconds, or ``full``; that of the network unless given.
+    phase : one of ``PHASES`` or diffuse; unless given, diffuse where a rate or a length is.
+    seed : of the starting phase where that is random, and of the diffuse field.
+    """
+
+    sample_rate: int | None
+    length: str | float | None
+    phase: str | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        low, high = RATES
+        if self.sample_rate is not None:
+            check_whole("sample_rate", self.sample_rate, low, high)
+        if self.length is not None and not (isinstance(self.length, str) and self.length == FULL):
+            number = isinstance(self.length, Real) and not isinstance(self.length, bool)
+            if not number or not SHORTEST_S <= cast(float, self.length) <= LONGEST_S:
+                raise InputError(
+                    f'length is {self.length!r:.60} but must be "{FULL}" or seconds from {SHORTEST_S:g} to '
+                    f"{LONGEST_S:g}"
+                )
+
+    @property
+    def as_modelled(self) -> bool:
+        """Whether an answer is what the network predicts, as it is."""
+        return self.sample_rate in (None, SAMPLE_RATE) and self.length is None and self.phase != DIFFUSE
+
+    def samples(self, room: LoadedRoom) -> int:
+        """Of an RIR in a room."""
+        if self.length is None and self.sample_rate in (None, SAMPLE_RATE):
+            return RIR_LENGTH
+        modelled = RIR_LENGTH / SAMPLE_RATE
+        seconds = room.late[0].full_s if self.length == FULL else modelled if self.length is None else self.length
+        return round(float(seconds) * (self.sample_rate or SAMPLE_RATE))
+
+    def note_missing(self, pack: RoomPack) -> None:
+        """Warn of what is missing where a pack keeps no recordings."""
+        if pack.recordings is None and (self.length is not None or (self.sample_rate or 0) > SAMPLE_RATE):
+            LOG.warning(
+                "note: %s keeps no recordings, so nothing is above 11 kHz and its decay after %.2f s is extrapolated; "
+                "adapt to the room's folder again to keep them", pack.name, RIR_LENGTH / SAMPLE_RATE,
+            )  # fmt: skip
+
+    def finished(self, room: LoadedRoom, number: int, positions: np.ndarray, rirs: np.ndarray, k: int) -> np.ndarray:
+        """What the network predicts as it was wanted: (N, T) float32.
+
+        Parameters
+        ----------
+        room, number : where, and at which of its receivers.
+        positions : (N, 3) m in room coordinates.
+        rirs : (N, 9600) predicted there, from ``k`` references each.
+        k : see ``rirs``.
+
+        Raises
+        ------
+        InputError
+            When a prediction is not finite, or the folder that renders other rates and lengths is not there.
+        """
+        rirs = check_finite_rirs(room.pack.name, positions, rirs)
+        if self.as_modelled:
+            return rirs
+        found = room.late[number].render(
+            rirs, positions, k, sample_rate=self.sample_rate or SAMPLE_RATE, samples=self.samples(room),
+            diffuse=self.phase in (None, DIFFUSE), seed=self.seed, continued=self.length is not None,
         )  # fmt: skip
-
-
-def samples_of(sample_rate: int | None, length: str | float | None, late: LateField) -> int:
-    """Samples of RIRs at a rate in Hz and of a length, as :func:`check_extent` allows them."""
-    seconds = late.full_s if length == FULL else RIR_LENGTH / SAMPLE_RATE if length is None else float(length)
-    return round(seconds * (sample_rate or SAMPLE_RATE))
+        return check_finite_rirs(room.pack.name, positions, np.stack(list(found)))

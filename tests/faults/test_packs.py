@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from haa_peft import RoomPredictor, load_room
 from haa_peft.cli import main
 from haa_peft.errors import LONGEST, InputError
-from haa_peft.inference import predictor as predictor_module
+from haa_peft.inference import loaded as loaded_module
 from haa_peft.inference.packs import prepare_pack
 from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_pack, write_pack
@@ -315,7 +315,7 @@ def test_one_bad_pack_does_not_break_a_batch_later(store, tiny_backbone, monkeyp
         raise KeyError("rirs")
 
     with monkeypatch.context() as patch:
-        patch.setattr(predictor_module, "weights_of", fails)
+        patch.setattr(loaded_module, "weights_of", fails)
         with pytest.raises(InputError, match=r"studio/base: cannot be used .KeyError: 'rirs'"):
             predictor.predict_many([(str(NAME), QUERY)])
     np.testing.assert_array_equal(predictor.predict(QUERY), before)

@@ -9,8 +9,9 @@ from haa_peft.acoustics import paper_metrics
 from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.adapters.settings import METHODS
 from haa_peft.errors import InputError
+from haa_peft.inference import loaded as loaded_module
+from haa_peft.inference import many as many_module
 from haa_peft.inference import packs as packs_module
-from haa_peft.inference import predictor as predictor_module
 from haa_peft.inference.packs import attach_pack, prepare_pack
 from haa_peft.model import predict as predict_module
 from haa_peft.model.checkpoint import fingerprint
@@ -111,7 +112,7 @@ def test_any_other_failure_while_switching_keeps_the_room_too(step, store, tiny_
     def fails(*given):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(predictor_module, step, fails)
+    monkeypatch.setattr(loaded_module, step, fails)
     with pytest.raises(RuntimeError, match="out of memory"):
         predictor.switch("studio/panel")
     assert predictor.name == "studio/base"
@@ -138,8 +139,8 @@ def test_the_backbone_stays_free(store, tiny_backbone):
 def test_loaded_rooms_stay_until_others_push_them_out(store, tiny_backbone, monkeypatch):
     predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, max_loaded=2)
     reads = []
-    real = predictor_module.read_pack
-    monkeypatch.setattr(predictor_module, "read_pack", lambda *given: (reads.append(str(given[1])), real(*given))[1])
+    real = loaded_module.read_pack
+    monkeypatch.setattr(loaded_module, "read_pack", lambda *given: (reads.append(str(given[1])), real(*given))[1])
     predictor.switch("studio/panel")
     predictor.switch("studio/base")
     predictor.switch("studio/moved")
@@ -174,7 +175,7 @@ def test_every_method_in_one_batch(options, changes, room, tmp_path):
     seen = []
     real = predict_module.waveforms
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(predictor_module, "positions_at_once", lambda *_: 64)
+        patch.setattr(many_module, "positions_at_once", lambda *_: 64)
         patch.setattr(predict_module, "waveforms", lambda logs, *given: (seen.append(logs), real(logs, *given))[1])
         answers = predictor.predict_many([(str(name), QUERIES[i % 3 :]) for i, name in enumerate(names.values())])
     assert len(seen) == 1
@@ -232,8 +233,8 @@ def test_a_query_encodes_its_own_view_alone(room, tmp_path, monkeypatch):
 def test_more_rooms_than_stay_loaded(store, tiny_backbone, monkeypatch):
     predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone, max_loaded=1)
     reads = []
-    real = predictor_module.read_pack
-    monkeypatch.setattr(predictor_module, "read_pack", lambda *given: (reads.append(str(given[1])), real(*given))[1])
+    real = loaded_module.read_pack
+    monkeypatch.setattr(loaded_module, "read_pack", lambda *given: (reads.append(str(given[1])), real(*given))[1])
     names = ["studio/panel", "studio/base", "studio/moved", "studio/panel"]
     predictor.predict_many([(name, QUERIES) for name in names])
     assert reads == ["studio/panel", "studio/moved"]  # each once, and the one in use not at all
