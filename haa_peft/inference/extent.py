@@ -39,6 +39,19 @@ def check_seed(seed: int) -> None:
     check_single_precision()
 
 
+def check_extent(sample_rate: int | None, length: str | float | None) -> None:
+    """Raise ``InputError`` for a rate in Hz or a length in seconds at which nothing is predicted."""
+    low, high = RATES
+    if sample_rate is not None:
+        check_whole("sample_rate", sample_rate, low, high)
+    if length is not None and not (isinstance(length, str) and length == FULL):
+        number = isinstance(length, Real) and not isinstance(length, bool)
+        if not number or not SHORTEST_S <= cast(float, length) <= LONGEST_S:
+            raise InputError(
+                f'length is {length!r:.60} but must be "{FULL}" or seconds from {SHORTEST_S:g} to {LONGEST_S:g}'
+            )
+
+
 @dataclass(frozen=True)
 class Extent:
     """Of RIRs that are asked for; raises ``InputError`` for what nothing is predicted at.
@@ -58,16 +71,7 @@ class Extent:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        low, high = RATES
-        if self.sample_rate is not None:
-            check_whole("sample_rate", self.sample_rate, low, high)
-        if self.length is not None and not (isinstance(self.length, str) and self.length == FULL):
-            number = isinstance(self.length, Real) and not isinstance(self.length, bool)
-            if not number or not SHORTEST_S <= cast(float, self.length) <= LONGEST_S:
-                raise InputError(
-                    f'length is {self.length!r:.60} but must be "{FULL}" or seconds from {SHORTEST_S:g} to '
-                    f"{LONGEST_S:g}"
-                )
+        check_extent(self.sample_rate, self.length)
 
     @property
     def as_modelled(self) -> bool:
