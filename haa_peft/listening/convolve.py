@@ -1,8 +1,12 @@
-"""A sound through responses that change: each gives way to the next within a cross-fade, so that nothing clicks."""
+"""A sound through responses that change: each gives way to the next within a cross-fade, so that nothing clicks.
+
+While it does, the direct sound keeps its own time: what goes through both is stretched or squeezed by as much as its
+way becomes longer or shorter. So the two do not cancel each other, and what comes nearer sounds higher (Doppler).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +14,10 @@ from scipy.signal import oaconvolve
 
 CHUNK = 1 << 18
 """Samples that are convolved at once where nothing changes."""
+FASTEST = 0.1
+"""Of the speed of sound, above which nothing is stretched: a jump."""
+TAPS = 32
+"""Of the filter that reads between samples."""
 
 
 class Interval(NamedTuple):
@@ -19,6 +27,20 @@ class Interval(NamedTuple):
     stop: int
     first: int
     last: int
+
+    @property
+    def length(self) -> int:
+        """Samples."""
+        return self.stop - self.start
+
+    def ramp(self, place: np.ndarray) -> np.ndarray:
+        """From 0 to 1 without corners, at places (n,) in samples behind the start."""
+        return np.sin(np.pi / 2 * ((place + 0.5) / self.length).clip(0, 1)) ** 2
+
+    def later(self, delays: Sequence[float] | np.ndarray) -> float:
+        """Samples by which the direct sound is later in the end, of ``delays`` (P,) of all responses; 0 in a jump."""
+        later = float(delays[self.last] - delays[self.first])
+        return later if abs(later) <= FASTEST * self.length else 0.0
 
 
 def intervals(poses: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, list[Interval]]:
@@ -36,13 +58,16 @@ def intervals(poses: np.ndarray, edges: np.ndarray) -> tuple[np.ndarray, list[In
     return poses[np.concatenate([[True], changed])], found
 
 
-def sent_along(dry: np.ndarray, responses: Iterable[np.ndarray], parts: Iterable[Interval]) -> Iterator[np.ndarray]:
-    """The sound where it goes out from a moving source: what it sends in a moment is heard by the response of then.
+def sent_along(
+    dry: np.ndarray, responses: Iterable[np.ndarray], delays: np.ndarray, parts: Sequence[Interval]
+) -> Iterator[np.ndarray]:
+    """The sound of a moving source: what it sends in a moment is heard by the response of then.
 
     Parameters
     ----------
     dry : (N,).
     responses : (C, T) each, in the order of their numbers.
+    delays : (P,) samples until the direct sound arrives, of each response.
     parts : which follow each other from the first sample to the last.
 
     Yields
@@ -50,30 +75,45 @@ def sent_along(dry: np.ndarray, responses: Iterable[np.ndarray], parts: Iterable
     (C, n) float32, N + T - 1 samples altogether.
     """
     store = _Responses(responses)
-    rest = np.zeros_like(store[0])[:, 1:]
+    channels, length = store[0].shape
+    margin = int(np.ceil(max(abs(part.later(delays)) for part in parts))) + 1  # what is stretched may begin earlier
+    done, rest = 0, np.zeros((channels, margin))
     for part in parts:
-        sound = dry[None, part.start : part.stop]
-        ramp = _ramp(part)
-        if part.first == part.last:
-            found = oaconvolve(sound, store[part.first], axes=1)
-        else:
-            found = oaconvolve(sound * (1 - ramp), store[part.first], axes=1)
-            found += oaconvolve(sound * ramp, store[part.last], axes=1)
-        found[:, : rest.shape[1]] += rest
-        done = part.stop - part.start
-        rest = found[:, done:]
-        yield found[:, :done].astype(np.float32)
-    if rest.shape[1]:
-        yield rest.astype(np.float32)
+        found = np.zeros((channels, part.stop + margin + length - done))
+        found[:, : rest.shape[1]] = rest
+        for response, sound, start in _sent(dry, part, part.later(delays)):
+            wet = oaconvolve(sound[None], store[response], axes=1)
+            found[:, start - done : start - done + wet.shape[1]] += wet
+        until = max(done, part.stop - margin)
+        yield found[:, : until - done].astype(np.float32)
+        done, rest = until, found[:, until - done :]
+    yield rest[:, : len(dry) + length - 1 - done].astype(np.float32)
 
 
-def heard_along(dry: np.ndarray, responses: Iterable[np.ndarray], parts: Iterable[Interval]) -> Iterator[np.ndarray]:
+def _sent(dry: np.ndarray, part: Interval, later: float) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Responses by number, what goes through them (n,), and the sample with which that begins."""
+    if part.first == part.last:
+        yield part.first, dry[part.start : part.stop], part.start
+        return
+    stretch = 1 + later / part.length
+    ahead = np.arange(np.ceil(part.length + later)) / stretch
+    sound = between(dry[None], part.start + ahead)[0]
+    yield part.first, sound * (1 - part.ramp(ahead)), part.start
+    count = min(int(np.floor(part.length + later)), part.stop)  # what would begin before the sound is left out
+    place = part.length + np.arange(-count, 0) / stretch
+    yield part.last, between(dry[None], part.start + place)[0] * part.ramp(place), part.stop - count
+
+
+def heard_along(
+    dry: np.ndarray, responses: Iterable[np.ndarray], delays: np.ndarray, parts: Sequence[Interval]
+) -> Iterator[np.ndarray]:
     """The sound where a moving head hears it: all that arrives in a moment is heard by the response of then.
 
     Parameters
     ----------
     dry : (N,).
     responses : (C, T) each, in the order of their numbers.
+    delays : (P,) samples until the direct sound arrives, of each response.
     parts : which follow each other from the first sample to the last of the result, N + T - 1.
 
     Yields
@@ -81,18 +121,42 @@ def heard_along(dry: np.ndarray, responses: Iterable[np.ndarray], parts: Iterabl
     (C, n) float32.
     """
     store = _Responses(responses)
-    before = store[0].shape[1] - 1
     for part in parts:
-        sound = np.zeros((1, before + part.stop - part.start))
-        piece = dry[max(0, part.start - before) : part.stop]
-        late = max(0, before - part.start)
-        sound[0, late : late + len(piece)] = piece
-        kept = slice(before, before + part.stop - part.start)
-        found = oaconvolve(sound, store[part.first], axes=1)[:, kept]
-        if part.first != part.last:
-            ramp = _ramp(part)
-            found = found * (1 - ramp) + ramp * oaconvolve(sound, store[part.last], axes=1)[:, kept]
-        yield found.astype(np.float32)
+        if part.first == part.last:
+            yield _heard(dry, store[part.first], part.start, part.stop).astype(np.float32)
+            continue
+        later, place = part.later(delays), np.arange(part.length)
+        gone, beside = later * place / part.length, int(np.ceil(abs(later))) + TAPS
+        first, last = (
+            between(_heard(dry, store[number], part.start - beside, part.stop + beside), beside + place - shift)
+            for number, shift in ((part.first, gone), (part.last, gone - later))
+        )
+        ramp = part.ramp(place)
+        yield (first * (1 - ramp) + last * ramp).astype(np.float32)
+
+
+def _heard(dry: np.ndarray, response: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Samples (C, stop - start) of a sound (N,) through a response (C, T)."""
+    before = response.shape[1] - 1
+    sound = np.zeros((1, before + stop - start))
+    piece = dry[max(0, start - before) : max(0, stop)]
+    late = max(0, before - start)
+    sound[0, late : late + len(piece)] = piece
+    return oaconvolve(sound, response, axes=1)[:, before : before + stop - start]
+
+
+def between(signal: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Values (C, n) of a signal (C, N) at places (n,) between its samples, by a windowed sinc; none outside."""
+    base = np.floor(places).astype(int)
+    if (base == places).all() and len(base) and base[0] >= 0 and base[-1] < signal.shape[1]:
+        return signal[:, base]
+    near = np.arange(1 - TAPS // 2, TAPS // 2 + 1)
+    away = (places - base)[:, None] - near
+    weights = np.sinc(away) * np.cos(np.pi / TAPS * away) ** 2
+    rows = base[:, None] + near
+    inside = (rows >= 0) & (rows < signal.shape[1])
+    taken = signal[:, rows.clip(0, signal.shape[1] - 1)]
+    return np.einsum("cnt,nt->cn", taken, weights * inside)
 
 
 class _Responses:
@@ -108,8 +172,3 @@ class _Responses:
             self._kept[self._count] = next(self._coming).astype(np.float64)
             self._count += 1
         return self._kept[number]
-
-
-def _ramp(part: Interval) -> np.ndarray:
-    """From 0 to 1 within an interval, without corners."""
-    return np.sin(np.pi / 2 * (np.arange(part.stop - part.start) + 0.5) / (part.stop - part.start)) ** 2

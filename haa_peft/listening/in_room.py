@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.checks import real_numbers
 from haa_peft.errors import InputError
 from haa_peft.inference.extent import check_extent
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("mono", "binaural", "ambisonics")
 HEADS = ("receiver", "source")
-LONGEST_S = 1800.0
+LONGEST_S = 900.0
 """Of a sound that is auralised."""
 
 
@@ -81,8 +82,7 @@ def stream(
 ) -> Iterator[np.ndarray]:
     """The sound in the room of the adapter in use, some samples after the other.
 
-    Along a path the response changes every 50 ms at most, each giving way to the next within that time. The time that
-    sound takes is in the responses; there is no Doppler shift.
+    Along a path the response changes every 50 ms, each giving way to the next within that time.
 
     Parameters
     ----------
@@ -120,9 +120,11 @@ def stream(
     rirs = predictor.stream(
         poses[places, :3], k=how.k, seed=how.seed, sample_rate=rate, length="full", receiver=how.receiver
     )
-    single = (rir.astype(np.float64) * predictor.scale for part in rirs for rir in part)
+    scale = predictor.scale
+    single = (rir.astype(np.float64) * scale for part in rirs for rir in part)
     along = heard_along if how.head == "source" else sent_along
-    return along(sound, spatial.responses(poses, places, single), parts)
+    delays = np.linalg.norm(poses[:, :3] - receiver, axis=1) / SPEED_OF_SOUND * rate
+    return along(sound, spatial.responses(poses, places, single), delays, parts)
 
 
 def looking(away: np.ndarray) -> np.ndarray:
@@ -164,7 +166,7 @@ class _Spatial(NamedTuple):
 
 
 def check_sound(dry: ArrayLike, rate: int) -> np.ndarray:
-    """A sound as one channel (N,) of float64; raises ``InputError`` for what is none, or for its ``rate`` in Hz."""
+    """A sound as one channel (N,) float32; raises ``InputError`` for what is none, or for its ``rate`` in Hz."""
     check_extent(rate, None)
     sound = real_numbers("dry", dry)
     if sound.ndim == 2:
@@ -175,4 +177,4 @@ def check_sound(dry: ArrayLike, rate: int) -> np.ndarray:
         raise InputError("dry holds NaN or infinity but must be finite samples")
     if len(sound) > LONGEST_S * rate:
         raise InputError(f"dry lasts {len(sound) / rate:.0f} s but at most {LONGEST_S:g} s are auralised; take a part")
-    return sound
+    return sound.astype(np.float32)

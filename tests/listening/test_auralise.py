@@ -48,17 +48,17 @@ def test_at_rest_it_is_a_convolution(path, head, predictor, dry):
     np.testing.assert_allclose(found[0], expected, atol=1e-6 * abs(expected).max())
 
 
-def moved(speed, seconds=2.0, hop=0.05):
-    """Poses of a straight path, their edges in samples, and RIRs with a direct sound and an echo."""
+def moved(speed, echo=0.5, seconds=2.0, hop=0.05):
+    """Poses and edges in samples of a straight path, RIRs with a direct sound and an echo, and delays in samples."""
     edges = np.append(np.arange(0, seconds * RATE, hop * RATE), seconds * RATE).astype(int)
     poses = np.zeros((len(edges), 5))
     poses[:, 0] = 3 + speed * edges / RATE
     rirs = np.zeros((len(edges), 1, 2000))
     taps = np.arange(2000)
     for rir, x in zip(rirs, poses[:, 0], strict=True):
-        for length, gain in ((x, 1 / x), (12 - x, 0.5 / (12 - x))):
+        for length, gain in ((x, 1 / x), (12 - x, echo / (12 - x))):
             rir[0] += gain * np.sinc(taps - length / 343 * RATE)
-    return poses, edges, rirs
+    return poses, edges, rirs, poses[:, 0] / 343 * RATE
 
 
 def splatter_db(sound, frequency, width=60.0):
@@ -70,12 +70,12 @@ def splatter_db(sound, frequency, width=60.0):
 
 @pytest.mark.parametrize("moving", [sent_along, heard_along])
 def test_along_a_path_a_sine_has_no_clicks(moving):
-    """A switch without a cross-fade splatters 30 dB more."""
-    poses, edges, rirs = moved(1.0)
+    """A switch without a cross-fade splatters more than 15 dB more."""
+    poses, edges, rirs, delays = moved(1.0)
     sine = np.sin(2 * np.pi * 500 * np.arange(edges[-1]) / RATE)
     _, parts = intervals(poses, edges)
     middle = slice(4000, edges[-1] - 4000)
-    faded = np.concatenate(list(moving(sine, rirs, parts)), axis=1)[0, middle]
+    faded = np.concatenate(list(moving(sine, rirs, delays, parts)), axis=1)[0, middle]
     naive = np.zeros(edges[-1] + 2000)
     for start, stop, first, _ in parts:
         piece = convolve(sine[start:stop], rirs[first, 0])
@@ -84,6 +84,35 @@ def test_along_a_path_a_sine_has_no_clicks(moving):
     assert splatter_db(naive[middle], 500) > -45
     steps = np.abs(np.diff(faded, 2)).max()
     assert steps < 1.1 * (2 * np.pi * 500 / RATE) ** 2 * np.abs(faded).max()
+
+
+@pytest.mark.parametrize(("moving", "speed"), [(sent_along, 2.0), (sent_along, -1.2), (heard_along, 2.0)])
+def test_a_sine_that_moves_is_shifted_after_doppler(moving, speed):
+    """In the free field, p(t) = sin(2 pi f s) / d(s): sent at s and heard at t = s + d(s) / c."""
+    poses, edges, rirs, delays = moved(speed, echo=0.0, seconds=1.5)
+    t, frequency = np.arange(edges[-1]) / RATE, 3000.0
+    sine, (_, parts) = np.sin(2 * np.pi * frequency * t), intervals(poses, edges)
+    found, faded = (np.concatenate(list(moving(sine, rirs, own, parts)), axis=1)[0] for own in (delays, 0 * delays))
+    if moving is sent_along:
+        sent = (t - 3 / 343) / (1 + speed / 343)
+        distance = 3 + speed * sent
+    else:
+        distance = 3 + speed * t
+        sent = t - distance / 343
+    middle = slice(4000, len(t) - 4000)
+    expected = (np.sin(2 * np.pi * frequency * sent) / distance)[middle]
+    power = (expected**2).mean()
+    assert ((found[middle] - expected) ** 2).mean() < 0.02**2 * power
+    assert ((faded[middle] - expected) ** 2).mean() > 0.3**2 * power  # cross-fades alone
+
+
+def test_a_jump_is_a_cross_fade():
+    poses, edges, rirs, delays = moved(1.0, seconds=0.5)
+    poses[5:, 0] += 4
+    rirs[5:], delays[5:] = rirs[5:, :, ::-1], 100
+    _, parts = intervals(poses, edges)
+    for moving in (sent_along, heard_along):
+        assert np.isfinite(np.concatenate(list(moving(np.ones(edges[-1]), rirs, delays, parts)), axis=1)).all()
 
 
 def test_along_a_path_it_begins_and_ends_as_at_its_ends(predictor, dry):
