@@ -25,6 +25,7 @@ VERBS = {
         "pretrain": "pretraining.command",
     },
     "listen and look": {
+        "listen": "page.command",
         "auralise": "listening.command",
         "map": "maps.command",
         "suggest": "maps.command_suggest",

@@ -21,6 +21,7 @@ SATELLITES = (
     "hub",
     "maps",
     "listening",
+    "page",
     "matching",
     "oracle",
     "geometry.estimate",

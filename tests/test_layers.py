@@ -42,6 +42,7 @@ NEEDS = {
     "listening": {"importing", "rendering"},
     "importing": {"findings"},
     "maps": {"exporting"},
+    "page": {"exporting", "listening", "maps"},
     "pretraining": {"simulation", "geometry.estimate"},
     "studies": {"augmentation", "geometry.estimate"},
 }
@@ -234,6 +235,7 @@ NEEDING = [
     ("hub", ["predict", "hf://user/rooms/studio/base", "--position", "1", "1", "1", "--out", "rir.wav"]),
     ("matching", ["adapters", "match", "ROOM"]),
     ("listening", ["auralise", "studio/base", "--position", "1", "1", "1", "--out", "heard.wav"]),
+    ("page", ["listen", "studio/base"]),
     ("maps", ["suggest", "studio/base"]),
     ("maps", ["map", "studio/base", "--out", "map.png"]),
 ]  # fmt: skip

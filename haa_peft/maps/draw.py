@@ -65,8 +65,15 @@ def _extent(field: Map) -> tuple[np.ndarray, np.ndarray]:
     return low - 0.03 * (high - low).max(), high + 0.03 * (high - low).max()
 
 
-def _scale(values: np.ndarray, jnd: float, centred: bool) -> tuple[np.ndarray, float]:
-    """Borders between colours, whole numbers of steps, around nearly all of values (N,); JNDs a step."""
+def scale_of(values: np.ndarray, jnd: float, centred: bool) -> tuple[np.ndarray, float]:
+    """Borders between colours, whole numbers of steps, around nearly all of values (N,); JNDs a step.
+
+    Parameters
+    ----------
+    values : (N,).
+    jnd : just noticeable difference, in their unit.
+    centred : around 0.
+    """
     known = values[np.isfinite(values)]
     low, high = np.percentile(known, [3, 97]) if len(known) else (0.0, jnd)
     if centred:
@@ -78,8 +85,17 @@ def _scale(values: np.ndarray, jnd: float, centred: bool) -> tuple[np.ndarray, f
     return np.arange(first, max(last, first + 1) + 1) * step * jnd, step
 
 
-def _colours(axis: Axes, field: Map, values: np.ndarray, borders: np.ndarray, name: str, label: str) -> Any:
-    """Fields of colour around the points of the grid; their norm and colour map."""
+def draw_colours(axis: Axes, field: Map, values: np.ndarray, borders: np.ndarray, name: str) -> tuple[dict, Any]:
+    """Fields of colour around the points of a map's grid; their norm and colour map, and the image.
+
+    Parameters
+    ----------
+    axis : to draw in.
+    field : with the grid.
+    values : (N,) at its points.
+    borders : (B,) between colours, as :func:`scale_of` gives them.
+    name : of the colour map.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import BoundaryNorm
 
@@ -90,10 +106,13 @@ def _colours(axis: Axes, field: Map, values: np.ndarray, borders: np.ndarray, na
     row, column = (np.searchsorted(at, field.positions[:, i].round(6)) for i, at in ((1, y), (0, x)))
     table[row, column] = values
     image = axis.pcolormesh(_edges(x), _edges(y), table, cmap=colours, norm=norm, rasterized=True)
+    return {"cmap": colours, "norm": norm}, image
+
+
+def _bar(axis: Axes, image: Any, borders: np.ndarray, label: str) -> None:
     bar = axis.figure.colorbar(image, ax=axis, label=label, ticks=borders[:: max(1, len(borders) // 8)], pad=0.02)
     bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     bar.ax.tick_params(labelsize=8)
-    return {"cmap": colours, "norm": norm}
 
 
 def _edges(middle: np.ndarray) -> np.ndarray:
@@ -108,11 +127,13 @@ def _values(axis: Axes, field: Map) -> None:
     metric = METRICS[field.metric]
     measured = field.measured[np.isfinite(field.measured)]
     every = np.concatenate([field.estimate.values, measured])
-    jnd = _rounded(metric.step(field.usual))
-    borders, step = _scale(every, jnd, field.difference)
+    jnd = rounded(metric.step(field.usual))
+    borders, step = scale_of(every, jnd, field.difference)
     unit = f" ({metric.unit})" if metric.unit else ""
-    label = f"{metric.label}{unit}, a colour each {_jnds(step)} = {step * jnd:.2g} {metric.unit}".rstrip()
-    look = _colours(axis, field, field.estimate.values, borders, "RdBu_r" if field.difference else "viridis", label)
+    label = f"{metric.label}{unit}, a colour each {steps_text(step)} = {step * jnd:.2g} {metric.unit}".rstrip()
+    colours = "RdBu_r" if field.difference else "viridis"
+    look, image = draw_colours(axis, field, field.estimate.values, borders, colours)
+    _bar(axis, image, borders, label)
     axis.set_title("difference" if field.difference else "predicted (area), measured (rings)", fontsize=9)
     known = np.isfinite(field.measured)
     near = np.abs(field.references[:, 2] - field.height) <= SAME_HEIGHT
@@ -128,12 +149,13 @@ def _values(axis: Axes, field: Map) -> None:
         _write_values(axis, field, jnd)
 
 
-def _rounded(step: float) -> float:
-    """To two digits."""
+def rounded(step: float) -> float:
+    """A just noticeable difference to two digits."""
     return float(f"{step:.2g}")
 
 
-def _jnds(step: float) -> str:
+def steps_text(step: float) -> str:
+    """How many just noticeable differences a colour is wide, for people."""
     return f"{step:g} JND" if step <= 1 else f"{step:g} JNDs"
 
 
@@ -150,11 +172,12 @@ def _write_values(axis: Axes, field: Map, jnd: float) -> None:
 
 def _deviations(axis: Axes, field: Map) -> None:
     metric = METRICS[field.metric]
-    jnd = _rounded(metric.step(field.usual))
-    borders, step = _scale(field.estimate.deviations, jnd, False)
+    jnd = rounded(metric.step(field.usual))
+    borders, step = scale_of(field.estimate.deviations, jnd, False)
     unit = f" ({metric.unit})" if metric.unit else ""
-    label = f"standard deviation{unit}, a colour each {_jnds(step)} = {step * jnd:.2g} {metric.unit}".rstrip()
-    _colours(axis, field, field.estimate.deviations, borders, "YlOrBr", label)
+    label = f"standard deviation{unit}, a colour each {steps_text(step)} = {step * jnd:.2g} {metric.unit}".rstrip()
+    _, image = draw_colours(axis, field, field.estimate.deviations, borders, "YlOrBr")
+    _bar(axis, image, borders, label)
     axis.set_title("standard deviation: two errors of three are smaller", fontsize=9)
     axis.scatter(
         field.references[:, 0],
