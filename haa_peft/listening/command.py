@@ -71,10 +71,11 @@ def _run(args: argparse.Namespace) -> None:
     for name in args.names:
         predictor.switch(name)
         heard.append(_listen(args, predictor, dry, rate, where))
+    ends = "at the receiver" if args.head == "receiver" else "at the position (reciprocity)"
     found = levels([one.meter for one in heard], args.gain, args.same_loudness)
     for name, out, one, level in zip(args.names, args.out, heard, found, strict=True):
         one.write(out, level.gain)
-        print(f"{out}: {name}, {args.output}, gain {level.gain:+.2f} dB, peak {level.peak:.2f} dBFS, "
+        print(f"{out}: {name}, {args.output}, heard {ends}, gain {level.gain:+.2f} dB, peak {level.peak:.2f} dBFS, "
               f"{level.loudness:.1f} LUFS")  # fmt: skip
 
 

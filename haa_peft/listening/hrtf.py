@@ -150,7 +150,7 @@ def _diffuse_filters(spectra: np.ndarray, weights: np.ndarray, size: int, delay:
     """Filters (2, 2, size) by which two independent signals of power one get the ears' powers and coherence.
 
     The first goes to both ears alike and the second with opposite signs, by the cosine and sine of half an angle whose
-    cosine is the coherence (after Borss and Martin, AES 36th Conference, 2009).
+    cosine is the coherence (after Borss and Martin, AES 35th Conference, 2009).
     """
     power, coherence = diffuse_coherence(spectra, weights)
     half = np.arccos(coherence.clip(-1, 1)) / 2
