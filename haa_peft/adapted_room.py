@@ -12,8 +12,8 @@ from haa_peft.evaluation.compare import Candidate, compare
 from haa_peft.evaluation.evaluate import report_head
 from haa_peft.evaluation.verdict import verdict
 from haa_peft.inference.packs import prepare_pack
-from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.tensors import Levels
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.recordings import Recordings
 from haa_peft.rooms.room import Room
@@ -49,7 +49,7 @@ class AdaptedRoom:
     backbone: XRIR
     adaptation: Adaptation
     report: dict[str, Any]
-    levels: RoomLevels | None = None
+    levels: Levels | None = None
     below: Start | None = None
     first: Adaptation | None = None
     recordings: bool = True
@@ -101,7 +101,7 @@ def compare_adapted(
     adaptation: Adaptation,
     name: str,
     split: str | None,
-    levels: RoomLevels | None = None,
+    levels: Levels | None = None,
     below: Start | None = None,
 ) -> dict[str, Any]:
     """Report of baselines, backbone and an adapter of ``base``, with a verdict; without rows if nothing is tested.

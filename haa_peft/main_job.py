@@ -21,6 +21,7 @@ from haa_peft.files import hold
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.packs import load_pack
 from haa_peft.model.checkpoint import check_single_precision
+from haa_peft.model.tensors import Levels
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.satellites import has, satellite
@@ -30,7 +31,6 @@ from haa_peft.training.adapt import adapt
 from haa_peft.training.borrow import borrow_if_better
 from haa_peft.training.folds import measurements_validate
 from haa_peft.training.launch import start_accelerator
-from haa_peft.training.levels import fit_levels
 from haa_peft.training.loop import Adaptation, Start
 from haa_peft.training.objective import check_k
 from haa_peft.training.settings import TrainingSettings
@@ -84,7 +84,7 @@ def adapt_room(
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
     _check_beginnings(room, training, begin, below, first_stage)
-    room, method = _with_channels(room, method, begin, below)
+    room, method = _with_channels(room, _possible(method), begin, below)
     room = _borrow(room, borrow, store, backbone, k or training.k, training)
     training = _with_k(training, room, k)
     accelerator = accelerator or start_accelerator(training.seed)
@@ -95,7 +95,7 @@ def adapt_room(
         folder = _held(run_folder, accelerator, scope)
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
     is_main = accelerator.is_main_process
-    levels = fit_levels(backbone, room, training.k) if is_main and method.levels == "fitted" else None
+    levels = _levels(backbone, room, method, training.k) if is_main else None
     report = compare_adapted(room, base, adaptation, str(name), test_split if is_main else None, levels, below)
     return AdaptedRoom(name, room, backbone, adaptation, report, levels, below, first, recordings)
 
@@ -126,6 +126,14 @@ def _checked(room: Room, allow_faults: bool) -> Room:
         return satellite("findings", "adapting").checked(room, allow_faults=allow_faults)
     LOG.info("note: measurements of %s are not checked: this installation is without haa_peft/findings", room.name)
     return room
+
+
+def _possible(method: MethodSettings) -> MethodSettings:
+    """The method without levels, where they cannot be fitted."""
+    if method.levels == "none" or has("levels"):
+        return method
+    LOG.info("note: levels are not fitted: this installation is without haa_peft/levels")
+    return dataclasses.replace(method, levels="none")
 
 
 def _held(run_folder: Path | None, accelerator: Accelerator, scope: ExitStack) -> Path:
@@ -245,6 +253,11 @@ def _tell(
     for view in room.views:
         for one in view.findings:
             LOG.info(one.line)
+
+
+def _levels(backbone: XRIR, room: Room, method: MethodSettings, k: int) -> Levels | None:
+    """Levels that predictions are given, by a method that has them."""
+    return satellite("levels", "fitting levels").fit_levels(backbone, room, k) if method.levels == "fitted" else None
 
 
 def _train(

@@ -10,6 +10,7 @@ from haa_peft.errors import InputError
 
 SATELLITES = (
     "findings",
+    "levels",
     "rendering",
     "simulation",
     "augmentation",

@@ -30,6 +30,7 @@ with command():  # where another package does not load, it is one line
     from haa_peft.acoustics.resampling import resample
     from haa_peft.files import write_atomically, write_json
     from haa_peft.geometry.surfaces import Surfaces
+    from haa_peft.levels.fitting import fit_levels
     from haa_peft.model.predict import predict_rirs
     from haa_peft.model.tensors import RoomTensors
     from haa_peft.model.xrir import XRIR
@@ -38,7 +39,6 @@ with command():  # where another package does not load, it is one line
     from haa_peft.rooms.room import Room
     from haa_peft.rooms.splits import SHOTS
     from haa_peft.tables import figure, markdown
-    from haa_peft.training.levels import fit_levels
 
 K = 8
 MOST_TESTED = 40

@@ -20,10 +20,10 @@ with command():
     from haa_peft.adapters.weights import BASE
     from haa_peft.files import write_json
     from haa_peft.inference.network import RoomNetwork
+    from haa_peft.levels.fitting import fit_levels
     from haa_peft.maps.suggest import farthest, suggest
     from haa_peft.model.tensors import RoomTensors
     from haa_peft.rooms.room import Room
-    from haa_peft.training.levels import fit_levels
 
 K, MORE, TESTED = 8, 4, 60
 COLUMNS = ("edt_ms", "c50_db", "iso_c50_db")

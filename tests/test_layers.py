@@ -24,7 +24,6 @@ LAYERS = (
     ("acoustics",),
     ("geometry",),
     ("rooms",),
-    ("levels",),
     ("model",),
     ("adapters",),
     ("training",),
@@ -41,10 +40,11 @@ LAYERS = (
 NEEDS = {
     "listening": {"importing", "rendering"},
     "importing": {"findings"},
-    "maps": {"exporting"},
+    "maps": {"exporting", "levels"},
+    "matching": {"levels"},
     "page": {"exporting", "listening", "maps"},
     "pretraining": {"simulation", "geometry.estimate"},
-    "studies": {"augmentation", "geometry.estimate"},
+    "studies": {"augmentation", "geometry.estimate", "levels"},
 }
 """Satellites that others import."""
 LONGEST = 60
@@ -195,6 +195,7 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
     assert done.returncode == 0, done.stderr
     assert "| studio/base" in done.stdout
     assert "measurements of studio/base are not checked" in done.stdout
+    assert "levels are not fitted" in done.stdout
     assert "predicted (2, 9600)" in done.stdout
 
 
@@ -216,6 +217,10 @@ for arguments in json.loads(sys.argv[1]):
     print(json.dumps([status, said.getvalue()]))
 """
 """Run one after the other; prints the status of each and what it wrote to stderr."""
+FULL_LENGTH = [
+    "predict", "classroom-twin/base", "--store", str(ROOT / "adapters"), "--position", "3", "2", "1.3",
+    "--length", "full", "--out", "rir.wav",
+]  # fmt: skip
 NEEDING = [
     ("simulation", ["evaluate", "classroom-twin/base"]),
     ("augmentation", ["adapt", "ROOM", "--augment", "mirror"]),
@@ -227,8 +232,7 @@ NEEDING = [
     ("geometry.estimate", ["evaluate", "ROOM", "--geometry", "sound"]),
     ("geometry.estimate", ["geometry", "ROOM", "--from-sound"]),
     ("importing", ["import", "room.sofa", "--out", "studio/base"]),
-    ("rendering", ["predict", "classroom-twin/base", "--store", str(ROOT / "adapters"), "--position", "3", "2", "1.3",
-                   "--length", "full", "--out", "rir.wav"]),
+    ("levels", FULL_LENGTH),
     ("exporting", ["predict", "studio/base", "--grid", "1", "--out", "rirs.npz"]),
     ("hub", ["push", "studio/base", "user/rooms"]),
     ("hub", ["pull", "user/rooms"]),
@@ -248,8 +252,9 @@ NEEDING = [
         (SATELLITES, NEEDING),
         (["findings"], [("findings", ["import", "room.sofa", "--out", "studio/base"])]),
         (["simulation"], [("simulation", ["pretrain", "simulate", "--count", "1", "--out", "corpus"])]),
+        (["rendering"], [("rendering", FULL_LENGTH)]),
     ],
-    ids=["all", "findings", "simulation"],
+    ids=["all", "findings", "simulation", "rendering"],
 )
 def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(missing, needing, without, room_folder, tmp_path):
     np.save(tmp_path / "depth.npy", np.full((32, 64), 2.0))

@@ -14,6 +14,7 @@ from haa_peft.commands.parser import Parser
 from haa_peft.environment import EnvironmentProblem
 from haa_peft.errors import InputError, one_line
 from haa_peft.files import check_report, write_report
+from haa_peft.satellites import satellite
 
 if TYPE_CHECKING:
     from haa_peft.store.pack import RoomPack
@@ -86,12 +87,11 @@ def _show(args: argparse.Namespace) -> None:
     if args.plot is None:
         return
     from haa_peft.inference.packs import levels_of
-    from haa_peft.levels.figure import draw_directivity
 
     levels = levels_of(pack)
     if levels is None:
         raise InputError(f"{pack.name} has no fitted levels, so nothing is known of its device; train it anew")
-    draw_directivity(levels, str(pack.name), args.plot)
+    satellite("levels", "--plot").draw_directivity(levels, str(pack.name), args.plot)
 
 
 def _list(args: argparse.Namespace) -> None:

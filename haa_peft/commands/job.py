@@ -30,7 +30,6 @@ from haa_peft.store.card_text import fitted_levels, kept_weights
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.tables import report_table
 from haa_peft.training.launch import start_accelerator
-from haa_peft.training.levels import fit_levels
 from haa_peft.training.loop import Adaptation
 from haa_peft.training.sensitivity import sensitivity_table
 from haa_peft.training.settings import LEARNING_RATES, TrainingSettings
@@ -173,7 +172,7 @@ def store_blend(
     training = TrainingSettings(k=args.k, seed=args.seed, lr=LEARNING_RATES[method.method], weight_decay=0.0)
     blended = Adaptation(method, training, config, tensors, fingerprint(backbone), size, 0, 0, [], 0.0,
                          started_from=recipe)  # fmt: skip
-    levels = fit_levels(backbone, room, args.k)
+    levels = satellite("levels", "haa-peft adapters blend").fit_levels(backbone, room, args.k)
     report = compare_adapted(room, backbone, blended, str(name), "test", levels)
     adapted = AdaptedRoom(name, room, backbone, blended, report, levels)
     args.borrow = None

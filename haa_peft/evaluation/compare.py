@@ -16,10 +16,9 @@ from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import check_split, evaluate
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import views_at
-from haa_peft.levels.room import RoomLevels
 from haa_peft.model.phases import PHASES
 from haa_peft.model.predict import nearest_references
-from haa_peft.model.tensors import RoomTensors
+from haa_peft.model.tensors import Levels, RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import NEAREST, Room
 from haa_peft.store.pack import RoomPack
@@ -36,7 +35,7 @@ class Candidate(NamedTuple):
     config: dict | None
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
-    levels: RoomLevels | None = None
+    levels: Levels | None = None
 
 
 def compare(
@@ -69,7 +68,7 @@ def compare(
     check_split(room, split)
     network = RoomNetwork(backbone, phase=phase)
 
-    def predict(weights: RoomWeights, references: Room, k: int, levels: RoomLevels | None = None) -> np.ndarray:
+    def predict(weights: RoomWeights, references: Room, k: int, levels: Levels | None = None) -> np.ndarray:
         found = []
         for i, view in enumerate(references.views):
             if not len(view.splits[split]):

@@ -29,7 +29,6 @@ from haa_peft.inference.packs import (
     tensors_of,
     weights_of,
 )
-from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.tensors import EncodedRoom
 from haa_peft.model.xrir import XRIR
@@ -49,7 +48,7 @@ class Measured(NamedTuple):
     receiver: np.ndarray
     positions: np.ndarray
     rirs: np.ndarray
-    levels: RoomLevels | None
+    levels: Any
 
 
 class View(NamedTuple):

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.linalg import LinAlgError
@@ -18,16 +19,16 @@ from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.geometry.panorama import render_panorama
 from haa_peft.inference.asked import receiver_number
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.tensors import EncodedRoom, RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
+from haa_peft.satellites import satellite
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.pack_files import PREPARED_FIELDS
-from haa_peft.store.parts import LEVELS, PREPARED, VIEWS, damaged
+from haa_peft.store.parts import PREPARED
 
 LARGEST_PREPARED = 1e5
 """In magnitude; trained networks give below 100."""
@@ -133,25 +134,16 @@ def weights_of(pack: RoomPack, backbone: XRIR) -> RoomWeights:
         raise InputError(f"{pack.name}: {error}") from None
 
 
-def levels_of(pack: RoomPack, room: Room | None = None) -> RoomLevels | None:
-    """The levels that a pack keeps, with its own references or another room's training measurements; None without.
+def levels_of(pack: RoomPack, room: Room | None = None) -> Any:
+    """The :class:`~haa_peft.model.tensors.Levels` that a pack keeps, with its own references; None without.
 
-    Raises ``InputError`` where they are damaged.
+    They are given another room's training measurements instead if there is a ``room``. Raises ``InputError`` where
+    they are damaged.
     """
     if pack.levels is None:
         return None
-    first, *others = (_levels_at(own, view) for own, view in views_at(pack, room or pack.as_room()))
-    return dataclasses.replace(first, others=tuple(others))
-
-
-def _levels_at(pack: RoomPack, room: Room) -> RoomLevels:
-    """The levels that a pack keeps of one receiver, with a room's training measurements there."""
-    if pack.levels is None:
-        raise damaged(pack.name, f"{VIEWS} has no levels of the receiver {pack.receiver.round(3).tolist()}")
-    train = room.splits["train"]
-    places = room.positions[train] - room.receiver
-    return RoomLevels.of_tensors(pack.levels, room.rirs[train], places, room.receiver, room.geometry,
-                                 f"{pack.name}: {LEVELS}")  # fmt: skip
+    views = views_at(pack, room or pack.as_room())
+    return satellite("levels", f"{pack.name}, which has fitted levels,").stored_levels(views)
 
 
 def tensors_of(pack: RoomPack, device: torch.device) -> RoomTensors:

@@ -12,6 +12,7 @@ from scipy.special import ndtr, stdtrit
 from haa_peft.errors import InputError
 from haa_peft.inference.packs import attach_pack, levels_of, load_pack
 from haa_peft.levels.cells import above_noise, cell_levels
+from haa_peft.levels.fitting import folds, left_out_levels
 from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
@@ -19,7 +20,6 @@ from haa_peft.rooms.room import Room
 from haa_peft.store.names import list_names
 from haa_peft.store.pack import RoomPack
 from haa_peft.tables import markdown
-from haa_peft.training.levels import folds, left_out_levels
 from haa_peft.training.objective import check_k
 from haa_peft.training.settings import TrainingSettings
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import RIR_LENGTH, energy_above_floor, magnitude_from_log
 from haa_peft.acoustics.waveform import FEWER_ITERATIONS, griffin_lim, query_seeds, random_phases, reference_phases
-from haa_peft.levels.room import RoomLevels
-from haa_peft.model.tensors import Asked, EncodedRoom, RoomTensors, Targets
+from haa_peft.model.tensors import Asked, EncodedRoom, Levels, RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
 
 POSITIONS_AT_ONCE = {"cpu": 16}
@@ -124,7 +123,7 @@ def predict_rirs(
     k: int,
     seed: int,
     phase: str = "references",
-    levels: RoomLevels | None = None,
+    levels: Levels | None = None,
 ) -> np.ndarray:
     """RIRs (N, 9600) float32 by a backbone with the adapter that it carries.
 

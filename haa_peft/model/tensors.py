@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -99,6 +100,30 @@ class RoomTensors(NamedTuple):
         return room, places[targets], places[references]
 
 
+class Levels(Protocol):
+    """Of a room's RIRs at any position: :class:`haa_peft.levels.room.RoomLevels`."""
+
+    @property
+    def views(self) -> Sequence[Levels]:
+        """Those at each receiver."""
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors that are stored."""
+
+    def correct(self, rirs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """RIRs (N, 9600) at positions (N, 3) m from the receiver, with these levels."""
+
+    def seeing(self, rows: np.ndarray) -> Levels:
+        """The same with some of the measurements alone, (R,) bool."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is stored."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a card says."""
+
+
 class EncodedRoom(NamedTuple):
     """A room as a backbone, adapted or not, sees it: what :meth:`~haa_peft.model.xrir.XRIR.encode` gives.
 
@@ -111,7 +136,7 @@ class EncodedRoom(NamedTuple):
     features : (P, 3 or 19) of the positions; None where they are computed when needed.
     weights : :class:`~haa_peft.adapters.weights.RoomWeights` that it was encoded with and is to be predicted with; None
         where a backbone has one room's at a time.
-    levels : :class:`~haa_peft.levels.room.RoomLevels` that predicted RIRs are given; None leaves them as they are.
+    levels : :class:`Levels` that predicted RIRs are given; None leaves them as they are.
     """
 
     panorama: Tensor

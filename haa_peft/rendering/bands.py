@@ -9,9 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import uniform_filter1d
 
-from haa_peft.levels.cells import OCTAVES
-
-CENTRES = (63, *OCTAVES)
+CENTRES = (63, 125, 250, 500, 1000, 2000, 4000, 8000)
 """Hz, of the octaves."""
 OVERLAP = 1 / 3
 """Octaves within which one gives way to the next."""
@@ -26,7 +24,7 @@ AVERAGING_S = np.array([max(PRODUCT * 2**0.5 / octave, SHORTEST_S) for octave in
 
 def band_filters(frequency: np.ndarray, above: bool = True) -> np.ndarray:
     """Gains (9, F) of the bands at frequencies (F,) in Hz, which add up to one; not ``above``, the last is zero."""
-    place = np.log2(np.maximum(frequency, 1) / OCTAVES[0]) + 1
+    place = np.log2(np.maximum(frequency, 1) / CENTRES[1]) + 1
     edges = np.arange(1, len(CENTRES))[:, None] - 0.5
     rising = np.sin(np.pi / 2 * ((place - edges) / OVERLAP + 0.5).clip(0, 1)) ** 2
     octaves = -np.diff(rising, axis=0, prepend=1, append=0)

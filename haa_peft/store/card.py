@@ -15,7 +15,7 @@ from haa_peft.store.names import AdapterName
 from haa_peft.store.parts import CARD, damaged, read_json, reading, sha256
 
 if TYPE_CHECKING:
-    from haa_peft.levels.room import RoomLevels
+    from haa_peft.model.tensors import Levels
     from haa_peft.training.loop import Adaptation
 
 SCHEMA = 2
@@ -46,7 +46,7 @@ def make_card(
     *,
     parent: tuple[str, str] | None = None,
     first: Adaptation | None = None,
-    levels: RoomLevels | None = None,
+    levels: Levels | None = None,
 ) -> dict:
     """The card of a trained adapter.
 

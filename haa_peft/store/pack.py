@@ -59,7 +59,7 @@ class RoomPack:
         packs without it are prepared when they are loaded.
     prepared_from : the :meth:`digest` of what it was prepared from; with any other it is not stored.
     channels : what the panorama shows of surfaces beside their coordinates.
-    levels : what :class:`~haa_peft.levels.room.RoomLevels` keeps of the room's levels; None where there are none.
+    levels : what :class:`~haa_peft.model.tensors.Levels` keep of the room's levels; None where there are none.
     recordings : its own references at the rate and length at which they were recorded; None where they are not kept.
     others : the same adapter at the room's other receivers, with what was measured there; none where there is one.
     """

@@ -21,6 +21,7 @@ from haa_peft.adapters.combine import Stored, blend
 from haa_peft.adapters.methods import MethodSettings, attach, attach_stored
 from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.levels.fitting import fit_levels
 from haa_peft.levels.room import RoomLevels
 from haa_peft.main_job import adapt_room
 from haa_peft.model.checkpoint import fingerprint, load_backbone
@@ -32,7 +33,6 @@ from haa_peft.studies.assumptions import Assumption
 from haa_peft.studies.keys import fingerprint_of_room, job_settings, training_of
 from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of
 from haa_peft.training.borrow import borrow_if_better
-from haa_peft.training.levels import fit_levels
 from haa_peft.training.loop import Adaptation, Start
 
 NO_LEVELS = MethodSettings(levels="none")

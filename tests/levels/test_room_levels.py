@@ -16,12 +16,12 @@ from haa_peft.inference.packs import levels_of
 from haa_peft.levels import room as room_module
 from haa_peft.levels.cells import cell_levels
 from haa_peft.levels.figure import draw_directivity
+from haa_peft.levels.fitting import fit_levels, folds
 from haa_peft.levels.room import PRIOR_SHARES, PRIOR_WEIGHT, RoomLevels, average, blend_shares, distance_outside
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
-from haa_peft.training.levels import fit_levels, folds
 from haa_peft.training.settings import TrainingSettings
 
 SHORT = TrainingSettings(max_steps=2, k=4, validate_every=1, lr=0.02, caution=0.0)
