@@ -31,8 +31,8 @@ SHARED = (0.03, 0.1)
 """Seconds after the direct sound in which the late field becomes one for all positions."""
 SMOOTHED = 5
 """Bins to either side that it is smoothed over."""
-LENGTH = 10_240
-"""Samples that are computed, some more than are kept."""
+SPARE = 640
+"""Samples that are computed more than are kept."""
 EDGE_POINTS, EDGE_DISTANCE = 9, 0.03
 """Along an edge, where sound may pass round it, and metres from it."""
 WAYS = 400
@@ -71,15 +71,16 @@ class Beam:
         return rays, self.amplitude(rays).T ** 2
 
 
-def simulate(drawn: DrawnRoom, seed: tuple[int, ...]) -> np.ndarray:
-    """RIRs from every position to the receiver, (P, 9600) float32 at 22 050 Hz, direct sound at d / 343 s.
+def simulate(drawn: DrawnRoom, seed: tuple[int, ...], length: int = RIR_LENGTH) -> np.ndarray:
+    """RIRs from every position to the receiver, (P, length) float32 at 22 050 Hz, direct sound at d / 343 s.
 
     Raises ``InputError`` if pyroomacoustics gives something silent or not finite.
     """
+    computed_length = length + SPARE
     room = _box(drawn) if drawn.is_box else polyhedron([*drawn.walls, *drawn.obstacles], drawn.scattering, ORDER)
     radius = RECEIVER_RADIUS * max(1.0, drawn.volume / 60) ** (1 / 3)
     beam = None if drawn.facing is None else Beam(drawn.facing, drawn.beam, drawn.rear)
-    rays = {"n_rays": RAYS, "receiver_radius": radius, "time_thres": LENGTH / SAMPLE_RATE}
+    rays = {"n_rays": RAYS, "receiver_radius": radius, "time_thres": computed_length / SAMPLE_RATE}
     rays |= {"energy_thres": ENERGY_THRESHOLD, "hist_bin_size": BIN_SECONDS}
     start = int(np.random.SeedSequence(seed).generate_state(1)[0])
     place(room, drawn.receiver, beam, drawn.positions, start, rays)
@@ -88,17 +89,18 @@ def simulate(drawn: DrawnRoom, seed: tuple[int, ...]) -> np.ndarray:
     surfaces = drawn.surfaces
     distance = np.linalg.norm(drawn.positions - drawn.receiver, axis=1)
     inside = np.array([share_inside(surfaces, position, radius) for position in drawn.positions])
-    energy = share_late_energy(traced_energy(room) / inside[:, None, None], distance)
+    energy = share_late_energy(traced_energy(room, computed_length) / inside[:, None, None], distance)
     room.simulator_state["rt_needed"] = False  # its images alone from here on
     room.compute_rir()
-    responses = band_responses(room.octave_bands)
-    rirs = late_field(energy, distance, room, responses, np.random.default_rng(seed)) + computed(room, LENGTH)
+    responses = band_responses(room.octave_bands, computed_length)
+    rirs = late_field(energy, distance, room, responses, np.random.default_rng(seed))
+    rirs += computed(room, computed_length)
     for i in out_of_sight(room):
         rirs[i] += round_the_edges(drawn, surfaces, drawn.positions[i], responses)
-    rirs *= fade_in(distance, LENGTH)
-    if not np.isfinite(rirs).all() or not (np.abs(rirs[:, :RIR_LENGTH]).max(axis=1) > 0).all():
+    rirs *= fade_in(distance, computed_length)
+    if not np.isfinite(rirs).all() or not (np.abs(rirs[:, :length]).max(axis=1) > 0).all():
         raise InputError(f"pyroomacoustics gave silent or non-finite RIRs for a room of {drawn.size} m, seed {seed}")
-    return rirs[:, :RIR_LENGTH].astype(np.float32)
+    return rirs[:, :length].astype(np.float32)
 
 
 def place(
@@ -152,9 +154,9 @@ def fade_in(distance: np.ndarray, length: int) -> np.ndarray:
     return ((np.arange(length) - arrival[:, None] + 40) / 35).clip(0, 1)
 
 
-def traced_energy(room: Any) -> np.ndarray:
-    """What ray tracing gave every position per octave band and bin, (P, 7, bins)."""
-    bins = LENGTH // room.rt_args["hist_bin_size_samples"] + 2
+def traced_energy(room: Any, length: int) -> np.ndarray:
+    """What ray tracing gave every position per octave band and bin of so many samples, (P, 7, bins)."""
+    bins = length // room.rt_args["hist_bin_size_samples"] + 2
     energy = np.zeros((len(room.rt_histograms), len(OCTAVE_BANDS), bins))
     for row, ((histograms,),) in zip(energy, room.rt_histograms, strict=True):
         kept = histograms[:, :bins]
@@ -201,7 +203,7 @@ def share_late_energy(energy: np.ndarray, distance: np.ndarray) -> np.ndarray:
 def late_field(
     energy: np.ndarray, distance: np.ndarray, room: Any, responses: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Gaussian noise (P, 10240) whose energy per octave band follows what was traced.
+    """Gaussian noise (P, length) whose energy per octave band follows what was traced.
 
     In place of pyroomacoustics' own, whose few pulses make clarity differ by half a decibel between two runs.
 
@@ -210,43 +212,45 @@ def late_field(
     energy : (P, 7, bins).
     distance : (P,) m.
     room : of pyroomacoustics.
-    responses : of the octave bands, (7, 5121).
+    responses : of the octave bands, (7, length / 2 + 1).
     rng : draws the noise.
     """
+    length = 2 * (responses.shape[1] - 1)
     samples = room.rt_args["hist_bin_size_samples"]
-    spectra = np.fft.rfft(rng.standard_normal((len(energy), LENGTH)) / np.sqrt(samples))
-    time = np.arange(LENGTH)
+    spectra = np.fft.rfft(rng.standard_normal((len(energy), length)) / np.sqrt(samples))
+    time = np.arange(length)
     centres = (np.arange(energy.shape[-1]) + 0.5) * samples
     begun = time >= distance[:, None] / SPEED_OF_SOUND * SAMPLE_RATE
-    field = np.zeros((len(energy), LENGTH))
+    field = np.zeros((len(energy), length))
     for band, response, loss in zip(energy.swapaxes(0, 1), responses, room.air_absorption, strict=True):
         level = np.sqrt([np.interp(time, centres, row) for row in band])
         air = np.exp(-0.5 * loss * time / SAMPLE_RATE * SPEED_OF_SOUND)
-        field += np.fft.irfft(spectra * response, LENGTH) * level * air
+        field += np.fft.irfft(spectra * response, length) * level * air
     return field * begun
 
 
-def band_responses(octave_bands: Any) -> np.ndarray:
-    """Magnitudes (7, 5121) of pyroomacoustics' octave bands, which add up to 1."""
-    impulse = np.zeros(LENGTH)
-    impulse[LENGTH // 2] = 1
+def band_responses(octave_bands: Any, length: int) -> np.ndarray:
+    """Magnitudes (7, length / 2 + 1) of pyroomacoustics' octave bands, which add up to 1."""
+    impulse = np.zeros(length)
+    impulse[length // 2] = 1
     return np.abs([np.fft.rfft(octave_bands.analysis(impulse, band=b)) for b in range(len(OCTAVE_BANDS))])
 
 
 def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, responses: np.ndarray) -> np.ndarray:
-    """Direct sound (10240,) at a position that does not see the receiver: the shortest way round one or two edges.
+    """Direct sound (length,) at a position that does not see the receiver: the shortest way round one or two edges.
 
     Parameters
     ----------
     drawn, surfaces : the room.
     position : (3,) m.
-    responses : of the octave bands, (7, 5121).
+    responses : of the octave bands, (7, length / 2 + 1).
 
     Notes
     -----
     What passes is 1 / (3 + 20 N) of the energy, N = 2 detour / wavelength (ISO 9613-2, equation 14). Silent where no
     such way is free.
     """
+    samples = 2 * (responses.shape[1] - 1)
     points = edge_points(drawn)
     there, back = points - drawn.receiver, points - position
     first = np.flatnonzero(_is_free(surfaces, drawn.receiver, there))
@@ -259,7 +263,7 @@ def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, 
         if first[i] == last[j] or _is_free(surfaces, start, (end - start)[None])[0]:
             break
     else:
-        return np.zeros(LENGTH)
+        return np.zeros(samples)
     length = lengths[i, j]
     detour = length - np.linalg.norm(position - drawn.receiver)
     gain = 1 / np.sqrt(3 + 20 * 2 * detour * np.array(OCTAVE_BANDS) / SPEED_OF_SOUND) / length
@@ -267,8 +271,8 @@ def round_the_edges(drawn: DrawnRoom, surfaces: Surfaces, position: np.ndarray, 
         way = there[first[i]][None]
         gain *= Beam(drawn.facing, drawn.beam, drawn.rear).amplitude(way / np.linalg.norm(way))[:, 0]
     spectrum = gain @ responses
-    delay = np.exp(-2j * np.pi * np.fft.rfftfreq(LENGTH) * length / SPEED_OF_SOUND * SAMPLE_RATE)
-    return np.fft.irfft(spectrum * delay, LENGTH)
+    delay = np.exp(-2j * np.pi * np.fft.rfftfreq(samples) * length / SPEED_OF_SOUND * SAMPLE_RATE)
+    return np.fft.irfft(spectrum * delay, samples)
 
 
 def edge_points(drawn: DrawnRoom) -> np.ndarray:
@@ -276,9 +280,12 @@ def edge_points(drawn: DrawnRoom) -> np.ndarray:
     edges: list[tuple[np.ndarray, np.ndarray]] = []
     for i in range(0, len(drawn.obstacles), 6):
         corners = np.concatenate([face.corners for face in drawn.obstacles[i : i + 6]])
-        low, high = corners.min(axis=0) - EDGE_DISTANCE, corners.max(axis=0) + EDGE_DISTANCE
-        low[2] = max(low[2], 0)
-        for face in _solid(low, high):
+        sides = corners[[1, 3]] - corners[0]
+        axes = np.array([*sides, np.cross(*sides)])
+        axes /= np.linalg.norm(axes, axis=1)[:, None]
+        own = corners @ axes.T
+        for face in _solid(own.min(axis=0) - EDGE_DISTANCE, own.max(axis=0) + EDGE_DISTANCE) @ axes:
+            face[:, 2] = face[:, 2].clip(0)
             edges += zip(face, np.roll(face, -1, axis=0), strict=True)
     ceiling = drawn.walls[-1].corners  # counter-clockwise from above
     before, after = np.roll(ceiling, 1, axis=0) - ceiling, np.roll(ceiling, -1, axis=0) - ceiling
@@ -294,12 +301,12 @@ def edge_points(drawn: DrawnRoom) -> np.ndarray:
     return np.unique((starts + along * (ends - starts)).reshape(-1, 3).round(6), axis=0)
 
 
-def _solid(low: np.ndarray, high: np.ndarray) -> list[np.ndarray]:
-    """Floor and ceiling corners of a box, and its uprights, as faces (4, 3) whose rims hold all edges."""
+def _solid(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Bottom, top and two sides of a box as faces (4, 4, 3) whose rims hold all edges."""
     x, y = np.array([low[0], high[0], high[0], low[0]]), np.array([low[1], low[1], high[1], high[1]])
     rims = [np.column_stack([x, y, np.full(4, z)]) for z in (low[2], high[2])]
     sides = [np.array([rims[0][i], rims[0][i + 1], rims[1][i + 1], rims[1][i]]) for i in (0, 2)]
-    return [*rims, *sides]
+    return np.array([*rims, *sides])
 
 
 def _is_free(surfaces: Surfaces, origin: np.ndarray, ways: np.ndarray) -> np.ndarray:

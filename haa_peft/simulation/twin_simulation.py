@@ -1,4 +1,4 @@
-"""How a twin sounds: the acoustics of :mod:`haa_peft.simulation.twins`, with pyroomacoustics."""
+"""How a twin sounds: walls, loudspeaker, response and noise of :mod:`haa_peft.simulation.twins`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.simulation.draw import OCTAVE_BANDS, Face, eyring_absorption
-from haa_peft.simulation.simulate import Beam, computed, fade_in, out_of_sight, place, polyhedron
+from haa_peft.simulation.draw import OCTAVE_BANDS, DrawnRoom, Face, eyring_absorption
+from haa_peft.simulation.simulate import simulate
 
 LENGTH = 13_230
 """Samples of a stored RIR at 22 050 Hz (0.6 s)."""
-IMAGE_ORDER, RAYS, RECEIVER_RADIUS = 4, 2_000, 0.4
 SCATTERING = 0.15
 OBSTACLE_ABSORPTION, OBSTACLE_THICKNESS = 0.1, 0.02
 NOISE_RMS = 10 ** (-90 / 20)
@@ -56,10 +54,6 @@ def _corners(points: np.ndarray) -> np.ndarray:
     return np.array([points[0], points[1], points[1] + points[2] - points[0], points[2]])
 
 
-def _loudspeaker(twin: Twin) -> Beam:
-    return Beam(twin.facing, np.array(SHARPNESS), np.array(REAR_LEVEL))
-
-
 def _faces(twin: Twin) -> list[Face]:
     """Walls, and obstacles as plates."""
     low, high = twin.surfaces.bounds()
@@ -80,6 +74,27 @@ def _faces(twin: Twin) -> list[Face]:
     return faces
 
 
+def drawn_twin(twin: Twin, positions: np.ndarray) -> DrawnRoom:
+    """A twin with microphones at positions (N, 3) m, as what :func:`~haa_peft.simulation.simulate.simulate` takes."""
+    faces = _faces(twin)
+    low, high = twin.surfaces.bounds()
+    return DrawnRoom(
+        plan="box",
+        size=high - low,
+        is_box=False,
+        walls=faces[:6],
+        obstacles=faces[6:],
+        scattering=SCATTERING,
+        facing=twin.facing,
+        beam=np.array(SHARPNESS),
+        rear=np.array(REAR_LEVEL),
+        receiver=twin.loudspeaker,
+        positions=positions,
+        t60=twin.finish.t60,
+        volume=float(np.prod(high - low)),
+    )
+
+
 def simulate_twin(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np.ndarray:
     """RIRs (N, 13230) float32 from the loudspeaker to all positions, direct sound at d / 343 s.
 
@@ -91,35 +106,10 @@ def simulate_twin(twin: Twin, positions: np.ndarray, name: str, seed: int) -> np
     """
     from scipy.signal import fftconvolve, firwin2, minimum_phase
 
-    room = polyhedron(_faces(twin), SCATTERING, IMAGE_ORDER)
-    rays = {"n_rays": RAYS, "receiver_radius": RECEIVER_RADIUS, "time_thres": LENGTH / SAMPLE_RATE}
-    place(room, twin.loudspeaker, _loudspeaker(twin), positions, seed, rays)
-    room.compute_rir()
-    rirs = computed(room, LENGTH) * fade_in(np.linalg.norm(positions - twin.loudspeaker, axis=1), LENGTH)
-    for i in out_of_sight(room):
-        rirs[i] += _round_the_edges(twin, positions[i])
+    chance = seed, zlib.crc32(name.encode())
+    rirs = simulate(drawn_twin(twin, positions), chance, LENGTH)
     # minimum_phase halves the decibels of its prototype
     response = minimum_phase(firwin2(2047, RESPONSE_HZ, 10 ** (np.array(RESPONSE_DB) / 10), fs=SAMPLE_RATE))
     rirs = fftconvolve(rirs, response[None], axes=1)[:, :LENGTH]
-    noise = np.random.default_rng((seed, zlib.crc32(name.encode()))).standard_normal(rirs.shape)
+    noise = np.random.default_rng(chance).standard_normal(rirs.shape)
     return (rirs + NOISE_RMS * noise).astype(np.float32)
-
-
-def _round_the_edges(twin: Twin, position: np.ndarray) -> np.ndarray:
-    """Direct sound (13230,) at a position behind the panel: the shortest way round each of its four edges.
-
-    An edge lets through 1 / (3 + 20 N) of the energy, N = 2 detour / wavelength (ISO 9613-2, equation 14).
-    """
-    corners = _corners(twin.surfaces.points[-1])
-    frequencies = np.fft.rfftfreq(2 * LENGTH, 1 / SAMPLE_RATE)
-    spectrum = np.zeros(len(frequencies), dtype=complex)
-    for start, end in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        ways = start + np.linspace(0, 1, 101)[:, None] * (end - start) - twin.loudspeaker
-        onward = position - twin.loudspeaker - ways
-        lengths = np.linalg.norm(ways, axis=1) + np.linalg.norm(onward, axis=1)
-        length, way = lengths.min(), ways[lengths.argmin()]
-        bands = _loudspeaker(twin).amplitude(way[None] / np.linalg.norm(way))[:, 0]
-        number = 2 * (length - np.linalg.norm(position - twin.loudspeaker)) * frequencies / SPEED_OF_SOUND
-        gain = np.interp(frequencies, OCTAVE_BANDS, bands) / np.sqrt(3 + 20 * number) / length
-        spectrum += gain * np.exp(-2j * np.pi * frequencies * length / SPEED_OF_SOUND)
-    return np.fft.irfft(spectrum)[:LENGTH]

@@ -2,11 +2,11 @@
 
 From HAA's facts: walls, tables, panels, loudspeaker positions. HAA measured the classroom in one state only, so
 the twin's turned and moved loudspeaker and its panel (as high as the dampened room's, twice as wide) are ours.
-Simulated with pyroomacoustics: image sources to order 4, ray tracing beyond, tables and panels as plates 2 cm
-thick. New to a backbone that was pretrained on empty shoeboxes: a loudspeaker that faces -y (+x in ``rotation``)
-and narrows towards high frequencies, its frequency response, white measurement noise, obstacles. The direct
-sound bends round the edges of a panel; reflections don't, and their shadows are sharp. Absorption is set so
-that decay times come out near HAA's. Not simulated: room modes, furniture other than tables, people.
+Simulated as the rooms that the backbone was pretrained on (:mod:`haa_peft.simulation.simulate`), with what real rooms
+have and those have not: the shape and plates of HAA's rooms (tables, panels, 2 cm thick), one loudspeaker, which
+faces -y (+x in ``rotation``), narrows towards high frequencies and has a frequency response, and white measurement
+noise. Absorption is set so that decay times come out near HAA's. Not simulated: room modes, furniture other than
+tables, people.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from haa_peft.rooms.haa import haa_facts, room_and_configuration
 from haa_peft.simulation.cache import cache_folder, kept
 from haa_peft.simulation.twin_simulation import LENGTH, Finish, Twin, simulate_twin
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's folder names; raise it when a change here gives other RIRs."""
 FEWEST_POSITIONS = 14
 CONFIGURATIONS = ("base", "rotation", "translation", "panel", "panel1")
