@@ -36,9 +36,9 @@ HEIGHTS = (0.9, 1.3, 1.7)
 """Metres; every microphone stand carries one microphone at each, all above the tables."""
 WALL_DISTANCE, LOUDSPEAKER_DISTANCE = 0.3, 0.5
 FINISHES = {
-    "classroom": Finish(0.65, 0.84, (0.7, 0.85, 1, 1.05, 1.05, 1.05, 1.05), (0.8, 0.8, 1.2, 1.4, 0.7, 0.7)),
+    "classroom": Finish(0.65, 0.88, (0.7, 0.85, 1, 1.05, 1.05, 1.05, 1.05), (0.8, 0.8, 1.2, 1.4, 0.7, 0.7)),
     "dampened": Finish(0.15, 1.12, (0.8, 0.9, 1, 1.05, 1.05, 1.05, 1.05), (1, 1, 0.9, 1, 1.05, 1.05)),
-    "hallway": Finish(0.95, 0.58, (0.9, 1, 1, 1, 1.05, 1.1, 1.2), (1, 1, 1.2, 1.4, 0.8, 0.8)),
+    "hallway": Finish(0.95, 0.55, (0.9, 1, 1, 1, 1.05, 1.1, 1.2), (1, 1, 1.2, 1.4, 0.8, 0.8)),
 }
 
 

@@ -5,6 +5,7 @@ import json
 import threading
 
 import numpy as np
+import pyroomacoustics
 import pytest
 
 from haa_peft.acoustics.paper import paper_metrics
@@ -15,6 +16,7 @@ from haa_peft.rooms.haa import haa_facts
 from haa_peft.rooms.load import load_room
 from haa_peft.simulation import twin_simulation, twins
 from haa_peft.simulation.cache import FILES
+from haa_peft.simulation.simulate import band_responses, edge_points, round_the_edges
 
 N = 18
 DAMPENED = ("base", "rotation", "panel")
@@ -171,24 +173,42 @@ def test_panel_takes_the_direct_sound_behind_it_only(dampened):
 
 def test_diffraction_is_near_that_of_a_knife_edge():
     """Against ITU-R P.526-15, equation 31, for a screen with one edge in reach."""
-    far = [[-500, 0, -500], [500, 0, -500], [-500, 0, 1.3]]
+    far = [[-498, 2.5, -500], [502, 2.5, -500], [-498, 2.5, 1.3]]
+    bands = band_responses(pyroomacoustics.acoustics.OctaveBandsFactory(fs=SAMPLE_RATE), 10_240)
     base = twins.all_twins()["dampened-twin/base"]
     twin = dataclasses.replace(
         base,
         surfaces=Surfaces.from_json([*base.surfaces.to_json(), {"points": far}], "screen"),
-        loudspeaker=np.array([0, 2.0, 1.0]),
+        loudspeaker=np.array([2.0, 4.5, 1.0]),
     )
     for z in (1.0, 0.4):
-        position = np.array([0, -2.0, z])
+        position = np.array([2.0, 0.5, z])
         distance = np.linalg.norm(position - twin.loudspeaker)
         edge = np.linalg.norm([2.0, 0.3]) + np.linalg.norm([2.0, 1.3 - z])
-        spectrum = np.abs(np.fft.rfft(twin_simulation._round_the_edges(twin, position)))
-        frequency = np.fft.rfftfreq(twins.LENGTH, 1 / SAMPLE_RATE)
-        for hz in (500, 2000, 6000):
+        drawn = twin_simulation.drawn_twin(twin, position[None])
+        spectrum = np.abs(np.fft.rfft(round_the_edges(drawn, drawn.surfaces, position, bands)))
+        frequency = np.fft.rfftfreq(10_240, 1 / SAMPLE_RATE)
+        for hz in (500, 2000, 4000):
             v = np.sqrt(4 * (edge - distance) * hz / 343)
             loss = 6.9 + 20 * np.log10(np.sqrt((v - 0.1) ** 2 + 1) + v - 0.1)
             level = 20 * np.log10(spectrum[np.abs(frequency - hz).argmin()] * distance)
             assert level == pytest.approx(-loss, abs=4)
+
+
+def test_edges_of_a_turned_plate_are_those_of_the_same_one_turned():
+    """Against ``edge_points`` of the plate along an axis, each point turned by hand."""
+    base = twins.all_twins()["hallway-twin/base"]
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    straight = np.array([[0.5, 8.0, 1.8], [0.5, 8.0, 0.2], [1.0, 8.0, 1.8]])
+    found = []
+    for plate in (straight, straight @ turn.T):
+        surfaces = Surfaces.from_json([*base.surfaces.to_json(), {"points": plate.tolist()}], "plate")
+        twin = dataclasses.replace(base, surfaces=surfaces)
+        found.append(edge_points(twin_simulation.drawn_twin(twin, np.zeros((1, 3)))))
+    straight_points, turned_points = found
+    distance = np.linalg.norm(turned_points[:, None] - straight_points @ turn.T, axis=2)
+    assert len(straight_points) == len(turned_points)
+    assert distance.min(axis=0).max() < 1e-5
 
 
 @pytest.mark.parametrize("room", ["classroom-twin", "dampened-twin", "hallway-twin"])
