@@ -158,6 +158,8 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     write_atomically(description, json.dumps(facts).encode())
     n_shards = -(-n_rooms // ROOMS_PER_SHARD)
     missing = [s for s in range(n_shards) if not shard_path(folder, s).exists()]
+    if not missing:
+        return
     # an interruption goes to this process alone, and leaving the block ends the workers at once
     with (
         multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
