@@ -68,8 +68,9 @@ def _run(args: argparse.Namespace) -> None:
     where = args.position if args.path is None else read_path(args.path)
     predictor = RoomPredictor.load(args.names[0], store=args.store, backbone=args.backbone)
     heard = []
-    for name in args.names:
-        predictor.switch(name)
+    for number, name in enumerate(args.names):
+        if number:
+            predictor.switch(name)
         heard.append(_listen(args, predictor, dry, rate, where))
     ends = "at the receiver" if args.head == "receiver" else "at the position (reciprocity)"
     found = levels([one.meter for one in heard], args.gain, args.same_loudness)

@@ -12,7 +12,7 @@ RATE = 48_000
 PHRASE = ((0.0, 196.0), (0.25, 246.9), (0.5, 293.7), (0.75, 392.0), (1.0, 329.6), (1.5, 293.7), (1.75, 246.9),
           (2.0, 196.0))  # fmt: skip
 """Seconds and Hz of the plucked notes."""
-CLAPS = (3.0, 3.4, 3.6, 4.0)
+CLAPS = (3.3, 3.7, 3.9, 4.3)
 VOWELS = {"a": (730, 1090, 2440), "e": (530, 1840, 2480), "i": (270, 2290, 3010), "o": (570, 840, 2410)}
 """Hz of formants of a male voice (Peterson and Barney, 1952)."""
 WIDTHS = (80, 100, 150)
@@ -67,7 +67,8 @@ def _syllable(consonant: str, vowel: str, pitch: float, rng: np.random.Generator
     """A fricative or a plosive, then a vowel: pulses of a falling pitch through three formants."""
     length = {"s": 0.09, "t": 0.02}[consonant]
     hiss = rng.standard_normal(round(length * RATE)) * _fade(round(length * RATE), 0.3 * length, 0.2 * length)
-    hiss = 0.12 * _resonance(hiss, 5500, 2500)
+    hiss = _resonance(hiss, 5500, 2500)
+    hiss *= 0.1 / np.abs(hiss).max()
     time = np.arange(round(0.22 * RATE)) / RATE
     cycles = pitch * (time - 0.4 * time**2)
     pulses = np.diff(np.floor(cycles), prepend=0) + 0.002 * rng.standard_normal(len(time))

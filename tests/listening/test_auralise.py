@@ -193,31 +193,32 @@ def test_several_channels_are_averaged(predictor, dry):
     np.testing.assert_allclose(half, whole / 2, atol=1e-6 * abs(whole).max())
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"dry": np.array([0.0, np.nan])}, "dry holds NaN or infinity"),
-        ({"dry": []}, "dry is"),
-        ({"rate": 100}, "sample_rate is 100 but must be a whole number from 8000"),
-        ({"where": [1.0, 2.0]}, r"path is \(2,\) but must be a position \(3,\) in m, or rows"),
-        ({"where": [[0, *PLACE], [0, *PLACE]]}, "path: time 0 s does not follow 0 s"),
-        ({"where": [[0, *PLACE], [1, 9.0, 1.0, 1.0]]}, "lies outside studio/base"),
-        ({"where": [[0, 2.0, 1.5, 1.2]]}, "lies at the receiver"),
-        ({"head": "ear"}, "head is 'ear' but must be one of receiver, source"),
-        ({"output": "quad"}, "output is 'quad' but must be one of mono"),
-        ({"output": "binaural"}, "binaural output needs hrtf"),
-        ({"output": "ambisonics", "hrtf": "head.sofa"}, "another output needs none"),
-        ({"output": "binaural", "hrtf": "no.sofa"}, "no.sofa: cannot be read as a SOFA file"),
-        ({"output": "ambisonics", "facing": [1, 2, 3]}, "facing is .* but must be yaw, or yaw and pitch, in degrees"),
-        ({"output": "ambisonics", "facing": 0, "where": [[0, *PLACE, 90]]}, "the path has a column yaw"),
-        ({"facing": 0}, "mono output hears all directions alike"),
-    ],
-)
-def test_what_cannot_be_is_said(change, message, predictor, dry):
-    given = {"dry": dry, "rate": RATE, "where": PLACE, **change}
-    more = {key: given[key] for key in ("head", "output", "hrtf", "facing") if key in given}
-    with pytest.raises(InputError, match=message):
-        predictor.auralise(given["dry"], given["rate"], given["where"], **more)
+WRONG = [
+    ({"dry": np.array([0.0, np.nan])}, "dry holds NaN or infinity"),
+    ({"dry": []}, "dry is"),
+    ({"rate": 100}, "sample_rate is 100 but must be a whole number from 8000"),
+    ({"where": [1.0, 2.0]}, r"path is \(2,\) but must be a position \(3,\) in m, or rows"),
+    ({"where": [[0, *PLACE], [0, *PLACE]]}, "path: time 0 s does not follow 0 s"),
+    ({"where": [[0, *PLACE], [1, 9.0, 1.0, 1.0]]}, "lies outside studio/base"),
+    ({"where": [[0, 2.0, 1.5, 1.2]]}, "lies at the receiver"),
+    ({"head": "ear"}, "head is 'ear' but must be one of receiver, source"),
+    ({"output": "quad"}, "output is 'quad' but must be one of mono"),
+    ({"output": "binaural"}, "binaural output needs hrtf"),
+    ({"output": "ambisonics", "hrtf": "head.sofa"}, "another output needs none"),
+    ({"output": "binaural", "hrtf": "no.sofa"}, "no.sofa: cannot be read as a SOFA file"),
+    ({"output": "ambisonics", "facing": [1, 2, 3]}, "facing is .* but must be yaw, or yaw and pitch, in degrees"),
+    ({"output": "ambisonics", "facing": 0, "where": [[0, *PLACE, 90]]}, "the path has a column yaw"),
+    ({"facing": 0}, "mono output hears all directions alike"),
+]
+"""Arguments, and what is said of them."""
+
+
+def test_what_cannot_be_is_said(predictor, dry):
+    for change, message in WRONG:
+        given = {"dry": dry, "rate": RATE, "where": PLACE, **change}
+        more = {key: given[key] for key in ("head", "output", "hrtf", "facing") if key in given}
+        with pytest.raises(InputError, match=message):
+            predictor.auralise(given["dry"], given["rate"], given["where"], **more)
 
 
 def test_the_dry_sound_is_the_same_each_time():
@@ -302,24 +303,25 @@ def test_files_of_ears_and_ambisonics(output, channels, predictor, store, tiny_b
     np.testing.assert_allclose(written.T, expected * (10 ** (-1 / 20) / abs(expected).max()), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--position", "1", "1", "1", "--out", "a.wav", "--output", "binaural"], "--output binaural needs --hrtf"),
-        (["--position", "1", "1", "1", "--out", "a.mp3"], "--out is 'a.mp3' but must end in .wav or .flac"),
-        (["--position", "1", "1", "1", "--out", "a.wav", "b.wav"], "--out names 2 files but there are 1 adapters"),
-        (["--out", "a.wav"], "one of --position and --path is needed"),
-        (["--position", "1", "1", "1", "--out", "a.wav", "--gain", "200"], "--gain 200 would clip; give at most"),
-        (["--path", "no.csv", "--out", "a.wav"], "no.csv: cannot be read as a table"),
-        (["--position", "1", "1", "1", "--dry", "no.wav", "--out", "a.wav"], "--dry no.wav: cannot be read as sound"),
-    ],
-)
-def test_a_wrong_command_is_one_line(more, message, store, tiny_backbone_file, tmp_path, monkeypatch, capsys):
+COMMANDS = [
+    (["--position", "1", "1", "1", "--out", "a.wav", "--output", "binaural"], "--output binaural needs --hrtf"),
+    (["--position", "1", "1", "1", "--out", "a.mp3"], "--out is 'a.mp3' but must end in .wav or .flac"),
+    (["--position", "1", "1", "1", "--out", "a.wav", "b.wav"], "--out names 2 files but there are 1 adapters"),
+    (["--out", "a.wav"], "one of --position and --path is needed"),
+    (["--position", "1", "1", "1", "--out", "a.wav", "--gain", "200"], "--gain 200 would clip; give at most"),
+    (["--path", "no.csv", "--out", "a.wav"], "no.csv: cannot be read as a table"),
+    (["--position", "1", "1", "1", "--dry", "no.wav", "--out", "a.wav"], "--dry no.wav: cannot be read as sound"),
+]
+"""Ends of command lines, and what is said of them."""
+
+
+def test_a_wrong_command_is_one_line(store, tiny_backbone_file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stopped:
-        run("studio/base", "--store", store, "--backbone", tiny_backbone_file, *more)
-    assert stopped.value.code == 2
-    said = capsys.readouterr().err.strip()
-    assert said.count("\n") == 0
-    assert message in said
-    assert not (tmp_path / "a.wav").exists()
+    for more, message in COMMANDS:
+        with pytest.raises(SystemExit) as stopped:
+            run("studio/base", "--store", store, "--backbone", tiny_backbone_file, *more)
+        assert stopped.value.code == 2
+        said = capsys.readouterr().err.strip()
+        assert said.count("\n") == 0
+        assert message in said
+        assert not (tmp_path / "a.wav").exists()
