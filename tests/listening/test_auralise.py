@@ -8,8 +8,8 @@ from scipy.signal import convolve
 from haa_peft import RoomPredictor, load_room
 from haa_peft.cli import main
 from haa_peft.errors import InputError
-from haa_peft.listening import dry_sound, read_path
-from haa_peft.listening.convolve import heard_along, intervals, sent_along
+from haa_peft.listening import command, dry_sound, in_room, read_path, stream
+from haa_peft.listening.convolve import CHUNK, heard_along, intervals, sent_along
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
 from tests.listening.test_spatial import spaced_ears, write_sofa
@@ -219,6 +219,18 @@ def test_what_cannot_be_is_said(predictor, dry):
         more = {key: given[key] for key in ("head", "output", "hrtf", "facing") if key in given}
         with pytest.raises(InputError, match=message):
             predictor.auralise(given["dry"], given["rate"], given["where"], **more)
+
+
+@pytest.mark.parametrize("head", ["receiver", "source"])
+def test_a_long_sound_comes_in_blocks(head, predictor):
+    sound = np.ones(3 * CHUNK, dtype=np.float32)
+    blocks = [block.shape[1] for block in stream(predictor, sound, RATE, PLACE, head=head)]
+    assert max(blocks) <= CHUNK
+    assert sum(blocks) == len(sound) + round(predictor.full_length * RATE) - 1
+
+
+def test_the_command_offers_what_there_is():
+    assert (command.OUTPUTS, command.HEADS) == (in_room.OUTPUTS, in_room.HEADS)
 
 
 def test_the_dry_sound_is_the_same_each_time():

@@ -314,6 +314,11 @@ class TestFiles:
         with pytest.raises(InputError, match=message):
             read_hrtf(path)
 
+    def test_a_head_that_looks_aside_is_said(self, small, tmp_path):
+        path = write_sofa(tmp_path / "head.sofa", small, ears=((0.09, 0, 0), (-0.09, 0, 0)))
+        with pytest.raises(InputError, match="the head looks elsewhere than along x"):
+            read_hrtf(path)
+
     def test_another_file_is_said(self, tmp_path):
         (tmp_path / "head.sofa").write_text("no SOFA")
         with pytest.raises(InputError, match="cannot be read as a SOFA file"):
