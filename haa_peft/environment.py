@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from haa_peft.errors import InputError
+from haa_peft.satellites import SATELLITES, has, missing, satellite
 
 
 class EnvironmentProblem(ImportError):
@@ -43,9 +44,10 @@ def loading() -> Iterator[None]:
     except (InputError, EnvironmentProblem):
         raise
     except Exception as error:
-        from haa_peft.diagnosis import explain
-
-        problem = explain(error)
+        gone = (getattr(error, "name", None) or "").removeprefix("haa_peft.")
+        if isinstance(error, ModuleNotFoundError) and gone in SATELLITES:
+            raise InputError(missing(gone, "this command")) from None
+        problem = satellite("diagnosis", "this error").explain(error) if has("diagnosis") else None
         if problem is None:
             raise
         raise EnvironmentProblem(problem) from error

@@ -28,7 +28,6 @@ from haa_peft.satellites import has, satellite
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.training.adapt import adapt
-from haa_peft.training.borrow import borrow_if_better
 from haa_peft.training.folds import measurements_validate
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.loop import Adaptation, Start
@@ -221,7 +220,8 @@ def _borrow(
     else:
         name = lender.name
     decay, validation = training.audible_decay, training.validation
-    room = borrow_if_better(room, lender, backbone, k, audible_decay=decay, validation=validation)
+    borrowing = satellite("borrowing", "--borrow")
+    room = borrowing.borrow_if_better(room, lender, backbone, k, audible_decay=decay, validation=validation)
     if room.borrowed:
         LOG.info("%d more measurements are %s's, converted to %s", room.borrowed, name, room.name)
     else:

@@ -9,7 +9,10 @@ from types import ModuleType
 from haa_peft.errors import InputError
 
 SATELLITES = (
+    "diagnosis",
     "findings",
+    "borrowing",
+    "sensitivity",
     "levels",
     "rendering",
     "simulation",

@@ -19,7 +19,6 @@ PACKAGE = ROOT / "haa_peft"
 LAYERS = (
     ("errors",),
     ("files", "tables", "fields", "checks", "satellites"),
-    ("diagnosis",),
     ("environment",),
     ("acoustics",),
     ("geometry",),
@@ -44,7 +43,7 @@ NEEDS = {
     "matching": {"levels"},
     "page": {"exporting", "listening", "maps"},
     "pretraining": {"simulation", "geometry.estimate"},
-    "studies": {"augmentation", "geometry.estimate", "levels"},
+    "studies": {"augmentation", "borrowing", "geometry.estimate", "levels"},
 }
 """Satellites that others import."""
 LONGEST = 60
@@ -224,6 +223,7 @@ FULL_LENGTH = [
 NEEDING = [
     ("simulation", ["evaluate", "classroom-twin/base"]),
     ("augmentation", ["adapt", "ROOM", "--augment", "mirror"]),
+    ("sensitivity", ["adapt", "ROOM", "--freeze", "auto", "--max-steps", "1"]),
     ("downloads", ["download", "haa"]),
     ("pretraining", ["pretrain", "evaluate", "corpus"]),
     ("geometry.estimate", ["geometry", "ROOM"]),

@@ -47,7 +47,7 @@ def untouched_layers(backbone: XRIR, config: dict) -> list[str]:
 
 
 def frozen_layers(backbone: XRIR, freeze: str) -> list[str]:
-    """The first or last N layers of ``early:N`` or ``late:N``; of ``auto`` see :mod:`haa_peft.training.sensitivity`.
+    """The first or last N layers of ``early:N`` or ``late:N``; of ``auto`` see :mod:`haa_peft.sensitivity`.
 
     Raises
     ------

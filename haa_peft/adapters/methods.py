@@ -116,7 +116,7 @@ def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence
     torch.manual_seed(seed)
     if frozen is None:
         if settings.freeze == "auto":
-            raise InputError("--freeze auto needs measurements; see haa_peft.training.sensitivity")
+            raise InputError("--freeze auto needs measurements; see haa_peft.sensitivity")
         frozen = frozen_layers(backbone, settings.freeze)
     if settings.method == "lora":
         return LoraAdapter(backbone, lora_settings(backbone, settings, frozen))

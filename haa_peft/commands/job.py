@@ -31,7 +31,6 @@ from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.tables import report_table
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.loop import Adaptation
-from haa_peft.training.sensitivity import sensitivity_table
 from haa_peft.training.settings import LEARNING_RATES, TrainingSettings
 
 
@@ -113,7 +112,9 @@ def accelerator_of(args: argparse.Namespace, run_folder: Path) -> Accelerator:
 def account(adapted: AdaptedRoom, args: argparse.Namespace) -> str:
     """What is to be said of an adapter: layers that were frozen, errors, what was kept and why, the verdict."""
     found, report = adapted.adaptation, adapted.report
-    parts = ["\n" + sensitivity_table(found.sensitivities)] if found.sensitivities else []
+    parts = []
+    if found.sensitivities:
+        parts.append("\n" + satellite("sensitivity", "--freeze auto").sensitivity_table(found.sensitivities))
     table = "no test positions, so no test errors; measure at 14 or more, or give splits in room.json"
     parts.append("\n" + (report_table(report) if report["rows"] else table))
     how = f"{found.seconds:.0f} s of training: " if found.acceptance is not None else ""

@@ -50,7 +50,7 @@ class Room:
     splits : ``train``, ``valid`` and ``test`` indices of positions, disjoint.
     scale : the largest magnitude of the training RIRs as measured.
     source, licence : where the data come from, as far as known.
-    loan : set where training measurements are another configuration's, converted (:mod:`haa_peft.training.borrow`).
+    loan : set where training measurements are another configuration's, converted (:mod:`haa_peft.borrowing`).
     fit : gives the geometry of such a room with other training measurements, where geometry follows from them.
     viewpoint : (3,) metres in room coordinates, where the geometry encoder's image of the room is taken; None for the
         receiver.

@@ -19,6 +19,7 @@ from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.adapters.combine import Stored, blend
 from haa_peft.adapters.methods import MethodSettings, attach, attach_stored
+from haa_peft.borrowing import borrow_if_better
 from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.levels.fitting import fit_levels
@@ -32,7 +33,6 @@ from haa_peft.rooms.room import Room
 from haa_peft.studies.assumptions import Assumption
 from haa_peft.studies.keys import fingerprint_of_room, job_settings, training_of
 from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of
-from haa_peft.training.borrow import borrow_if_better
 from haa_peft.training.loop import Adaptation, Start
 
 NO_LEVELS = MethodSettings(levels="none")

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -15,12 +16,11 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
+from haa_peft.satellites import satellite
 from haa_peft.training.acceptance import Acceptance
-from haa_peft.training.borrow import borrow
 from haa_peft.training.folds import Curve, leave_one_out, measurements_validate
 from haa_peft.training.loop import Adaptation, Run, Start, train
 from haa_peft.training.objective import check_k
-from haa_peft.training.sensitivity import Sensitivity, choose_frozen, measure_sensitivity
 from haa_peft.training.settings import TrainingSettings
 
 
@@ -96,14 +96,19 @@ def _check_measurements(rooms: Sequence[Room], training: TrainingSettings, accel
 
 def _choose_frozen(
     backbone: XRIR, rooms: list[Room], method: MethodSettings, training: TrainingSettings, start: Start | None
-) -> tuple[list[str], list[Sensitivity]]:
+) -> tuple[list[str], list[Any]]:
     """Layers that are left alone; and what ``--freeze auto`` measured of every layer."""
     if method.freeze != "auto":
         return frozen_layers(backbone, method.freeze), []
     if start is not None:
         return untouched_layers(backbone, start.config), []  # chosen when it was made
-    sensitivities = measure_sensitivity(backbone, rooms, training)
-    return choose_frozen(sensitivities), sensitivities
+    sensitivity = satellite("sensitivity", "--freeze auto")
+    sensitivities = sensitivity.measure_sensitivity(backbone, rooms, training)
+    return sensitivity.choose_frozen(sensitivities), sensitivities
+
+
+def _borrow(room: Room, lender: Room, backbone: XRIR, k: int) -> Room:
+    return satellite("borrowing", "--borrow").borrow(room, lender, backbone, k)
 
 
 def _leave_one_out(run: Run, resume: bool) -> tuple[Acceptance, Curve, float]:
@@ -112,7 +117,7 @@ def _leave_one_out(run: Run, resume: bool) -> tuple[Acceptance, Curve, float]:
 
     def train_fold(fold: list[Room], folder: Path) -> tuple[Curve, float]:
         lent = [
-            one if room.loan is None else borrow(one, room.loan.lender, run.backbone, run.training.k)
+            one if room.loan is None else _borrow(one, room.loan.lender, run.backbone, run.training.k)
             for one, room in zip(fold, run.rooms, strict=True)  # converted anew, without what is left out
         ]
         one = dataclasses.replace(run, rooms=lent, training=fixed, folder=folder)

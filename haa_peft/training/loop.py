@@ -29,7 +29,6 @@ from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint
 from haa_peft.training.objective import RoomsObjective
 from haa_peft.training.progress import Average, Log, Progress
 from haa_peft.training.schedule import warmup_cosine
-from haa_peft.training.sensitivity import Sensitivity
 from haa_peft.training.settings import TrainingSettings
 from haa_peft.training.statistics import refresh_statistics
 
@@ -86,7 +85,7 @@ class Adaptation:
     precision: str = "no"
     started_from: str | None = None
     frozen: list[str] = field(default_factory=list)
-    sensitivities: list[Sensitivity] = field(default_factory=list)
+    sensitivities: list[Any] = field(default_factory=list)
     acceptance: Acceptance | None = None
 
     @property

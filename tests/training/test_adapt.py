@@ -7,6 +7,7 @@ import torch
 from accelerate import Accelerator
 
 from haa_peft import load_room
+from haa_peft import sensitivity as sensitivity_module
 from haa_peft.acoustics.spectrogram import log_magnitude
 from haa_peft.adapters.layers import layer_of
 from haa_peft.adapters.methods import MethodSettings, attach
@@ -18,7 +19,6 @@ from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import nearest_references
 from haa_peft.model.xrir import XRIR
 from haa_peft.training import objective as objective_module
-from haa_peft.training import sensitivity as sensitivity_module
 from haa_peft.training.adapt import Start, adapt
 from haa_peft.training.folds import folds_of
 from haa_peft.training.objective import RoomObjective, draw_references

@@ -7,8 +7,6 @@ import sys
 import traceback
 from importlib import metadata
 
-from haa_peft.satellites import SATELLITES, missing
-
 PROJECT = "haa-peft"
 OWN = ("haa_peft", "__main__")
 BESIDE = ("torch", "numpy")
@@ -17,9 +15,6 @@ BESIDE = ("torch", "numpy")
 
 def explain(error: BaseException) -> str | None:
     """One line for a failure while another package was imported; None for any other error, such as one of our own."""
-    gone = (getattr(error, "name", None) or "").removeprefix("haa_peft.")
-    if isinstance(error, ModuleNotFoundError) and gone in SATELLITES:
-        return missing(gone, "this command")
     failed = _failed(error)
     while failed is not None:
         optional = isinstance(error.__context__, ModuleNotFoundError)  # tried, and done without

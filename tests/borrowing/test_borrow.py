@@ -3,12 +3,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from haa_peft import borrowing as module
 from haa_peft import load_backbone, load_room
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.borrowing import borrow, borrow_if_better
 from haa_peft.errors import InputError
-from haa_peft.training import borrow as module
-from haa_peft.training.borrow import borrow, borrow_if_better
 
 DAMPING = 40.0
 """dB a second that the panel adds."""
