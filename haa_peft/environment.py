@@ -38,7 +38,7 @@ def lazy(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any]
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Raise :class:`EnvironmentProblem` where another package fails to import, ``InputError`` where a satellite does."""
+    """Raise :class:`EnvironmentProblem` where a package fails to import, ``InputError`` where a satellite does."""
     try:
         yield
     except (InputError, EnvironmentProblem):
