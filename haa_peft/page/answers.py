@@ -22,7 +22,7 @@ from haa_peft.maps.plan import Plan, floor_plan
 
 Kept = TypeVar("Kept")
 
-MAP_POINTS = 350
+MAP_POINTS = 300
 """About so many of a map; a finer one is what ``haa-peft map`` is for."""
 MOST_KEPT = 256
 """Maps and the like in memory."""

@@ -226,8 +226,7 @@ class Page:
         if mode == PATH and not str(path or "").strip():
             yield [*(gr.skip() for _ in range(6)), words.status("Draw a path on the plan, or write its corners.")]
             return
-        if mode == PATH:
-            yield [*(gr.skip() for _ in range(6)), words.status("Computing the sound along the path ...")]
+        yield [*(gr.skip() for _ in range(6)), words.status(f"{name}: computing ...")]
         heard, wrong = self._or_say(played, 6)
         yield heard
         if not wrong:

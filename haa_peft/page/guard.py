@@ -7,7 +7,9 @@ A page on this machine can be reached by every other page that a browser shows. 
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +17,10 @@ OWN = ("assets/", "static/", "gradio_api/file=", "gradio_api/heartbeat/", "sound
 """Beginnings of what is read."""
 READ = {"", "config", "theme.css", "favicon.ico", "manifest.json", "rir.wav", "rirs.sofa", "gradio_api/queue/data",
         "gradio_api/info", "gradio_api/app_id", "gradio_api/startup-events", "gradio_api/upload_progress"}  # fmt: skip
-SENT = {"gradio_api/queue/join", "gradio_api/upload", "gradio_api/cancel", "gradio_api/reset"}
+ASKED = "gradio_api/queue/join"
+SENT = {ASKED, "gradio_api/upload", "gradio_api/cancel", "gradio_api/reset"}
+LONGEST_BODY = 1 << 20
+"""Bytes of what a page asks; uploads are sent elsewhere."""
 POLICY = "; ".join((
     "default-src 'self'", "script-src 'self' 'unsafe-inline' 'unsafe-eval'", "style-src 'self' 'unsafe-inline'",
     "img-src 'self' data: blob:", "media-src 'self' blob: data:", "font-src 'self' data:", "worker-src 'self' blob:",
@@ -31,10 +36,13 @@ class Guard:
     ----------
     app : the application behind it.
     names : host names that the page may be called by, besides ``localhost`` and IP addresses.
+    uploads : folder that files which requests name must lie in; gradio would copy any other file of this machine there,
+        from where it can be read, and fetch addresses.
     """
 
-    def __init__(self, app: Any, names: Collection[str] = ()) -> None:
+    def __init__(self, app: Any, names: Collection[str] = (), uploads: Path | None = None) -> None:
         self._app, self._names = app, {"localhost", *(name.lower() for name in names)}
+        self._uploads = uploads
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer a request, as ASGI has it."""
@@ -52,7 +60,35 @@ class Guard:
                 message["headers"] = [*kept, *_HEADERS]
             await send(message)
 
+        if scope["path"] == f"/{ASKED}" and scope["method"] == "POST":
+            body = await _body(receive)
+            wrong = (413, "the request is too long") if body is None else self._names_other_files(body)
+            if wrong is not None:
+                await _answer(send, *wrong)
+                return
+            receive = _again(body, receive)
         await self._app(scope, receive, with_policy)
+
+    def _names_other_files(self, body: bytes | None) -> tuple[int, str] | None:
+        """Status and reason for a request that names a file which was not uploaded here."""
+        try:
+            left = [json.loads(body or b"")]
+        except (ValueError, RecursionError):
+            return 400, "the request is no JSON"
+        while left:
+            one = left.pop()
+            if isinstance(one, dict) and one.get("path") is not None and not self._is_upload(one["path"]):
+                return 403, "the request names a file that was not uploaded here"
+            left += list(one.values()) if isinstance(one, dict) else one if isinstance(one, list) else []
+        return None
+
+    def _is_upload(self, path: object) -> bool:
+        if self._uploads is None or not isinstance(path, str) or "\0" in path:
+            return False
+        try:
+            return Path(path).is_absolute() and Path(path).resolve().is_relative_to(self._uploads.resolve())
+        except (OSError, RuntimeError, ValueError):
+            return False
 
     def refusal(self, scope: Any) -> tuple[int, str] | None:
         """Status and reason for a request that is refused; None for the page's own.
@@ -104,6 +140,32 @@ def _is_known(method: str, path: str) -> bool:
 
 _HEADERS = [(b"content-security-policy", POLICY.encode()), (b"x-content-type-options", b"nosniff"),
             (b"referrer-policy", b"no-referrer"), (b"cross-origin-resource-policy", b"same-origin")]  # fmt: skip
+
+
+async def _body(receive: Any) -> bytes | None:
+    """Of a request; None if it is longer than ``LONGEST_BODY``."""
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > LONGEST_BODY:
+            return None
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return body
+
+
+def _again(body: bytes | None, receive: Any) -> Any:
+    """What gives a body that was read, and then what comes behind it."""
+    given = False
+
+    async def first() -> Any:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return first
 
 
 async def _answer(send: Any, status: int, reason: str) -> None:

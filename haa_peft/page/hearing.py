@@ -22,7 +22,8 @@ from haa_peft.page.sounds import LONGEST_S, read_sound
 DRY, MONO, BINAURAL = "dry", "mono", "binaural"
 LOUDNESS = -23.0
 """LUFS, of the dry sound, and of the room where measurements are of usual level (EBU R 128)."""
-FULL_SCALE = 0.99
+FULL_SCALE, LOUDEST = 0.99, 0.5
+"""Peaks that no file exceeds, and that the loudest measured place of a room has at most."""
 MOST_FILES = 24
 BUNDLED = "bundled"
 
@@ -80,6 +81,7 @@ class Hearing:
         self._files: OrderedDict[Hashable, tuple[tuple | None, Heard]] = OrderedDict()
         self._gains: dict[Hashable, float] = {}
         self._limits: dict[tuple, float] = {}
+        self._busy: dict[Hashable, threading.Lock] = {}
         self._read: OrderedDict[str, Sound] = OrderedDict()
         self._lock = threading.Lock()
         self._bundled = Sound(BUNDLED, *dry_sound())
@@ -123,9 +125,21 @@ class Hearing:
         digest = self._answers.predictor.card.get("digest")
         key = (name, digest, receiver, np.asarray(rows).tobytes(), sound.key, asked)
         with self._lock:
-            if key in self._files:
-                self._files.move_to_end(key)
-                return self._files[key][1]
+            busy = self._busy.setdefault(key, threading.Lock())
+        with busy:  # once, however many ask for it at the same time
+            try:
+                return self._kept(key) or self._made(key, name, receiver, rows, sound, asked)
+            finally:
+                self._busy.pop(key, None)
+
+    def _kept(self, key: Hashable) -> Heard | None:
+        with self._lock:
+            if key not in self._files:
+                return None
+            self._files.move_to_end(key)
+            return self._files[key][1]
+
+    def _made(self, key: Hashable, name: str, receiver: int, rows: np.ndarray, sound: Sound, asked: Asked) -> Heard:
         samples = self._signal(rows, sound, asked, receiver)
         meter = Meter(sound.rate)
         meter.add(samples)
@@ -156,7 +170,11 @@ class Hearing:
         return self._answers.predictor.auralise(dry, sound.rate, rows, **more)
 
     def _gain(self, name: str, receiver: int, sound: Sound) -> float:
-        """Of a room, whichever of its configurations is in use: the first one's usual level is ``LOUDNESS``."""
+        """Of a room, whichever of its configurations is in use.
+
+        The first one's usual level is ``LOUDNESS``, or less where the loudest measured place would then have a peak
+        above ``LOUDEST``.
+        """
         room = name.rpartition("/")[0]
         key = (room, receiver, sound.key)
         if key not in self._gains:
@@ -166,12 +184,13 @@ class Hearing:
             try:
                 number = min(receiver, len(predictor.receivers) - 1)
                 _, positions, rirs, _ = predictor.measured(number)
-                usual = positions[np.argsort((rirs.astype(float) ** 2).sum(axis=1))[len(rirs) // 2]]
-                meter = Meter(sound.rate)
-                meter.add(predictor.auralise(sound.samples, sound.rate, usual, receiver=number))
+                order = np.argsort((rirs.astype(float) ** 2).sum(axis=1))
+                usual, loudest = Meter(sound.rate), Meter(sound.rate)
+                for meter, row in ((usual, order[len(rirs) // 2]), (loudest, order[-1])):
+                    meter.add(predictor.auralise(sound.samples, sound.rate, positions[row], receiver=number))
             finally:
                 predictor.switch(name)
-            self._gains[key] = _to_usual(meter.loudness)
+            self._gains[key] = min(_to_usual(usual.loudness), LOUDEST / max(loudest.peak, 1e-12))
         return self._gains[key]
 
     def _lowered(self, of: tuple, peak: float) -> float:
@@ -181,7 +200,9 @@ class Hearing:
             if peak * before > FULL_SCALE:
                 self._limits[of] = FULL_SCALE / peak
                 for key in [key for key, (room, _) in self._files.items() if room == of]:
-                    self._drop(key)  # it would be louder than what follows
+                    # louder than what follows: not given again, but it may be playing
+                    _, heard = self._files.pop(key)
+                    self._files[heard.file] = None, heard
             return self._limits.get(of, 1.0)
 
     def _write(self, samples: np.ndarray, rate: int, gain: float, lowered: float) -> Heard:

@@ -89,12 +89,14 @@ def make_app(answers: Answers, folder: Path, hrtf: Hrtf | None = None, host_name
     _add_files(app, answers, hearing)
     fonts = ("system-ui", "sans-serif")
     theme = gr.themes.Default(font=fonts, font_mono=("ui-monospace", "monospace"), primary_hue="orange")
+    blocks = Page(answers, hearing).blocks()
     gr.mount_gradio_app(
-        app, Page(answers, hearing).blocks(), path="/", theme=theme, css=text_of("page.css"), footer_links=[],
+        app, blocks, path="/", theme=theme, css=text_of("page.css"), footer_links=[],
         run_history=False, allowed_paths=[], show_error=False, max_file_size=f"{LARGEST_MB}mb", ssr_mode=False,
         enable_monitoring=False, pwa=False, mcp_server=False,
     )  # fmt: skip
-    return Guard(app, host_names)
+    blocks.has_launched = True  # or gradio would not check which files a request names
+    return Guard(app, host_names, Path(os.environ["GRADIO_TEMP_DIR"]))
 
 
 def _add_files(app: Any, answers: Answers, hearing: Any) -> None:

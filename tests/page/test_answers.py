@@ -1,6 +1,7 @@
 """What the page shows and plays is what the predictor gives."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -223,3 +224,28 @@ def test_other_files_are_not_made(answers, changed):
     query = {"name": NAMES[0], "receiver": "0", "positions": "4.9 2", "height": "1.3", **changed}
     with pytest.raises(InputError):
         response_file(answers, "rir.wav", **query)
+
+
+def test_a_sound_that_would_clip_lowers_its_room_and_what_plays_stays(answers, hearing, monkeypatch):
+    monkeypatch.setattr("haa_peft.page.hearing.LOUDEST", 50.0)
+    monkeypatch.setattr("haa_peft.page.hearing.LOUDNESS", -3.0)
+    answers.use(NAMES[0])
+    far, near = (answers.predictor.receivers[0] + [0, -away, 0] for away in (5, 0.5))
+    first = hearing.render(NAMES[0], 0, far, CLICK, Asked())
+    lowered = hearing.render(NAMES[0], 0, near, CLICK, Asked())
+    assert lowered.lowered_db < first.lowered_db
+    assert hearing.path(first.file).is_file()
+    again = hearing.render(NAMES[0], 0, far, CLICK, Asked())
+    assert again.file != first.file
+    assert again.lowered_db == lowered.lowered_db
+
+
+def test_what_several_ask_for_at_once_is_one_file(answers, hearing, tmp_path):
+    def ask(_):
+        answers.use(NAMES[0])
+        return hearing.render(NAMES[0], 0, HERE, CLICK, Asked())
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(ask, range(8)))
+    assert len(found) == len(list(tmp_path.glob("*.wav"))) == 1
+    assert hearing.path(found.pop().file).is_file()

@@ -1,6 +1,7 @@
 """Requests of other pages, by other names and for other paths do not reach the page."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -14,15 +15,19 @@ async def hello(scope, receive, send):
     await send({"type": "http.response.body", "body": b"hello"})
 
 
-def ask(path, headers=OWN, method="GET", kind="http", names=()):
+def ask(path, headers=OWN, method="GET", kind="http", names=(), body=b"{}", uploads=None):
     sent = []
+    coming = [{"type": "http.request", "body": body[:5], "more_body": True}, {"type": "http.request", "body": body[5:]}]
 
     async def send(message):
         sent.append(message)
 
+    async def receive():
+        return coming.pop(0)
+
     pairs = headers if isinstance(headers, list) else list(headers.items())
     scope = {"type": kind, "path": path, "method": method, "headers": [(k.encode(), v.encode()) for k, v in pairs]}
-    asyncio.run(Guard(hello, names)(scope, None, send))
+    asyncio.run(Guard(hello, names, uploads)(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
@@ -93,3 +98,46 @@ def test_nothing_is_loaded_from_elsewhere_nor_by_others():
 
 def test_sockets_are_refused():
     assert ask("/", kind="websocket")[0] == 400
+
+
+ASKED = "/gradio_api/queue/join"
+
+
+def test_what_is_asked_reaches_the_page_whole():
+    asked, found = b'{"data": [1, "a", null]}', []
+
+    async def read(scope, receive, send):
+        message = await receive()
+        found.append(message["body"])
+        await hello(scope, receive, send)
+
+    coming = [{"type": "http.request", "body": asked, "more_body": False}]
+
+    async def receive():
+        return coming.pop(0)
+
+    async def send(message):
+        pass
+
+    scope = {"type": "http", "path": ASKED, "method": "POST", "headers": [(b"host", b"localhost")]}
+    asyncio.run(Guard(read)(scope, receive, send))
+    assert found == [asked]
+
+
+def test_requests_name_uploads_alone(tmp_path):
+    """Gradio would copy what they name to where it can be read."""
+    (tmp_path / "link").symlink_to("/etc")
+
+    def status(path):
+        body = json.dumps({"data": [None, [{"value": {"path": path}}]]}).encode()
+        return ask(ASKED, method="POST", body=body, uploads=tmp_path)[0]
+
+    assert status(None) == status(f"{tmp_path}/a/b.wav") == 200
+    for other in ("/etc/passwd", "b.wav", f"{tmp_path}/../b", f"{tmp_path}/link/passwd", "http://a.b/", "", 5, [1],
+                  {"path": 1}, "a\0b", "~/a", f"{tmp_path}x/b"):  # fmt: skip
+        assert status(other) == 403, other
+
+
+@pytest.mark.parametrize(("body", "status"), [(b"", 400), (b"{", 400), (b"[" * 100_000, 400), (b" " * (1 << 21), 413)])
+def test_odd_requests_are_refused(body, status):
+    assert ask(ASKED, method="POST", body=body)[0] == status
