@@ -120,7 +120,7 @@ def _number(value: float, metric: Metric) -> str:
 
 
 def _with_unit(text: str, metric: Metric) -> str:
-    return f"{text} {metric.unit}".strip() if text != NONE else text
+    return f"{text}&nbsp;{metric.unit}" if text != NONE and metric.unit else text
 
 
 def _jnd(value: float) -> str:
