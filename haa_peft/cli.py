@@ -31,7 +31,7 @@ VERBS = {
         "suggest": "maps.command_suggest",
     },
     "bring data": {"import": "importing.command", "download": "downloads.command"},
-    "share": {"push": "hub.command", "pull": "hub.command"},
+    "share and serve": {"push": "hub.command", "pull": "hub.command", "serve": "serving.command"},
 }
 """Every verb and the module whose ``add`` declares it, in the order of the help; a satellite goes with its verbs."""
 OLD_NAMES = {

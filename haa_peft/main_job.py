@@ -85,7 +85,7 @@ def adapt_room(
     _check_beginnings(room, training, begin, below, first_stage)
     room, method = _with_channels(room, _possible(method), begin, below)
     room = _borrow(room, borrow, store, backbone, k or training.k, training)
-    training = _with_k(training, room, k)
+    training = with_k(training, room, k)
     accelerator = accelerator or start_accelerator(training.seed)
     backbone = backbone.to(accelerator.device)
     base = backbone if below is None else merged(backbone, below.config, below.tensors)
@@ -229,7 +229,8 @@ def _borrow(
     return room
 
 
-def _with_k(training: TrainingSettings, room: Room, k: int | None) -> TrainingSettings:
+def with_k(training: TrainingSettings, room: Room, k: int | None) -> TrainingSettings:
+    """The settings with as many references as a room has for each of its targets, or ``k`` of them."""
     shots = min(len(view.splits["train"]) for view in room.views)
     k = min(training.k, max(1, shots - 1)) if k is None else k
     check_k(k, shots, room.name)

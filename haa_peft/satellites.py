@@ -26,6 +26,7 @@ SATELLITES = (
     "maps",
     "listening",
     "page",
+    "serving",
     "matching",
     "oracle",
     "geometry.estimate",

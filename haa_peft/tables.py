@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 COLUMNS = (
@@ -12,6 +13,8 @@ COLUMNS = (
     ("T60(-35) %", "t60_30_percent", 1, 1),
     ("envelope %", "envelope_percent", 1, 2),
 )
+ALIGNED = 200
+"""Rows that make the columns of a streamed table as wide as they are."""
 
 
 def figure(value: float | None, factor: float = 1, digits: int = 1) -> str:
@@ -48,11 +51,19 @@ def report_table(report: Mapping[str, Any]) -> str:
 
 def markdown(cells: list[list[str]]) -> str:
     """A Markdown table with aligned columns; the first row is the head."""
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return "\n".join(stream_markdown(cells[0], cells[1:]))
+
+
+def stream_markdown(head: list[str], rows: Iterable[list[str]]) -> Iterator[str]:
+    """The lines of a Markdown table of any length, whose columns are as wide as its first ``ALIGNED`` rows."""
+    rows = iter(rows)
+    first = [head, *islice(rows, ALIGNED)]
+    widths = [max(len(row[i]) for row in first) for i in range(len(head))]
 
     def line(row: list[str]) -> str:
         padded = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         return "| " + " | ".join(padded) + " |"
 
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
-    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])])
+    yield line(head)
+    yield "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    yield from map(line, chain(first[1:], rows))

@@ -16,7 +16,7 @@ from haa_peft.errors import InputError
 from haa_peft.fields import check, new_names, read
 
 FIRST = ["adapt", "evaluate", "predict", "adapters", "geometry", "study", "pretrain"]
-VERBS = [*FIRST, "listen", "auralise", "map", "suggest", "import", "download", "push", "pull"]
+VERBS = [*FIRST, "listen", "auralise", "map", "suggest", "import", "download", "push", "pull", "serve"]
 ACTIONS = [
     *(["adapters", action] for action in ("list", "show", "verify", "blend", "match")),
     *(["pretrain", action] for action in ("simulate", "card", "evaluate")),

@@ -20,6 +20,7 @@ LAYERS = (
     ("errors",),
     ("files", "tables", "fields", "checks", "satellites"),
     ("environment",),
+    ("workers",),
     ("acoustics",),
     ("geometry",),
     ("rooms",),
@@ -241,6 +242,7 @@ NEEDING = [
     ("listening", ["auralise", "studio/base", "--position", "1", "1", "1", "--out", "heard.wav"]),
     ("page", ["listen", "studio/base"]),
     ("maps", ["suggest", "studio/base"]),
+    ("serving", ["serve", "store"]),
     ("maps", ["map", "studio/base", "--out", "map.png"]),
 ]  # fmt: skip
 """Satellites, and commands that cannot do without."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.adapters.settings import METHODS, MethodSettings
-from haa_peft.commands.options import DEFAULT_ROOM, add_geometry, add_json, add_receiver, add_store
+from haa_peft.commands.options import DEFAULT_ROOM, add_geometry, add_json, add_receiver, add_store, add_workers
 from haa_peft.commands.parser import Parser, add_setting
 from haa_peft.fields import RENAMED
 from haa_peft.training.settings import TrainingSettings
@@ -20,21 +20,31 @@ def add(commands: Any) -> None:
     """Declare it."""
     parser = commands.add_parser(
         "adapt",
-        help="adapt to a room by any method, in this process",
-        description="Adapt the backbone to a room, compare it with baselines where it was not measured, and store it.",
-        usage="haa-peft adapt [ROOM] [--method METHOD] [--name ROOM/CONFIGURATION] [...]",
+        help="adapt to a room, or to many, by any method",
+        description="Adapt the backbone to a room, compare it with baselines where it was not measured, and store it. "
+        "Of many rooms, those that have an adapter of the same settings and measurements are left out.",
+        usage="haa-peft adapt [ROOM ...] [--method METHOD] [--name ROOM/CONFIGURATION] [...]",
         example="haa-peft adapt path/to/hallwayPanel1 --method lora --json report.json",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=_run)
-    parser.add_argument("room", metavar="ROOM", nargs="?", default=argparse.SUPPRESS, help="the same as --room")
+    parser.add_argument("room", metavar="ROOM", nargs="*", default=argparse.SUPPRESS, action=_OneOrMore,
+                        help="as --room; several, or a pattern such as 'building/*/*', one by one")  # fmt: skip
     add_arguments(parser, None)
+    add_workers(parser.add_argument_group("many rooms"), "rooms")
+
+
+class _OneOrMore(argparse.Action):
+    """Of one room its name, of several a list."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        setattr(namespace, self.dest, values[0] if len(values) == 1 else values)
 
 
 def _run(args: argparse.Namespace) -> None:
-    from haa_peft.commands.job import run
+    from haa_peft.commands import job, many
 
-    run(args)
+    (many.run if many.is_meant(args) else job.run)(args)
 
 
 def parse_arguments(method: str | None, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,11 @@ def add(commands: Any) -> None:
         example="haa-peft adapters list",
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    one = actions.add_parser("list", help="a table of all", example="haa-peft adapters list --store adapters")
-    one.set_defaults(command=_list, verify=False, name=None)
+    one = actions.add_parser(
+        "list", help="a table of all, or of a room", example="haa-peft adapters list classroom-twin --store adapters"
+    )
+    one.set_defaults(command=_list)
+    one.add_argument("room", metavar="ROOM", nargs="?", help="whose adapters are wanted (default: all rooms)")
     add_store(one)
     one = actions.add_parser(
         "show",
@@ -44,7 +47,7 @@ def add(commands: Any) -> None:
     one = actions.add_parser(
         "verify", help="check files and weights", example="haa-peft adapters verify classroom-twin/base"
     )
-    one.set_defaults(command=_list, verify=True)
+    one.set_defaults(command=_verify)
     one.add_argument("name", metavar="NAME", nargs="?", help="adapter (default: all)")
     add_store(one)
     _add_blend(actions)
@@ -97,37 +100,64 @@ def _show(args: argparse.Namespace) -> None:
 def _list(args: argparse.Namespace) -> None:
     from haa_peft.store.card import NewerCardError
     from haa_peft.store.card_text import described
-    from haa_peft.store.folder import read_pack
-    from haa_peft.store.names import AdapterName, list_names, store_folder
-    from haa_peft.tables import markdown
+    from haa_peft.store.folder import read_card
+    from haa_peft.store.names import AdapterName, iterate_names, store_folder
+    from haa_peft.tables import stream_markdown
 
     store = store_folder(args.store)
-    names = [AdapterName.parse(args.name)] if args.name else list_names(store)
-    verify = _verifier(args.backbone, store) if args.verify else None
-    rows, failed, newer = [["adapter", "method", "weights", "kB", "backbone", "training"]], 0, 0
+    if args.room is not None:
+        AdapterName.parse(f"{args.room}/any")
+    seen = {"damaged": 0, "newer": 0, "all": 0}
+
+    def rows() -> Iterator[list[str]]:
+        for name in iterate_names(store, args.room):
+            seen["all"] += 1
+            try:
+                yield [str(name), *described(read_card(store, name))]
+            except EnvironmentProblem:
+                raise
+            except Exception as error:  # whatever a damaged card does, the others follow
+                if not isinstance(error, InputError):
+                    print(one_line(f"FAILED {name}: {type(error).__name__}: {error}"))
+                word = "newer" if isinstance(error, NewerCardError) else "damaged"
+                seen[word] += 1
+                yield [str(name), word, "-", "-", "-", "-"]
+
+    for line in stream_markdown(["adapter", "method", "weights", "kB", "backbone", "training"], rows()):
+        print(line)
+    if args.room is not None and not seen["all"]:
+        raise InputError(f"store {store} has no adapters of a room {args.room}; `haa-peft adapters list` shows all")
+    if seen["newer"]:
+        print("newer: made by a newer haa-peft; update")
+    _end(seen["damaged"] + seen["newer"], seen["all"])
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from haa_peft.store.folder import read_pack
+    from haa_peft.store.names import AdapterName, iterate_names, store_folder
+
+    store = store_folder(args.store)
+    names = [AdapterName.parse(args.name)] if args.name else iterate_names(store)
+    verify = _verifier(args.backbone, store)
+    failed = count = 0
     for name in names:
+        count += 1
         try:
-            pack = read_pack(store, name, tensors=verify is not None)
-            if verify is not None:
-                verify(pack)
-            rows.append([str(name), *described(pack.card)])
-            if verify is not None:
-                print(f"{name}: ok")
+            verify(read_pack(store, name))
+            print(f"{name}: ok")
         except EnvironmentProblem:
             raise
         except Exception as error:  # whatever a damaged pack does, the others follow
             failed += 1
-            if verify is not None or not isinstance(error, InputError):
-                reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-                print(one_line(f"FAILED {name}: {reason.removeprefix(f'{name}: ')}"))
-            newer += isinstance(error, NewerCardError)
-            rows.append([str(name), "newer" if isinstance(error, NewerCardError) else "damaged", "-", "-", "-", "-"])
-    if verify is None:
-        print(markdown(rows))
-    if newer:
-        print("newer: made by a newer haa-peft; update")
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            print(one_line(f"FAILED {name}: {reason.removeprefix(f'{name}: ')}"))
+    _end(failed, count)
+
+
+def _end(failed: int, count: int) -> None:
+    """With status 1 where some cannot be used."""
     if failed:
-        print(f"error: {failed} of {len(names)} adapters cannot be used; `haa-peft adapters verify` says why",
+        print(f"error: {failed} of {count} adapters cannot be used; `haa-peft adapters verify` says why",
               file=sys.stderr)  # fmt: skip
         sys.exit(1)
 

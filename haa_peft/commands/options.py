@@ -64,6 +64,13 @@ def add_json(parser: Any) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report here")
 
 
+def add_workers(parser: Any, of: str, default: str = "one for each GPU, or each core") -> None:
+    """``--workers`` and ``--executor``; ``of`` is what is worked on, in words, and ``default`` how many at once."""
+    parser.add_argument("--workers", type=int, help=f"{of} at once (default: {default})")
+    parser.add_argument("--executor", metavar="{local,ray}", default="local", help="this machine, or a Ray cluster "
+                        "that is running (default: %(default)s)")  # fmt: skip
+
+
 def add_phase(parser: Any) -> None:
     """``--phase``."""
     parser.add_argument("--phase", choices=PHASES, default=PHASES[0], help="that a waveform starts from: the aligned "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from haa_peft.adapters.weights import RoomWeights
+from haa_peft.errors import InputError
 from haa_peft.files import read_plain
 from haa_peft.inference.asked import receiver_number
 from haa_peft.inference.network import RoomNetwork
@@ -108,6 +109,7 @@ class LoadedRooms:
         self._hub = ""  # the repository, at a commit, that names are of instead of the store
         self._fetched: dict[str, tuple[Path, AdapterName]] = {}
         self._rooms: OrderedDict[str, LoadedRoom] = OrderedDict()
+        self._pinned: set[str] = set()
         self._reading, self._lock = threading.Lock(), threading.Lock()  # a pack; which rooms are in memory
 
     def names(self) -> list[str]:
@@ -139,10 +141,23 @@ class LoadedRooms:
                     self._rooms.move_to_end(name)
         return room
 
+    def prefetch(self, names: Sequence[str], *, pinned: bool) -> None:
+        """Load rooms; those that are ``pinned`` are never forgotten. ``InputError`` if that are more than ``most``."""
+        for name in names:
+            if not on_hub(name):
+                AdapterName.parse(name)
+        if pinned and len(self._pinned | set(names)) > self.most:
+            count = len(self._pinned | set(names))
+            raise InputError(f"{count} rooms are to be pinned but max_loaded is {self.most}; raise it")
+        for name in names:
+            self.load(name)
+            self._pinned |= {name} if pinned else set()
+
     def forget(self, *used: LoadedRoom | None) -> None:
         """Let the least recently used rooms go, those above ``most``; those in use stay."""
         with self._lock:
-            free = [name for name, room in self._rooms.items() if all(room is not other for other in used)]
+            free = [name for name, room in self._rooms.items()
+                    if name not in self._pinned and all(room is not other for other in used)]  # fmt: skip
             for name in free[: max(0, len(self._rooms) - self.most)]:
                 del self._rooms[name]
 
@@ -150,6 +165,7 @@ class LoadedRooms:
         """Forget all."""
         with self._lock:
             self._rooms.clear()
+            self._pinned.clear()
 
     def _place(self, name: str) -> tuple[Path, AdapterName]:
         """The store of an adapter and its name there; one on the Hub is fetched when it is first asked for."""

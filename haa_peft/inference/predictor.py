@@ -195,6 +195,24 @@ class RoomPredictor:
             self._room = room
         self._forget()
 
+    def prefetch(self, names: Sequence[str], *, pinned: bool = False) -> None:
+        """Have rooms in memory before they are asked for; the room in use stays.
+
+        Parameters
+        ----------
+        names : of adapters.
+        pinned : whether they stay in memory from now on, of ``max_loaded`` rooms that are kept.
+
+        Raises
+        ------
+        InputError
+            As :meth:`load`, and when more rooms are pinned than are kept.
+        """
+        check_kind("names", names, (list, tuple), "a list of adapters' names")
+        check_kind("pinned", pinned, bool, "True or False")
+        self._rooms.prefetch(names, pinned=pinned)
+        self._forget()
+
     def _forget(self) -> None:
         self._rooms.forget(getattr(self._own, "room", None), self._room)
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from haa_peft.commands.options import add_backbone, add_phase, add_seed_and_json
+from haa_peft.commands.options import add_backbone, add_phase, add_seed_and_json, add_workers
 from haa_peft.files import check_report, write_report
 
 
@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the corpus")
     one.add_argument("--seed", type=int, default=0, help="of the rooms (default: 0)")
     one.add_argument("--odd", action="store_true", help="rooms unlike any that is trained on, for evaluation")
-    one.add_argument("--workers", type=int, help="processes (default: all cores)")
+    add_workers(one, "shards of 25 rooms", "one for each core")
 
     one = actions.add_parser(
         "card",
@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
 def _simulate(args: argparse.Namespace) -> None:
     from haa_peft.simulation.corpus import simulate_corpus
 
-    simulate_corpus(args.out, args.count, args.seed, args.workers, odd=args.odd)
+    simulate_corpus(args.out, args.count, args.seed, args.workers, odd=args.odd, executor=args.executor)
 
 
 def _card(args: argparse.Namespace) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
+import platform
 import tempfile
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from haa_peft.geometry.panorama import panorama_from_depth, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.simulation.draw import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, draw_room
 from haa_peft.simulation.simulate import simulate
+from haa_peft.workers import check_workers, work_on
 
 ROOMS_PER_SHARD = 25
 FORMAT = 3
@@ -103,10 +102,17 @@ def write_shard(folder: Path, seed: int, odd: bool, shard: int) -> Path:
     ----------
     folder, shard : the corpus, and the number of the shard in it.
     seed, odd : of the rooms, as :func:`~haa_peft.simulation.draw.draw_room` takes them.
+
+    Raises
+    ------
+    InputError
+        When the folder is not there.
     """
     from datasets.arrow_writer import ArrowWriter
 
     path = shard_path(folder, shard)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not on {platform.node()}; give one that all machines of a cluster see")
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
     os.close(handle)
     try:
@@ -122,7 +128,13 @@ def write_shard(folder: Path, seed: int, odd: bool, shard: int) -> Path:
     return path
 
 
-def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None = None, *, odd: bool = False) -> None:
+def _write(corpus: tuple[Path, int, bool], shard: int, device: str | None) -> None:
+    write_shard(*corpus, shard)
+
+
+def simulate_corpus(
+    folder: Path, n_rooms: int, seed: int, workers: int | None = None, *, odd: bool = False, executor: str = "local"
+) -> None:
     """Make the shards of a corpus that are missing; deterministic per room, so a killed run goes on.
 
     Parameters
@@ -130,7 +142,8 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     folder : where ``rooms-*.arrow`` and ``corpus.json`` go.
     n_rooms : at least this many rooms, rounded up to whole shards of 25.
     seed : the corpus' seed; a folder holds one seed only.
-    workers : processes, all cores unless given.
+    executor, workers : this machine or a Ray cluster, and shards at once, as :func:`~haa_peft.workers.work_on` takes
+        them; the machines of a cluster must share the folder.
     odd : rooms outside the distribution that is trained on (:func:`~haa_peft.simulation.draw.draw_room`).
 
     Raises
@@ -140,9 +153,10 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     """
     from tqdm import tqdm
 
-    for flag, value, least in (("--count", n_rooms, 1), ("--seed", seed, 0), ("--workers", workers or 1, 1)):
+    for flag, value, least in (("--count", n_rooms, 1), ("--seed", seed, 0)):
         if value < least:
             raise InputError(f"{flag} is {value} but must be at least {least}")
+    check_workers(executor, workers)
     check_writable(folder / "corpus.json")
     folder.mkdir(parents=True, exist_ok=True)
     description = folder / "corpus.json"
@@ -160,17 +174,13 @@ def simulate_corpus(folder: Path, n_rooms: int, seed: int, workers: int | None =
     missing = [s for s in range(n_shards) if not shard_path(folder, s).exists()]
     if not missing:
         return
-    # an interruption goes to this process alone, and leaving the block ends the workers at once
-    with (
-        multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool,
-        tqdm(
-            total=n_shards * ROOMS_PER_SHARD,
-            initial=(n_shards - len(missing)) * ROOMS_PER_SHARD,
-            unit="room",
-            desc="simulating",
-        ) as bar,
-    ):
-        for _ in pool.imap_unordered(partial(write_shard, folder, seed, odd), missing):
+    done = (n_shards - len(missing)) * ROOMS_PER_SHARD
+    with tqdm(total=n_shards * ROOMS_PER_SHARD, initial=done, unit="room", desc="simulating") as bar:
+        corpus = (folder.resolve(), seed, odd)
+        found = work_on(_write, corpus, missing, executor=executor, workers=workers, on_gpus=False)
+        for number, problem in found:
+            if problem is not None:
+                raise InputError(f"shard {missing[number]}: {problem}; the same command goes on with what is missing")
             bar.update(ROOMS_PER_SHARD)
 
 

@@ -91,6 +91,7 @@ def _training(adaptation: Adaptation) -> dict[str, Any]:
         "best_step": adaptation.best_step,
         "acceptance": _acceptance(adaptation),
         "validation": adaptation.validation,
+        "validation_by": adaptation.training.validation,
         "seconds": round(adaptation.seconds, 1),
         "trainable_parameters": adaptation.trainable_parameters,
         "adapter_bytes": adaptation.adapter_bytes,
@@ -140,6 +141,9 @@ def parse_card(name: AdapterName, content: bytes) -> dict:
         isinstance(below, dict) and all(isinstance(below.get(key), str) for key in ("name", "digest"))
     ):
         raise damaged(name, f"{CARD} has no valid parent")
+    borrowed = card["room"].get("borrowed", 0)
+    if type(borrowed) is not int or borrowed < 0:
+        raise damaged(name, f"{CARD} has no valid room.borrowed")
     for section, field, kind in FIELDS:
         value: Any = card[section].get(field)
         if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**53):

@@ -6,14 +6,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 from haa_peft.errors import InputError
 from haa_peft.files import NotPlainError, lock, read_plain
 from haa_peft.store.card import parse_card
-from haa_peft.store.names import PREVIOUS, AdapterName, list_names
+from haa_peft.store.names import PREVIOUS, AdapterName, some_names
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.pack_files import from_files, to_files
 from haa_peft.store.parts import CARD, LARGEST_BYTES, damaged, listed_files, sha256
@@ -124,7 +124,7 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
         except (FileNotFoundError, NotADirectoryError, StopIteration) as error:
             absent += not target.parent.is_dir() or (not target.exists() and not _previous(target))
             if absent > 2:  # not only in the instant between a writer's two renames
-                raise InputError(f"no adapter {name} in store {store}; it holds: {_some(list_names(store))}") from None
+                raise InputError(f"no adapter {name} in store {store}; it holds: {_some(store)}") from None
             last_error = f"{Path(str(getattr(error, 'filename', target))).name} is missing"
         except NotPlainError as error:
             raise damaged(name, str(error)) from None
@@ -139,9 +139,32 @@ def read_files(store: Path, name: AdapterName) -> dict[str, bytes]:
     raise InputError(f"{name}: {last_error}; the entry is damaged: restore or retrain it")
 
 
-def _some(names: Sequence[AdapterName]) -> str:
-    more = [f"and {len(names) - MOST_NAMES} more"] if len(names) > MOST_NAMES else []
-    return ", ".join([*map(str, names[:MOST_NAMES]), *more]) or "nothing"
+def _some(store: Path) -> str:
+    """A few of its entries, and that there are more, without looking at all of them."""
+    found = some_names(store, MOST_NAMES + 1)
+    names = sorted(map(str, found[:MOST_NAMES]))
+    return ", ".join([*names, *(["and more"] if len(found) > MOST_NAMES else [])]) or "nothing"
+
+
+def read_card(store: Path, name: AdapterName) -> dict:
+    """The card of an entry, whose other files are there; they are not read.
+
+    Raises
+    ------
+    InputError
+        When there is no such entry, or its card is damaged or a file is missing. Whether files are those that the card
+        describes is :func:`read_files`' business.
+    """
+    folder = name.folder(store)
+    try:
+        card = parse_card(name, read_plain(folder / CARD, LARGEST_BYTES[CARD]))
+        there = {path.name for path in folder.iterdir()}
+    except OSError:  # it is damaged, or just being replaced
+        return parse_card(name, read_files(store, name)[CARD])
+    missing = [file_name for file_name in listed_files(card) if file_name not in there]
+    if missing:
+        raise damaged(name, f"{missing[0]} is missing")
+    return card
 
 
 def read_pack(store: Path, name: AdapterName, *, tensors: bool = True) -> RoomPack:

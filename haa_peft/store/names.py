@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from haa_peft.errors import InputError
@@ -61,21 +63,55 @@ def on_hub(name: object) -> bool:
 
 
 def list_names(store: Path) -> list[AdapterName]:
-    """Every entry of a store, sorted, damaged ones too; what a killed writer left counts under its entry's name.
+    """Every entry of a store, as :func:`iterate_names` gives them."""
+    return list(iterate_names(store))
+
+
+def iterate_names(store: Path, room: str | None = None) -> Iterator[AdapterName]:
+    """Entries of a store, sorted, damaged ones too; what a killed writer left counts under its entry's name.
+
+    Folders of other rooms are looked into only when their turn comes.
+
+    Parameters
+    ----------
+    store : folder of adapters.
+    room : whose entries are wanted; those of all rooms unless given.
 
     Raises
     ------
     InputError
         When ``store`` is no folder.
     """
+    check_store(store)
+    rooms = _folders(store) if room is None else [room]
+    for one in sorted(rooms, key=lambda folder: f"{folder}/"):
+        names = set()
+        for folder in _folders(store / one):
+            entry = folder.removeprefix(".").split(PREVIOUS)[0] if PREVIOUS in folder else folder
+            match = _NAME.fullmatch(f"{one}/{entry}")
+            if match:
+                names.add(AdapterName(*match.groups()))
+        yield from sorted(names, key=str)
+
+
+def some_names(store: Path, most: int) -> list[AdapterName]:
+    """So many entries of a store or fewer, whichever are found first, without looking at all."""
+    check_store(store)
+    rooms = (entry.name for entry in os.scandir(store) if entry.is_dir())
+    every = (name for room in rooms if re.fullmatch(NAME_PART, room) for name in iterate_names(store, room))
+    return list(islice(every, most))
+
+
+def check_store(store: Path) -> None:
+    """Raise ``InputError`` unless a store is a folder."""
     if not store.is_dir():
         raise InputError(f"store {store} is no folder; name one with --store or ${STORE_VARIABLE}")
-    names = set()
-    for folder in store.glob("*/*/"):
-        entry = folder.name
-        if PREVIOUS in entry:
-            entry = entry.removeprefix(".").split(PREVIOUS)[0]
-        match = _NAME.fullmatch(f"{folder.parent.name}/{entry}")
-        if match and folder.is_dir():
-            names.add(AdapterName(*match.groups()))
-    return sorted(names, key=str)
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in a folder; none where it is not there."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -47,9 +47,9 @@ def study(
     from haa_peft.studies.read import load_study
     from haa_peft.studies.report import write_report
     from haa_peft.training.launch import start_accelerator
+    from haa_peft.workers import check_workers
 
-    if workers is not None and workers < 1:
-        raise InputError(f"--workers is {workers} but must be at least 1")
+    check_workers(executor, workers)
     if start_accelerator(0).num_processes > 1:
         raise InputError("a study starts its own processes; leave --num_processes out and give --workers")
     planned = load_study(file, rooms, backbone)

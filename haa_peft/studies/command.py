@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from haa_peft.commands.options import add_workers
+
 
 def add(commands: Any) -> None:
     """Declare it."""
@@ -28,9 +30,7 @@ def add_arguments(parser: Any, results: str = "results") -> None:
                         "instead of the study's")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"of results (default: {results}/STUDY; "
                         "with --rooms or --backbone results/ROOMS-STUDY-BACKBONE)")  # fmt: skip
-    parser.add_argument("--workers", type=int, help="runs at once (default: one for each GPU, or each core)")
-    parser.add_argument("--executor", metavar="{local,ray}", default="local", help="this machine, or a Ray cluster "
-                        "that is running (default: %(default)s)")  # fmt: skip
+    add_workers(parser, "runs")
     parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is there")
 
 

@@ -89,9 +89,10 @@ def test_files_of_another_pack(file, vouch, store, tiny_backbone):
         content += b" "
     put(store, file, content, vouch=vouch)
     assert "digest" in refusal(store, tiny_backbone) if vouch else refusal(store, tiny_backbone)
-    with pytest.raises(SystemExit) as stopped:
-        main(["adapters", "list", "--store", str(store)])
-    assert stopped.value.code == 1
+    if vouch:  # the list reads cards alone
+        with pytest.raises(SystemExit) as stopped:
+            main(["adapters", "list", "--store", str(store)])
+        assert stopped.value.code == 1
 
 
 @pytest.mark.parametrize("file", [ADAPTER, REFERENCES, PREPARED, ROOM])
@@ -226,7 +227,7 @@ def test_what_could_not_be_read_again_is_not_stored(room, store, tiny_backbone):
 def test_errors_stay_short_with_many_names(store):
     for i in range(500):
         (store / "studio" / f"configuration-with-a-long-name-{i}").mkdir()
-    with pytest.raises(InputError, match=r"and 497 more$") as refused:
+    with pytest.raises(InputError, match=r"and more$") as refused:
         read_pack(store, AdapterName("studio", "nothing"))
     assert len(str(refused.value)) <= LONGEST
 

@@ -11,13 +11,14 @@ from safetensors.torch import load, save
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.adapters.methods import MethodSettings, attach
+from haa_peft.cli import main
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.store import folder as folder_module
 from haa_peft.store.card import card_digest
-from haa_peft.store.folder import read_pack, write_pack
-from haa_peft.store.names import AdapterName, list_names, store_folder
+from haa_peft.store.folder import read_card, read_pack, write_pack
+from haa_peft.store.names import AdapterName, iterate_names, list_names, store_folder
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.parts import ADAPTER, CARD, CONFIG, REFERENCES, sha256
 from tests.conftest import TINY
@@ -147,6 +148,52 @@ def test_an_unknown_name_lists_what_there_is(store):
         read_pack(store, AdapterName("studio", "panel"))
     with pytest.raises(InputError, match="is no folder"):
         list_names(store / "nowhere")
+
+
+def test_what_concerns_one_room_looks_at_no_other(store, room, tiny_backbone, monkeypatch):
+    """Of a thousand rooms; a list of names goes on as it is read, in the order of the names."""
+    rooms = [f"room-{number:03}" for number in range(1000)]
+    for name in rooms:
+        (store / name / "base").mkdir(parents=True)
+        (store / f"{name}b" / "base").mkdir(parents=True)
+    looked, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(Path(path).name) or scandir(path))
+    assert list(iterate_names(store, "studio")) == [NAME]
+    assert looked == ["studio"]
+    looked.clear()
+    every = iterate_names(store)
+    assert str(next(every)) == "room-000/base"
+    assert looked == [store.name, "room-000"]
+    assert str(next(every)) == "room-000b/base"
+    names = [str(name) for name in every]
+    assert len(names) == 2000 - 2 + 1
+    assert names == sorted(names)
+    looked.clear()
+    with pytest.raises(InputError, match=r"no adapter studio/panel in store .*; it holds: .*, and more"):
+        read_pack(store, AdapterName("studio", "panel"))
+    assert len(looked) <= 10
+    looked.clear()
+    read_pack(store, NAME)
+    predictor = RoomPredictor.load("studio/base", store=store, backbone=tiny_backbone)
+    predictor.switch("studio/base")
+    assert not looked
+
+
+def test_the_list_reads_cards(store, room, tiny_backbone, capsys):
+    write_pack(store, make_pack(room, tiny_backbone, AdapterName("garage", "base")))
+    main(["adapters", "list", "garage", "--store", str(store)])
+    said = capsys.readouterr().out
+    assert "| garage/base " in said
+    assert "studio" not in said
+    (NAME.folder(store) / REFERENCES).write_bytes(b"")
+    assert read_card(store, NAME)["name"] == "studio/base"
+    (NAME.folder(store) / REFERENCES).unlink()
+    with pytest.raises(InputError, match="references.safetensors is missing"):
+        read_card(store, NAME)
+    for room_name, message in (("nowhere", "has no adapters of a room nowhere"), ("../x", "adapter name")):
+        with pytest.raises(SystemExit):
+            main(["adapters", "list", room_name, "--store", str(store)])
+        assert message in capsys.readouterr().err
 
 
 def test_another_backbone_is_refused_and_the_right_one_named(store):

@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import multiprocessing
-from concurrent.futures import as_completed
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from haa_peft import load_backbone, load_room
+from haa_peft import load_backbone, load_room, workers
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.geometry.panorama import DepthMap
@@ -299,15 +299,15 @@ def test_a_study_goes_on_when_a_worker_dies(study_file, tmp_path, caplog, monkey
 
     others = set(multiprocessing.active_children())  # of tests before this one
 
-    def killing(futures):
+    def killing(futures, **more):
         """Before anything is done, since workers take seconds to start."""
         monkeypatch.undo()
         min(set(multiprocessing.active_children()) - others, key=lambda child: child.pid).kill()
-        return as_completed(futures)
+        return wait(futures, **more)
 
-    monkeypatch.setattr(execute, "as_completed", killing)
+    monkeypatch.setattr(workers, "wait", killing)
     run_study(study, out, workers=2)
-    assert "a worker died (attempt 1 of 3, exit code -9); 4 runs are left" in caplog.text
+    assert "a worker died, exit code -9; 2 that ran are tried again one by one, 2 are left" in caplog.text
     assert len(kept_tests(out)) == 2 * 5
 
 
@@ -317,9 +317,10 @@ def test_results_of_workers_keep_no_files_open(study_file):
     """Torch sends a tensor as an open file; hundreds of runs would exceed what a process may open."""
     study = load_study(study_file("\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora}}", seeds="[0, 1]"))
     plain = [job for job in jobs_of(study) if job.run == "lora"]
-    ((_, done),) = execute.run_here(study, [(plain[0], {})], 1)
+    ((_, done),) = workers.work_on(execute._try, study, [(plain[0], {})], workers=1)
     tasks = [(Job("warm", job.room, job.shots, job.seed), {job: done.adapter}) for job in plain]
-    counts = [len(list(Path("/proc/self/fd").iterdir())) for _ in execute.run_here(study, tasks, 1)]
+    outcomes = workers.work_on(execute._try, study, tasks, workers=1)
+    counts = [len(list(Path("/proc/self/fd").iterdir())) for _ in outcomes]
     assert len(counts) == 4
     assert max(counts) - counts[0] < 20  # an adapter has more tensors than that
 
@@ -328,11 +329,11 @@ def test_results_of_workers_keep_no_files_open(study_file):
 def test_a_damaged_adapter_fails_its_run_alone(content, study_file):
     study = load_study(study_file("\n  lora: {rank: 2}\n  warm: {rank: 2, start: {run: lora}}"))
     job = next(job for job in jobs_of(study) if job.run == "warm")
-    (found,) = execute.run_here(study, [(job, {sources_of(study, job)[0]: content})], 1)
-    assert "cannot be read; remove adapters/" in str(found[1])
+    found = execute._try(study, (job, {sources_of(study, job)[0]: content}), None)
+    assert "cannot be read; remove adapters/" in str(found)
 
 
 def test_ray_that_is_not_there(study_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("haa_peft.studies.execute.find_spec", lambda name: None)
+    monkeypatch.setattr("haa_peft.workers.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package ray"):
         run_study(load_study(study_file()), tmp_path / "out", executor="ray")

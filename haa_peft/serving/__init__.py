@@ -1,0 +1,15 @@
+"""RIRs over HTTP: a Ray Serve application whose requests go to the process that already holds their room."""
+
+from __future__ import annotations
+
+from haa_peft.environment import lazy
+
+__getattr__, __dir__ = lazy(
+    "haa_peft.serving",
+    {
+        "Client": "haa_peft.serving.client",
+        "Serving": "haa_peft.serving.application",
+        "start": "haa_peft.serving.application",
+        "stop": "haa_peft.serving.application",
+    },
+)
