@@ -13,7 +13,7 @@ COLUMNS = (
     ("T60(-35) %", "t60_30_percent", 1, 1),
     ("envelope %", "envelope_percent", 1, 2),
 )
-ALIGNED = 200
+ALIGNED = 100
 """Rows that make the columns of a streamed table as wide as they are."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def start(serving: Serving) -> str:
         When Ray Serve is not installed, no cluster runs where one is asked for, or it cannot listen there.
     """
     ray, serve = (package(name, "serving", "serve") for name in ("ray", "ray.serve"))
+    for name in ("ray", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     _connect(ray, serving)
     where = {"host": serving.host, "port": serving.port}
     try:
