@@ -100,6 +100,7 @@ def test_what_is_left_out_converts_nothing(base, panel, tiny_backbone, tmp_path,
     """In every fold measurements are borrowed anew, by what is not left out."""
     from accelerate import Accelerator
 
+    import haa_peft.borrowing
     from haa_peft.adapters.methods import MethodSettings
     from haa_peft.training import adapt as training
     from haa_peft.training.settings import TrainingSettings
@@ -110,7 +111,7 @@ def test_what_is_left_out_converts_nothing(base, panel, tiny_backbone, tmp_path,
         asked.append((room.splits["train"].tolist(), room.splits["valid"].tolist()))
         return borrow(room, lender, backbone, k)
 
-    monkeypatch.setattr(training, "borrow", spy)
+    monkeypatch.setattr(haa_peft.borrowing, "borrow", spy)
     found = borrow(panel, base, tiny_backbone, 4)
     settings = TrainingSettings(max_steps=1, validate_every=1, k=4, validation="leave-one-out")
     training.adapt(tiny_backbone, found, MethodSettings("bias"), settings, Accelerator(cpu=True), tmp_path)

@@ -61,8 +61,9 @@ class Server:
         head = ["--hrtf", str(two_microphones(folder / "head.sofa"))]
         command = [sys.executable, "-m", "haa_peft", "listen", *NAMES, "--store", str(STORE), "--port", "0", *head]
         self.process = subprocess.Popen(
-            [*command, "--no-browser"], cwd=folder / "here", env=environment, stdout=subprocess.PIPE, text=True
-        )
+            [*command, "--no-browser"], cwd=folder / "here", env=environment, stdout=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's & ignores it
+        )  # fmt: skip
         self.address = self.process.stdout.readline().split()[0]
         self.host = urlsplit(self.address).netloc
 
