@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def load_backbone(source: str | Path = "small") -> XRIR:
     Parameters
     ----------
     source : ``"small"`` (bundled), a published xRIR checkpoint (``.pth`` or ``.pt``, with or without ``module.``
-        prefix or ``{"model": ...}``), or a ``.safetensors`` file; one that pretraining wrote carries its
-        configuration in its header, any other is taken as the published network.
+        prefix or ``{"model": ...}``; other sizes of the network are read from its shapes), or a ``.safetensors``
+        file; one that pretraining wrote carries its configuration in its header, any other is taken as the published
+        network.
 
     Raises
     ------
@@ -151,7 +153,32 @@ def _read(path: Path) -> tuple[dict[str, Tensor], XRIRConfig]:
         isinstance(name, str) and isinstance(value, Tensor) for name, value in loaded.items()
     ):
         raise InputError(f'{path}: holds no state dict of tensors, plain or as {{"model": ...}}')
-    return {name.removeprefix("module."): tensor for name, tensor in loaded.items()}, XRIRConfig()
+    state = {name.removeprefix("module."): tensor for name, tensor in loaded.items()}
+    return state, published_sizes(state)
+
+
+def published_sizes(state: Mapping[str, Tensor]) -> XRIRConfig:
+    """Configuration of a checkpoint in the published layout: the published network, or one trained at other sizes.
+
+    Heads are 64 wide as in the published one, which no shape tells.
+    """
+    first = "source_network.transformer.layers.0."
+    shapes = {name: tensor.shape for name, tensor in state.items()}
+    try:
+        heads, more = divmod(shapes[f"{first}0.to_out.weight"][1], XRIRConfig.head_width)
+        if more:
+            return XRIRConfig()
+        return XRIRConfig(
+            width=shapes[f"{first}0.to_out.weight"][0],
+            depth=sum(name.endswith("0.to_out.weight") for name in shapes),
+            heads=heads,
+            feedforward=shapes[f"{first}1.net.1.weight"][0],
+            channels=shapes["src_proj.proj.weight"][0],
+            resnet_width=shapes["audio_enc.cnn.conv1.weight"][0],
+            unused_modules="source_proj.proj.weight" in shapes,
+        )
+    except (KeyError, IndexError, InputError):  # the tensors that are missing or odd are named where shapes are checked
+        return XRIRConfig()
 
 
 def fingerprint(backbone: XRIR) -> str:

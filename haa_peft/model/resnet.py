@@ -70,9 +70,10 @@ class ResNet18(nn.Module):
     def channels_last(self, device: torch.device) -> bool:
         """Whether to compute with channels last: oneDNN is faster so.
 
-        Not with GroupNorm, which in torch 2.11 writes past its memory in this format's backward pass.
+        Not where it writes past its memory in this format's backward pass: GroupNorm (torch 2.11), and BatchNorm of
+        fewer than 8 channels (torch 2.13).
         """
-        return device.type == "cpu" and self._batch_norm
+        return device.type == "cpu" and self._batch_norm and self.conv1.out_channels >= 8
 
     def _stem(self, log_spectrogram: Tensor) -> Tensor:
         x = self.conv1(log_spectrogram[:, None])

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import ConcatDataset
 from tqdm import tqdm
@@ -201,6 +202,7 @@ class Learner:
             # DDP waits for gradients that never come
             parameter.requires_grad_(not name.startswith((*UNUSED, SURFACES)))
         self.backbone, self.ema, self.accelerator = backbone, training.ema, accelerator
+        self.freeze_norm_after = training.freeze_norm_after
         self.average = copy.deepcopy(backbone).eval().requires_grad_(False).to(accelerator.device)
         self.averaged = PretrainingObjective(self.average)
         trained = [p for p in backbone.parameters() if p.requires_grad]
@@ -223,6 +225,10 @@ class Learner:
         InputError
             When the loss is not finite.
         """
+        if self.freeze_norm_after is not None and number >= self.freeze_norm_after:
+            for module in self.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         loss = self.objective(batch)
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.backbone.parameters(), 1.0)

@@ -31,6 +31,9 @@ class BackboneTraining:
     patience: Annotated[int, Field(ge=1, description="validations without a lower loss before it stops")] = 10
     ema: Annotated[float, Field(ge=0, lt=1, description="decay of the weights' moving average")] = 0.995
     validate_every: Annotated[int, Field(ge=1, description="steps between validations")] = 500
+    freeze_norm_after: Annotated[int | None, Field(ge=1,
+        description="steps after which BatchNorm keeps its statistics and trains with them, as it evaluates "
+        "(default: never)")] = None  # fmt: skip
     seed: Annotated[int, Field(description="of training, and of a corpus that is not there yet")] = 0
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 from haa_peft import load_backbone
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
+from haa_peft.model.config import XRIRConfig
 from haa_peft.model.xrir import XRIR
 
 
@@ -28,6 +29,18 @@ def test_published_checkpoints_load_strictly(published, form, tmp_path):
     assert all(torch.equal(tensor, published[name]) for name, tensor in backbone.state_dict().items())
     assert not backbone.training
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("unused_modules", [True, False])
+def test_a_published_layout_at_other_sizes(unused_modules, tmp_path):
+    config = XRIRConfig(
+        width=128, depth=3, heads=2, feedforward=96, channels=64, resnet_width=16, unused_modules=unused_modules
+    )
+    state = {f"module.{name}": tensor for name, tensor in XRIR(config).state_dict().items()}
+    torch.save({"model": state}, tmp_path / "quarter.pth")
+    backbone = load_backbone(tmp_path / "quarter.pth")
+    assert backbone.config == config
+    assert all(torch.equal(tensor, state[f"module.{name}"]) for name, tensor in backbone.state_dict().items())
 
 
 def test_bundled_backbone():

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from haa_peft import load_backbone
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
-from haa_peft.model.config import SMALL
+from haa_peft.model.config import SMALL, XRIRConfig
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining import backbone as pretraining_of_backbones
+from haa_peft.pretraining.backbone import Learner
 from haa_peft.pretraining.loop import (
     PooledPanoramas,
     PretrainingObjective,
@@ -25,6 +27,7 @@ from haa_peft.pretraining.loop import (
     load_tensors,
     turned,
 )
+from haa_peft.pretraining.settings import BackboneTraining
 from haa_peft.simulation import corpus as corpus_module
 from haa_peft.simulation.corpus import FORMAT, ROOMS_PER_SHARD, Corpus, shard_path, write_shard
 from haa_peft.simulation.draw import SOURCES_PER_ROOM
@@ -214,6 +217,22 @@ def test_the_recipe_trains_resumes_and_says_how(corpus_folder, acoustic_rooms, t
     assert mixed["corpus"]["acoustic_rooms"]
     assert mixed["curve"] != story["curve"]  # other rooms were drawn
     assert resumed["fingerprint"] == story["fingerprint"]
+
+
+def test_frozen_batch_norm_trains_as_it_evaluates(corpus_folder):
+    backbone = XRIR(XRIRConfig(width=32, depth=1, heads=1, feedforward=32, channels=16, resnet_width=4))
+    training = BackboneTraining(count=25, validation_rooms=2, rooms_per_step=2, lr=0, freeze_norm_after=1)
+    learner = Learner(backbone, training, Accelerator(cpu=True))
+    corpus = Corpus(corpus_folder, 25)
+    batch = draw_batch(corpus, PooledPanoramas(corpus, 1), [0, 1], (0,), 2, 2, training=True)
+    mean = backbone.audio_enc.cnn.bn1.running_mean
+    before = mean.clone()
+    learner.step(batch, 0)
+    after = mean.clone()
+    frozen = learner.step(batch, 1)
+    assert not torch.equal(before, after)
+    assert torch.equal(mean, after)
+    assert frozen == pytest.approx(PretrainingObjective(backbone.eval())(batch).item(), rel=1e-5)
 
 
 @pytest.mark.slow
