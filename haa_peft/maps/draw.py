@@ -178,7 +178,7 @@ def _deviations(axis: Axes, field: Map) -> None:
     label = f"standard deviation{unit}, a colour each {steps_text(step)} = {step * jnd:.2g} {metric.unit}".rstrip()
     _, image = draw_colours(axis, field, field.estimate.deviations, borders, "YlOrBr")
     _bar(axis, image, borders, label)
-    axis.set_title("standard deviation: two errors of three are smaller", fontsize=9)
+    axis.set_title("standard deviation:\ntwo errors of three are smaller", fontsize=9)
     axis.scatter(
         field.references[:, 0],
         field.references[:, 1],
