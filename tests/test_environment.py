@@ -170,7 +170,7 @@ def test_bugs_of_our_own_are_not_taken_for_it(tmp_path, monkeypatch):
 
 def test_no_adapter_is_blamed(install, run):
     install("safetensors", "0.5.0", 'raise ImportError("undefined symbol: PyType_GetName", name="safetensors._rust")')
-    status, out, told = run("-m", "haa_peft.cli", "adapters", "list")
+    status, out, told = run("-m", "haa_peft.cli", "adapters", "verify")
     assert (status, out) == (2, "")
     assert told.startswith("error: safetensors 0.5.0 does not load (ImportError: undefined symbol: PyType_GetName)")
     assert issubclass(EnvironmentProblem, ImportError)
