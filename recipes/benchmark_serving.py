@@ -4,8 +4,9 @@
 
 Needs `pip install "haa-peft[serve]"`. The rooms are copies of an adapter of the repository's store, ten configurations
 a room, drawn with probabilities that fall as 1 / rank (Zipf), since some rooms are asked for more than others. One
-process is a RoomPredictor that answers one query after the other. Servers run on a Ray cluster of two nodes on this
-machine, a core each, with clients in threads of this process, each of which asks when it has its answer (closed loop).
+process is a RoomPredictor that answers one query after the other, or those of threads that share it. Servers run on a
+Ray cluster of two nodes on this machine, a core each. Clients are threads of this process, each of which asks when it
+has its answer (closed loop).
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def draws(names: list[str], count: int, positions: int, seed: int) -> list[tuple
     rng = np.random.default_rng(seed)
     shares = 1 / np.arange(1, len(names) + 1)
     rooms = rng.choice(len(names), count, p=shares / shares.sum())
-    return [(names[room], PLACES[:positions] + rng.uniform(-0.5, 0.5, (positions, 3))) for room in rooms]
+    places = PLACES[np.arange(positions) % len(PLACES)]
+    return [(names[room], places + rng.uniform(-0.5, 0.5, places.shape)) for room in rooms]
 
 
 def load(queries: list[list[tuple[str, np.ndarray]]], ask: Callable[[], Ask], known: dict) -> dict[str, float]:
@@ -102,6 +104,9 @@ def measure(store: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     known = {(name, places.tobytes()): here(name, places) for mine in every for name, places in mine}
     first = [query for mine in every[: args.clients[0]] for query in mine]
     rows.append({"how": "one process", "clients": 1, **load([first], lambda: here, known), **memory})
+    for threads in args.threads:
+        shared = [first[i::threads] for i in range(threads)]
+        rows.append({"how": "one process, threads", "clients": threads, **load(shared, lambda: here, known)})
     ray = package("ray", "this recipe", "serve")
     from ray.cluster_utils import Cluster
 
@@ -129,7 +134,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rooms", type=int, default=200, help="adapters in the store (default: 200)")
     parser.add_argument("--queries", type=int, default=600, help="of each measurement (default: 600)")
-    parser.add_argument("--positions", type=int, default=1, help="of a query, up to 4 (default: 1)")
+    parser.add_argument("--positions", type=int, default=1, help="of a query (default: 1)")
+    parser.add_argument("--threads", type=int, nargs="*", default=[2, 8], help="sharing a predictor (default: 2 8)")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="at once (default: 1 4 16)")
     parser.add_argument("--max-loaded", type=int, default=64, help="rooms in each process (default: 64)")
     parser.add_argument("--port", type=int, default=8456, help="(default: 8456)")

@@ -102,6 +102,7 @@ def predict_in_rooms(
 def _fill(network: RoomNetwork, batch: Sequence[Part], extent: Extent) -> None:
     """Compute a batch, and write RIRs where they belong."""
     ends = np.cumsum([len(part.positions) for part in batch])
-    every = np.split(network.rirs([part.asked for part in batch], extent.seed), ends[:-1])
-    for part, rirs in zip(batch, every, strict=True):
-        part.answer[:] = extent.finished(part.room, part.number, part.positions, rirs, part.k)
+    with network.turns.of(ends[-1]):
+        every = np.split(network.rirs([part.asked for part in batch], extent.seed), ends[:-1])
+        for part, rirs in zip(batch, every, strict=True):
+            part.answer[:] = extent.finished(part.room, part.number, part.positions, rirs, part.k)

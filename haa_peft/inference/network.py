@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from haa_peft.adapters.weights import BASE, RoomWeights, own_layers
 from haa_peft.errors import InputError
+from haa_peft.inference.turns import Turns
 from haa_peft.model.linear import product
 from haa_peft.model.phases import PHASES
 from haa_peft.model.predict import rirs_of, stream_rirs
@@ -149,6 +150,7 @@ class RoomNetwork:
         self.compiled = compiled
         self._layers = own_layers(self.network)
         self._rows = Rows()
+        self.turns = Turns()
         self._alone: AbstractContextManager = threading.RLock() if compiled else nullcontext()
         if compiled:
             for layer in self.network.source_network.transformer.layers:

@@ -277,7 +277,7 @@ class RoomPredictor:
         k = check_references(pack, k)
         extent = Extent(sample_rate, length, self._phase, seed)
         extent.note_missing(pack)
-        return self._stream(room, number, positions, k, extent)
+        return self._networks.turns.each(self._stream(room, number, positions, k, extent), len(positions))
 
     def _stream(
         self, room: LoadedRoom, number: int, positions: np.ndarray, k: int, extent: Extent
