@@ -21,7 +21,7 @@ from haa_peft.model.config import XRIRConfig
 from haa_peft.model.stored_tensors import check_shapes
 from haa_peft.model.xrir import XRIR
 
-BUNDLED = ("small",)
+BUNDLED = ("small", "xrir-mini")
 CONFIG_KEY = "xrir_config"
 
 
@@ -30,7 +30,7 @@ def load_backbone(source: str | Path = "small") -> XRIR:
 
     Parameters
     ----------
-    source : ``"small"`` (bundled), a published xRIR checkpoint (``.pth`` or ``.pt``, with or without ``module.``
+    source : ``"small"`` or ``"xrir-mini"`` (bundled), a published xRIR checkpoint (``.pth`` or ``.pt``, with or without ``module.``
         prefix or ``{"model": ...}``; other sizes of the network are read from its shapes), or a ``.safetensors``
         file; one that pretraining wrote carries its configuration in its header, any other is taken as the published
         network.

@@ -70,7 +70,7 @@ def test_fingerprint_is_of_the_tensors(tiny_backbone):
 
 def test_bad_checkpoints(published, tmp_path):
     path = tmp_path / "xrir.pth"
-    with pytest.raises(InputError, match=r"no such file, nor a bundled one \(small\)"):
+    with pytest.raises(InputError, match=r"no such file, nor a bundled one \(small, xrir-mini\)"):
         load_backbone(path)
     torch.save({name: tensor for name, tensor in published.items() if name != "lin_proj_0.proj.bias"}, path)
     with pytest.raises(InputError, match=r"1 tensors missing \['lin_proj_0.proj.bias'\]"):
