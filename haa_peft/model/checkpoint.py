@@ -30,10 +30,10 @@ def load_backbone(source: str | Path = "small") -> XRIR:
 
     Parameters
     ----------
-    source : ``"small"`` or ``"xrir-mini"`` (bundled), a published xRIR checkpoint (``.pth`` or ``.pt``, with or without ``module.``
-        prefix or ``{"model": ...}``; other sizes of the network are read from its shapes), or a ``.safetensors``
-        file; one that pretraining wrote carries its configuration in its header, any other is taken as the published
-        network.
+    source : ``"small"`` or ``"xrir-mini"`` (bundled), a published xRIR checkpoint (``.pth`` or ``.pt``, with or without
+        ``module.`` prefix or ``{"model": ...}``; other sizes of the network are read from its shapes), or a
+        ``.safetensors`` file; one that pretraining wrote carries its configuration in its header, any other is taken
+        as the published network.
 
     Raises
     ------
