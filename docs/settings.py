@@ -87,7 +87,8 @@ def page() -> str:
     parser = Parser()
     add_arguments(parser, None)
     given = {f"--{name.replace('_', '-')}" for name in vars(parser.parse_args([]))}
-    rates = [[f"`{method}`", f"{rate:g}"] for method, rate in LEARNING_RATES.items()]
+    by_method = zip(LEARNING_RATES["energy"], *(rates.values() for rates in LEARNING_RATES.values()), strict=True)
+    rates = [[f"`{method}`", *(f"{rate:g}" for rate in row)] for method, *row in by_method]
     recipe = "Flags of `recipes/pretrain_{}.py`."
     parts = [
         INTRODUCTION,
@@ -98,7 +99,7 @@ def page() -> str:
         "In a study `k` and `seeds` belong to the study, not to a run.",
         table(TrainingSettings, given, TRAINING),
         "Learning rates unless given:",
-        markdown([["method", "learning rate"], *rates]),
+        markdown([["method", "`small` and others of its weighting", "the published architecture"], *rates]),
         "## Variants of the room",
         "`--augment NAME=NUMBER ...`, or `augment: [NAME=NUMBER, ...]`; a name alone stands for the number here. "
         "`rotation` is in degrees, `scale` a share, all others but `mirror` in metres.",

@@ -248,6 +248,10 @@ def _tell(
         f"{room.name}: {own} measurements{receivers} train, {valid} validate, {test} test; "
         f"{method.method} on {backbone.origin}, {accelerator.num_processes} process(es){precision}"
     )
+    weighting = backbone.config.weighting
+    if training.lr is None and weighting == "published":
+        rate = training.of_method(method.method, weighting).lr
+        LOG.info(f"{backbone.origin} is of the published architecture: learning rate {rate:g} (--lr gives another)")
     if measurements_validate([room], training.validation):
         runs = max(len(view.own) for view in room.views)
         LOG.info(f"{own} measurements choose the weights, each left out once: {runs} runs before the last one")

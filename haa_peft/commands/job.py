@@ -170,7 +170,9 @@ def store_blend(
     size = sum(tensor.numel() for tensor in tensors.values())
     method = MethodSettings("lora" if config["peft_type"] == "LORA" else "full")
     recipe = " + ".join(f"{share:g} {one}" for share, one in zip(shares, args.of, strict=True))
-    training = TrainingSettings(k=args.k, seed=args.seed, lr=LEARNING_RATES[method.method], weight_decay=0.0)
+    training = TrainingSettings(
+        k=args.k, seed=args.seed, lr=LEARNING_RATES[backbone.config.weighting][method.method], weight_decay=0.0
+    )
     blended = Adaptation(method, training, config, tensors, fingerprint(backbone), size, 0, 0, [], 0.0,
                          started_from=recipe)  # fmt: skip
     levels = satellite("levels", "haa-peft adapters blend").fit_levels(backbone, room, args.k)

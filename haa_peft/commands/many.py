@@ -247,7 +247,7 @@ def _stored_card(store: Path, name: AdapterName) -> dict[str, Any] | None:
 def _asked(args: argparse.Namespace, room: Room, backbone: XRIR) -> dict[str, Any]:
     """What an adapter follows from, as a card says it."""
     method, training = settings_of(args)
-    asked = with_k(training, room, args.k).of_method(method.method).describe()
+    asked = with_k(training, room, args.k).of_method(method.method, backbone.config.weighting).describe()
     below = args.on_top_of and {
         "name": args.on_top_of,
         "digest": read_pack(args.store, AdapterName.parse(args.on_top_of)).adapter_digest(),

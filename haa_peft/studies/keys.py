@@ -17,7 +17,7 @@ def job_settings(study: Study, job: Job) -> dict[str, Any]:
     A resumed study compares it with what is there.
     """
     room = fingerprint_of_room(study, job.room, job.seed, job.shots)
-    found = {**study.settings(), "room": room, "backbone": _fingerprint_of_backbone(study.backbone), "seed": job.seed}
+    found = {**study.settings(), "room": room, "backbone": _about_backbone(study.backbone)[0], "seed": job.seed}
     if job.run:
         spec = study.runs[job.run]
         lender = spec.lender(*job.room.split("/"))
@@ -62,7 +62,7 @@ def training_of(study: Study, job: Job) -> TrainingSettings:
     """Training settings of a job's run, with the defaults of its method."""
     spec = study.runs[job.run]
     training = TrainingSettings(k=max(1, min(study.k, job.shots - 1)), seed=job.seed, **spec.training)
-    return training.of_method(spec.method.method)
+    return training.of_method(spec.method.method, _about_backbone(study.backbone)[1])
 
 
 @lru_cache(maxsize=4096)
@@ -79,5 +79,7 @@ def fingerprint_of_room(study: Study, name: str, seed: int, shots: int, run: str
 
 
 @lru_cache(maxsize=8)
-def _fingerprint_of_backbone(backbone: str) -> str:
-    return fingerprint(load_backbone(backbone))
+def _about_backbone(backbone: str) -> tuple[str, str]:
+    """Its fingerprint and its weighting."""
+    loaded = load_backbone(backbone)
+    return fingerprint(loaded), loaded.config.weighting

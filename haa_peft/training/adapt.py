@@ -61,7 +61,7 @@ def adapt(
     rooms = [room.with_channels(channels) for room in ([rooms] if isinstance(rooms, Room) else rooms)]
     rooms = [view for room in rooms for view in room.views]
     _check_measurements(rooms, training, accelerator)
-    training = training.of_method(method.method)
+    training = training.of_method(method.method, backbone.config.weighting)
     began = time.monotonic()
     frozen, sensitivities = _choose_frozen(backbone, rooms, method, training, start)
     before = time.monotonic() - began

@@ -12,14 +12,11 @@ from haa_peft.errors import check_seed
 from haa_peft.fields import check
 
 LEARNING_RATES = {
-    "lora": 1e-2,
-    "bias": 3e-3,
-    "norm": 1e-1,
-    "statistics": 1e-2,
-    "heads": 1e-3,
-    "full": 3e-4,
+    "energy": {"lora": 1e-2, "bias": 3e-3, "norm": 1e-1, "statistics": 1e-2, "heads": 1e-3, "full": 3e-4},
+    "published": {"lora": 3e-3, "bias": 3e-3, "norm": 1e-2, "statistics": 1e-2, "heads": 1e-3, "full": 1e-4},
 }
-"""Those with the lowest errors at validation positions, ``recipes/studies/rates.yaml``; ``statistics`` has no steps."""
+"""By the backbone's weighting and the method, those with the lowest errors at validation positions of
+``recipes/studies/rates.yaml`` and ``rates-published.yaml``; ``statistics`` has no steps."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,9 @@ class TrainingSettings:
 
     max_steps: Annotated[int, Field(ge=1,
         description="most optimiser steps; every step takes all training measurements as targets")] = 80  # fmt: skip
-    lr: Annotated[float | None, Field(gt=0, lt=1, description="peak learning rate (default: the method's)")] = None
+    lr: Annotated[
+        float | None, Field(gt=0, lt=1, description="peak learning rate (default: that of method and backbone)")
+    ] = None
     weight_decay: Annotated[float, Field(ge=0, lt=100, description="of AdamW, towards zero")] = 1e-4
     warmup: Annotated[int, Field(ge=0,
         description="steps of linear warm-up, before a cosine decay over all steps")] = 10  # fmt: skip
@@ -62,9 +61,9 @@ class TrainingSettings:
         on = augment and augment.to_json()
         return {**found, "augment": on} if on else found
 
-    def of_method(self, method: str) -> TrainingSettings:
-        """The same with the method's learning rate if none was given."""
-        return dataclasses.replace(self, lr=LEARNING_RATES[method] if self.lr is None else self.lr)
+    def of_method(self, method: str, weighting: str) -> TrainingSettings:
+        """The same with the method's learning rate if none was given, for a backbone with this weighting."""
+        return dataclasses.replace(self, lr=LEARNING_RATES[weighting][method] if self.lr is None else self.lr)
 
     def __post_init__(self) -> None:
         check(self)
