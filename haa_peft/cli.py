@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from haa_peft.commands.adapt import IF_INTERRUPTED
+from haa_peft.commands.ending import command
 from haa_peft.commands.parser import Parser, say_new_name
-from haa_peft.errors import command
 from haa_peft.satellites import has, satellite
 
 CORE = "commands"

@@ -16,7 +16,8 @@ import platform
 import subprocess
 from pathlib import Path
 
-from haa_peft.errors import InputError, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError
 
 with command():  # where another package does not load, it is one line
     import torch
@@ -25,8 +26,8 @@ with command():  # where another package does not load, it is one line
     from benchmarking.memory import memory, memory_of
     from benchmarking.switching import several_rooms, swaps
 
+    from haa_peft.commands.tables import markdown
     from haa_peft.files import check_report, write_report
-    from haa_peft.tables import markdown
 
 PARTS = {
     "training": training,

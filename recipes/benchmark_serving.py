@@ -26,12 +26,13 @@ import torch
 from benchmark_store import make_store
 
 from haa_peft import RoomPredictor
+from haa_peft.commands.ending import command
+from haa_peft.commands.tables import markdown
 from haa_peft.environment import package
-from haa_peft.errors import InputError, command
+from haa_peft.errors import InputError
 from haa_peft.files import write_json
 from haa_peft.serving import Client, Serving, start, stop
 from haa_peft.store.names import list_names
-from haa_peft.tables import markdown
 
 PLACES = np.array([[3.0, 2.0, 1.3], [5.0, 6.0, 1.3], [2.0, 3.0, 1.1], [4.0, 4.0, 1.5]])
 """m, in the room of the copied adapter."""

@@ -18,9 +18,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from haa_peft.errors import InputError, command
+from haa_peft.commands.ending import command
+from haa_peft.commands.tables import markdown
+from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_json
-from haa_peft.tables import markdown
 
 HERE = Path(__file__).resolve().parents[1]
 CLI = ["-m", "haa_peft.cli"]

@@ -21,13 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from haa_peft import RoomPredictor
-from haa_peft.errors import InputError, command
+from haa_peft.commands.ending import command
+from haa_peft.commands.tables import ALIGNED, markdown
+from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null, write_json
 from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_files
 from haa_peft.store.names import AdapterName
 from haa_peft.store.parts import CARD, ROOM, json_bytes, sha256
-from haa_peft.tables import ALIGNED, markdown
 
 SHIPPED = Path(__file__).parents[1] / "adapters"
 SOURCE = AdapterName("classroom-twin", "base")

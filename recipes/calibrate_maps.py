@@ -9,7 +9,7 @@ trained at; a normal error lies within one standard deviation in 68 % of all cas
 import argparse
 from pathlib import Path
 
-from haa_peft.errors import command
+from haa_peft.commands.ending import command
 
 with command():
     import numpy as np

@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from haa_peft.commands.ending import command
 from haa_peft.commands.parser import Parser
-from haa_peft.errors import InputError, command
+from haa_peft.commands.tables import figure, markdown
+from haa_peft.errors import InputError
 from haa_peft.files import check_report, write_json, write_report
-from haa_peft.tables import figure, markdown
 
 with command():  # where another package does not load, it is one line
     from haa_peft.model.config import SMALL

@@ -17,8 +17,8 @@ On several cores or GPUs of this machine: --workers N (default: all). On a Ray c
 import argparse
 from pathlib import Path
 
+from haa_peft.commands.ending import command
 from haa_peft.commands.parser import Parser
-from haa_peft.errors import command
 
 if __name__ == "__main__":
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,

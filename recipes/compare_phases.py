@@ -11,7 +11,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from haa_peft.errors import InputError, check_seed, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError, check_seed
 
 with command():  # where another package does not load, it is one line
     import numpy as np
@@ -20,6 +21,7 @@ with command():  # where another package does not load, it is one line
 
     from haa_peft import load_backbone, load_room
     from haa_peft.acoustics.spectrogram import log_magnitude
+    from haa_peft.commands.tables import COLUMNS, figure, markdown
     from haa_peft.evaluation.evaluate import Measured, check_split, errors, means
     from haa_peft.files import check_report, write_report
     from haa_peft.model.checkpoint import fingerprint
@@ -29,7 +31,6 @@ with command():  # where another package does not load, it is one line
     from haa_peft.model.xrir import XRIR
     from haa_peft.pretraining.unseen import draw_unseen
     from haa_peft.simulation.corpus import Corpus
-    from haa_peft.tables import COLUMNS, figure, markdown
 
 K = 8
 Asked = tuple[str, EncodedRoom, Targets, np.ndarray]

@@ -12,7 +12,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from haa_peft.errors import InputError, check_seed, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError, check_seed
 
 with command():  # where another package does not load, it is one line
     import numpy as np
@@ -20,10 +21,10 @@ with command():  # where another package does not load, it is one line
     from haa_peft import adapt_room, load_backbone, load_room
     from haa_peft.adapted_room import LEVELS_ALONE, AdaptedRoom
     from haa_peft.adapters.methods import MethodSettings
+    from haa_peft.commands.tables import figure, markdown
     from haa_peft.files import check_report, write_report
     from haa_peft.rooms.room import Room, together
     from haa_peft.rooms.splits import redraw
-    from haa_peft.tables import figure, markdown
     from haa_peft.training.settings import TrainingSettings
 
 METRICS = (("EDT ms", "edt_s", 1000, 1), ("C50 dB", "c50_db", 1, 2), ("T60 %", "t60_percent", 1, 1))

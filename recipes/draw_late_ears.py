@@ -12,7 +12,8 @@ import argparse
 import io
 from pathlib import Path
 
-from haa_peft.errors import InputError, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError
 
 with command():  # where another package does not load, it is one line
     import numpy as np

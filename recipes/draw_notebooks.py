@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from haa_peft.errors import InputError, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError
 
 NOTEBOOKS = Path(__file__).parents[1] / "docs" / "notebooks"
 

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from haa_peft.errors import InputError, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError
 
 with command():  # where another package does not load, it is one line
     import numpy as np

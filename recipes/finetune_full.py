@@ -15,7 +15,7 @@ Any other method, in one process: haa-peft adapt --method norm
 """
 
 from haa_peft.commands.adapt import IF_INTERRUPTED, parse_arguments
-from haa_peft.errors import command
+from haa_peft.commands.ending import command
 
 
 def main() -> None:

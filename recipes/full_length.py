@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from haa_peft.errors import InputError, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError
 
 with command():  # where another package does not load, it is one line
     import numpy as np
@@ -28,6 +29,7 @@ with command():  # where another package does not load, it is one line
     from haa_peft.acoustics import iso_metrics
     from haa_peft.acoustics.alignment import SPEED_OF_SOUND
     from haa_peft.acoustics.resampling import resample
+    from haa_peft.commands.tables import figure, markdown
     from haa_peft.files import write_atomically, write_json
     from haa_peft.geometry.surfaces import Surfaces
     from haa_peft.levels.fitting import fit_levels
@@ -38,7 +40,6 @@ with command():  # where another package does not load, it is one line
     from haa_peft.rendering.render import Renderer
     from haa_peft.rooms.room import Room
     from haa_peft.rooms.splits import SHOTS
-    from haa_peft.tables import figure, markdown
 
 K = 8
 MOST_TESTED = 40

@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from haa_peft.errors import InputError, check_seed, command
+from haa_peft.commands.ending import command
+from haa_peft.errors import InputError, check_seed
 
 with command():  # where another package does not load, it is one line
     import numpy as np
@@ -29,6 +30,7 @@ with command():  # where another package does not load, it is one line
     from haa_peft import load_room
     from haa_peft.acoustics.alignment import SPEED_OF_SOUND
     from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
+    from haa_peft.commands.tables import figure, markdown
     from haa_peft.files import check_report, write_atomically, write_report
     from haa_peft.geometry.estimate.plausibility import check_surfaces
     from haa_peft.geometry.estimate.shoebox import WALLS, estimate_shoebox
@@ -46,7 +48,6 @@ with command():  # where another package does not load, it is one line
     from haa_peft.rooms.splits import SHOTS, farthest_points
     from haa_peft.simulation.draw import draw_room
     from haa_peft.simulation.simulate import simulate
-    from haa_peft.tables import figure, markdown
 
 SIMULATED = ("simulated as the corpus", "image sources")
 ANY_PLAN = "simulated, every plan"

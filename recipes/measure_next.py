@@ -10,7 +10,7 @@ measured at up to 60 test positions. Random choices are drawn with seed 0.
 import argparse
 from pathlib import Path
 
-from haa_peft.errors import command
+from haa_peft.commands.ending import command
 
 with command():
     import numpy as np

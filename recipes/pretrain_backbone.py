@@ -11,8 +11,8 @@ The validation rooms are the corpus' last; the weights kept are the moving avera
 import argparse
 from pathlib import Path
 
+from haa_peft.commands.ending import command
 from haa_peft.commands.parser import Parser, add_setting
-from haa_peft.errors import command
 from haa_peft.fields import fields
 
 with command():  # where another package does not load, it is one line

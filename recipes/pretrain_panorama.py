@@ -12,8 +12,8 @@ each draw echo maps of their share of the rooms; let `haa-peft pretrain simulate
 import argparse
 from pathlib import Path
 
+from haa_peft.commands.ending import command
 from haa_peft.commands.parser import Parser, add_setting
-from haa_peft.errors import command
 from haa_peft.fields import fields
 
 with command():  # where another package does not load, it is one line

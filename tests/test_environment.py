@@ -136,7 +136,7 @@ def test_what_a_package_says_when_it_does_not_load(packages, parts, install, run
     for name, version, code, needs in packages:
         install(name, version, code, *needs)
     last = "peft" if len(packages) > 1 else packages[0][0]
-    code = f"from haa_peft.errors import command\nwith command():\n    import {last}"
+    code = f"from haa_peft.commands.ending import command\nwith command():\n    import {last}"
     told = one_line(run("-c", code))
     for part in parts:
         assert part in told

@@ -12,11 +12,11 @@ import torch
 from haa_peft import workers
 from haa_peft.cli import main
 from haa_peft.commands import many
+from haa_peft.commands.workers import work_on
 from haa_peft.errors import InputError
 from haa_peft.simulation.corpus import shard_path, simulate_corpus
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, list_names
-from haa_peft.workers import work_on
 from tests.conftest import change_room
 
 QUICK = ["--max-steps", "2", "--k", "4", "--validate-every", "1"]

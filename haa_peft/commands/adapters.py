@@ -98,11 +98,11 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
+    from haa_peft.commands.tables import stream_markdown
     from haa_peft.store.card import NewerCardError
     from haa_peft.store.card_text import described
     from haa_peft.store.folder import read_card
     from haa_peft.store.names import AdapterName, iterate_names, store_folder
-    from haa_peft.tables import stream_markdown
 
     store = store_folder(args.store)
     if args.room is not None:

@@ -37,13 +37,13 @@ def add(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from haa_peft.commands.tables import report_table
     from haa_peft.evaluation.compare import Candidate, check_unseen, compare
     from haa_peft.evaluation.verdict import verdict
     from haa_peft.inference.packs import levels_of, load_pack
     from haa_peft.model.checkpoint import load_backbone
     from haa_peft.store.card_text import began_with
     from haa_peft.store.names import AdapterName, store_folder
-    from haa_peft.tables import report_table
     from haa_peft.training.acceptance import Acceptance
 
     name = None if args.adapter is None else AdapterName.parse(args.adapter)

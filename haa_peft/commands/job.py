@@ -15,6 +15,7 @@ from haa_peft.adapted_room import AdaptedRoom, compare_adapted
 from haa_peft.adapters.combine import blend
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.commands.options import DEFAULT_ROOM
+from haa_peft.commands.tables import report_table
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import check_unseen
 from haa_peft.files import check_report, check_writable, write_report
@@ -28,7 +29,6 @@ from haa_peft.rooms.room import Room
 from haa_peft.satellites import satellite
 from haa_peft.store.card_text import fitted_levels, kept_weights
 from haa_peft.store.names import AdapterName, store_folder
-from haa_peft.tables import report_table
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.loop import Adaptation
 from haa_peft.training.settings import LEARNING_RATES, TrainingSettings

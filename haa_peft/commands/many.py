@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from haa_peft.commands.job import accelerator_of, backbone_of, options_of, rooms_of, settings_of
+from haa_peft.commands.tables import COLUMNS, figure, markdown
+from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.environment import EnvironmentProblem
 from haa_peft.errors import InputError, one_line
 from haa_peft.evaluation.verdict import BASELINES
@@ -30,8 +32,6 @@ from haa_peft.store.card import parse_card
 from haa_peft.store.folder import read_files, read_pack
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.store.parts import CARD
-from haa_peft.tables import COLUMNS, figure, markdown
-from haa_peft.workers import check_workers, work_on
 
 STORED, THERE, FAILED = "stored", "already there", "FAILED"
 SHOWN = COLUMNS[:3]

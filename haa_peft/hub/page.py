@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError, one_line
 from haa_peft.hub.address import Address
 from haa_peft.hub.problems import hub
 from haa_peft.store.pack import RoomPack
-from haa_peft.tables import markdown
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData

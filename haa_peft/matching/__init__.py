@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
+from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError
 from haa_peft.inference.packs import attach_pack, levels_of, load_pack
 from haa_peft.levels.cells import above_noise, cell_levels
@@ -19,7 +20,6 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.store.names import list_names
 from haa_peft.store.pack import RoomPack
-from haa_peft.tables import markdown
 from haa_peft.training.objective import check_k
 from haa_peft.training.settings import TrainingSettings
 

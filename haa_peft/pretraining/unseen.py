@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from haa_peft.commands.tables import COLUMNS, figure, markdown
 from haa_peft.errors import InputError, check_seed
 from haa_peft.evaluation.baselines import interpolations
 from haa_peft.evaluation.evaluate import Measured, errors, means
@@ -20,7 +21,6 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining.acoustic_rooms import AcousticRooms
 from haa_peft.simulation.corpus import Corpus, CorpusRoom
 from haa_peft.simulation.draw import SOURCES_PER_ROOM
-from haa_peft.tables import COLUMNS, figure, markdown
 
 TARGETS = 4
 """Positions predicted in each room."""

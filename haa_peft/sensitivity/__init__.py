@@ -83,7 +83,7 @@ def choose_frozen(sensitivities: Sequence[Sensitivity]) -> list[str]:
 
 def sensitivity_table(sensitivities: Sequence[Sensitivity]) -> str:
     """What was measured and chosen, as a Markdown table."""
-    from haa_peft.tables import markdown
+    from haa_peft.commands.tables import markdown
 
     frozen = choose_frozen(sensitivities)
     rows = [["layer", "room %", "simulation %", "ratio", ""]]

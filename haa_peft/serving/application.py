@@ -109,7 +109,7 @@ def _connect(ray: Any, serving: Serving) -> None:
     if ray.is_initialized():
         return
     if serving.cluster:
-        from haa_peft.workers import connect_to_ray
+        from haa_peft.commands.workers import connect_to_ray
 
         connect_to_ray("--cluster")
         return

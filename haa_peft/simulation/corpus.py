@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH
+from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.errors import InputError
 from haa_peft.files import check_writable, write_atomically
 from haa_peft.geometry.panorama import panorama_from_depth, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.simulation.draw import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, draw_room
 from haa_peft.simulation.simulate import simulate
-from haa_peft.workers import check_workers, work_on
 
 ROOMS_PER_SHARD = 25
 FORMAT = 3
@@ -142,8 +142,8 @@ def simulate_corpus(
     folder : where ``rooms-*.arrow`` and ``corpus.json`` go.
     n_rooms : at least this many rooms, rounded up to whole shards of 25.
     seed : the corpus' seed; a folder holds one seed only.
-    executor, workers : this machine or a Ray cluster, and shards at once, as :func:`~haa_peft.workers.work_on` takes
-        them; the machines of a cluster must share the folder.
+    executor, workers : this machine or a Ray cluster, and shards at once, as
+        :func:`~haa_peft.commands.workers.work_on` takes them; the machines of a cluster must share the folder.
     odd : rooms outside the distribution that is trained on (:func:`~haa_peft.simulation.draw.draw_room`).
 
     Raises

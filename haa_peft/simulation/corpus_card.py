@@ -9,10 +9,10 @@ import numpy as np
 
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
+from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.simulation.corpus import Corpus
-from haa_peft.tables import markdown
 
 PERCENTILES = (1, 10, 50, 90, 99)
 QUANTITIES = {

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from haa_peft.errors import one_line
-from haa_peft.tables import shown_name
 from haa_peft.training.acceptance import Acceptance
+
+
+def shown_name(row: Mapping[str, Any]) -> str:
+    """A predictor's name in a table, with a word if it is an adapter whose training validation undid."""
+    return str(row["predictor"]) + (" (unchanged)" if row.get("unchanged") else "")
 
 
 def began_with(card: dict) -> str:

@@ -42,12 +42,12 @@ def study(
     InputError
         When the file says what cannot be, a run fails, or ``out`` holds results of other settings.
     """
+    from haa_peft.commands.workers import check_workers
     from haa_peft.errors import InputError
     from haa_peft.studies.execute import run_study
     from haa_peft.studies.read import load_study
     from haa_peft.studies.report import write_report
     from haa_peft.training.launch import start_accelerator
-    from haa_peft.workers import check_workers
 
     check_workers(executor, workers)
     if start_accelerator(0).num_processes > 1:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import safetensors.torch
 
 from haa_peft.adapters.combine import Stored
+from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.errors import InputError
 from haa_peft.fields import new_names
 from haa_peft.files import check_writable, nan_to_null, write_atomically
@@ -20,7 +21,6 @@ from haa_peft.studies.keys import fingerprint_of_room, job_settings
 from haa_peft.studies.plan import Job, Study, sources_of, waves
 from haa_peft.studies.results import BASELINES, unpack
 from haa_peft.studies.run import run_job
-from haa_peft.workers import check_workers, work_on
 
 Task = tuple[Job, Mapping[Job, bytes]]
 """A job, and the files of the adapters that it needs: a tensor sent to a process would keep a file open each."""
@@ -42,8 +42,8 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
     ----------
     study : what to run.
     out : folder of the results.
-    executor, workers : this machine or a Ray cluster, and runs at once, as :func:`~haa_peft.workers.work_on` takes
-        them; results come back to this machine.
+    executor, workers : this machine or a Ray cluster, and runs at once, as
+        :func:`~haa_peft.commands.workers.work_on` takes them; results come back to this machine.
 
     Raises
     ------

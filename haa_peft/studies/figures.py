@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from haa_peft.commands.tables import COLUMNS
 from haa_peft.rooms.room import SIMULATED
 from haa_peft.studies.drawing import axis_label, name_lines, name_points, new_figure, plain_log_ticks, save, show_points
 from haa_peft.studies.results import RunResult, configurations, mean_error, over_shots, run_names, trained_names
-from haa_peft.tables import COLUMNS
 
 HEARD = COLUMNS[:3]
 """Title, key, factor and digits of early decay time, clarity and reverberation time."""

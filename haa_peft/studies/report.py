@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from haa_peft.commands.tables import figure, markdown
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.studies import figures
@@ -39,7 +40,6 @@ from haa_peft.studies.tables import (
     transfer_table,
     verdict_table,
 )
-from haa_peft.tables import figure, markdown
 
 NOTES = {
     "measured": "",

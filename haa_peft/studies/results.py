@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from haa_peft.commands.tables import COLUMNS
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.rooms.room import SIMULATED
-from haa_peft.tables import COLUMNS
 
 ARCHIVE = "runs.tar.xz"
 GROUPS = ("baseline", "adapter", "full")

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from haa_peft.commands.tables import COLUMNS, figure
 from haa_peft.studies import figures
 from haa_peft.studies.results import RunResult, configurations, mean_error, run_names
 from haa_peft.studies.statistics import Difference, compare_runs
-from haa_peft.tables import COLUMNS, figure
 
 SHOWN = tuple(column for column in COLUMNS if column[1] != "t60_30_percent")
 HEARD = figures.HEARD

@@ -7,12 +7,12 @@ import torch
 from haa_peft import load_room
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import magnitude
+from haa_peft.commands.tables import report_table
 from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import baselines, energy_interpolation, linear_interpolation
 from haa_peft.evaluation.evaluate import evaluate
 from haa_peft.files import nan_to_null
 from haa_peft.model.predict import nearest_references
-from haa_peft.tables import report_table
 from tests.conftest import decaying_noise
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.cli import main
-from haa_peft.errors import command
+from haa_peft.commands.ending import command
 from haa_peft.store.folder import write_pack
 from haa_peft.studies import study
 from tests.faults.test_threads import QUERIES, packs_of

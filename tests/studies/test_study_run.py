@@ -334,6 +334,6 @@ def test_a_damaged_adapter_fails_its_run_alone(content, study_file):
 
 
 def test_ray_that_is_not_there(study_file, tmp_path, monkeypatch):
-    monkeypatch.setattr("haa_peft.workers.find_spec", lambda name: None)
+    monkeypatch.setattr("haa_peft.commands.workers.find_spec", lambda name: None)
     with pytest.raises(InputError, match="needs the package ray"):
         run_study(load_study(study_file()), tmp_path / "out", executor="ray")

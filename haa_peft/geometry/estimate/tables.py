@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from haa_peft.commands.tables import figure, markdown
 from haa_peft.geometry.estimate.network import predict_depth
 from haa_peft.geometry.estimate.plausibility import SurfaceCheck
 from haa_peft.geometry.estimate.shoebox import WALLS, ShoeboxEstimate
 from haa_peft.geometry.panorama import Geometry, depth_around, directions, render_depth, solid_angles
 from haa_peft.geometry.surfaces import Surfaces, box_around
-from haa_peft.tables import figure, markdown
 
 RIGHT = 0.25
 """Metres that a wall may be off and be called right."""

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
+from haa_peft.store.card_text import shown_name
+
 COLUMNS = (
     ("EDT ms", "edt_s", 1000, 1),
     ("C50 dB", "c50_db", 1, 2),
@@ -20,11 +22,6 @@ ALIGNED = 100
 def figure(value: float | None, factor: float = 1, digits: int = 1) -> str:
     """A number for a table; a dash where it is undefined."""
     return "-" if value is None or value != value else f"{factor * value:.{digits}f}"
-
-
-def shown_name(row: Mapping[str, Any]) -> str:
-    """A predictor's name in a table, with a word if it is an adapter whose training validation undid."""
-    return str(row["predictor"]) + (" (unchanged)" if row.get("unchanged") else "")
 
 
 def report_table(report: Mapping[str, Any]) -> str:
