@@ -45,7 +45,7 @@ class ResNet18(nn.Module):
     def __init__(self, config: XRIRConfig) -> None:
         super().__init__()
         width = config.resnet_width
-        self._batch_norm = config.normalisation == "batch"
+        self._fast_last = config.normalisation == "batch" and width >= 8
         self.conv1 = nn.Conv2d(1, width, 7, 2, 3, bias=False)
         self.bn1 = normalisation(config, width)
         self.layer1 = self._stage(config, width, width, 1)
@@ -73,7 +73,7 @@ class ResNet18(nn.Module):
         Not where it writes past its memory in this format's backward pass: GroupNorm (torch 2.11), and BatchNorm of
         fewer than 8 channels (torch 2.13).
         """
-        return device.type == "cpu" and self._batch_norm and self.conv1.out_channels >= 8
+        return device.type == "cpu" and self._fast_last
 
     def _stem(self, log_spectrogram: Tensor) -> Tensor:
         x = self.conv1(log_spectrogram[:, None])

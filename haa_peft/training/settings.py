@@ -13,7 +13,7 @@ from haa_peft.fields import check
 
 LEARNING_RATES = {
     "energy": {"lora": 1e-2, "bias": 3e-3, "norm": 1e-1, "statistics": 1e-2, "heads": 1e-3, "full": 3e-4},
-    "published": {"lora": 3e-3, "bias": 3e-3, "norm": 1e-2, "statistics": 1e-2, "heads": 1e-3, "full": 1e-4},
+    "published": {"lora": 1e-2, "bias": 3e-3, "norm": 1e-2, "statistics": 1e-2, "heads": 1e-3, "full": 1e-4},
 }
 """By the backbone's weighting and the method, those with the lowest errors at validation positions of
 ``recipes/studies/rates.yaml`` and ``rates-published.yaml``; ``statistics`` has no steps."""
