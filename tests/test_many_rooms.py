@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from haa_peft import workers
 from haa_peft.cli import main
-from haa_peft.commands import many
+from haa_peft.commands import many, workers
 from haa_peft.commands.workers import work_on
 from haa_peft.errors import InputError
 from haa_peft.simulation.corpus import shard_path, simulate_corpus

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from haa_peft import load_backbone, load_room, workers
+from haa_peft import load_backbone, load_room
+from haa_peft.commands import workers
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Measured, errors
 from haa_peft.geometry.panorama import DepthMap
