@@ -49,9 +49,11 @@ def add(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> None:
     _check(args)
     import numpy as np
+    import torch
 
     from haa_peft.inference.predictor import RoomPredictor
 
+    torch.set_num_threads(1)  # as many points are computed at once as there are cores
     predictor = RoomPredictor.load(args.name, store=args.store, backbone=args.backbone, phase=args.phase)
     positions = _grid(args, predictor)
     field = _field(args, predictor, positions)

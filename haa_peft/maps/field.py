@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from haa_peft.maps.deviation import Deviations
 from haa_peft.maps.metrics import BROADBAND, METRICS, check_metric, metric_values
 from haa_peft.maps.plan import Plan, floor_plan
 from haa_peft.rooms.room import NEAREST
+
+AT_ONCE = 64
+"""Positions that a thread takes at once, in order."""
 
 
 class Estimate(NamedTuple):
@@ -47,7 +51,8 @@ def predict_metrics(
     metrics : of :data:`~haa_peft.maps.metrics.METRICS`.
     band : of :data:`~haa_peft.maps.metrics.BANDS`.
     k, seed, receiver : as :meth:`~haa_peft.inference.predictor.RoomPredictor.predict` takes them.
-    progress : given an iterator of the predicted RIRs, (n, 9600) each, gives one that tells how far it is.
+    progress : given an iterator over values (n, metrics) of positions one after the other, gives one that tells how
+        far it is.
 
     Returns
     -------
@@ -63,19 +68,19 @@ def predict_metrics(
         raise InputError(f"metrics is {metrics!r} but must name at least one of {', '.join(METRICS)}")
     for metric in metrics:
         check_metric(metric, band)
-    parts = predictor.stream(positions_xyz, k=k, seed=seed, receiver=receiver)
-    positions = real_numbers("positions", positions_xyz).reshape(-1, 3)
+    positions = np.atleast_2d(real_numbers("positions", positions_xyz))
     scale, rate = predictor.scale, predictor.sample_rate  # of this thread's room
+    streams = [predictor.stream(positions[start : start + AT_ONCE], k=k, seed=seed, receiver=receiver)
+               for start in range(0, len(positions), AT_ONCE)]  # fmt: skip
 
-    def of(rirs: np.ndarray) -> np.ndarray:
-        return np.array([metric_values(rirs * scale, rate, metric, band) for metric in metrics])
+    def of(stream: Iterable[np.ndarray]) -> np.ndarray:
+        values = (np.array([metric_values(rirs * scale, rate, metric, band) for metric in metrics]) for rirs in stream)
+        return np.concatenate([np.empty((len(metrics), 0)), *values], axis=1).T
 
-    with ThreadPoolExecutor(1) as beside:  # the next positions are predicted meanwhile
-        waiting = [beside.submit(of, rirs) for rirs in progress(parts)]
-        found = [one.result() for one in waiting]
-    values = np.concatenate(found, axis=1) if found else np.empty((len(metrics), 0))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        values = np.concatenate([np.empty((0, len(metrics))), *progress(pool.map(of, streams))]).T
     known = Deviations(predictor, k=k, seed=seed, receiver=receiver)
-    decibels = known.at(positions)
+    decibels = known.at(positions.reshape(-1, 3))
     return {
         metric: Estimate(row, decibels * known.per_decibel(metric, band))
         for metric, row in zip(metrics, values, strict=True)
