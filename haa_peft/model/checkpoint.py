@@ -120,12 +120,18 @@ def seeds_seen(made: dict) -> set[int]:
 
 def _build(path: Path, origin: str) -> XRIR:
     state, config = _read(path)
-    backbone = XRIR(config)
-    expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
-    check_shapes(expected, state, f"{path}: not this xRIR network")
+    complaint = f"{path}: not this xRIR network"
+    if config.depth > len(state):
+        raise InputError(f"{complaint}: it has {len(state)} tensors, too few for {config.depth} layers")
+    with torch.device("meta"):  # so that sizes that a file claims take no memory
+        expected = {name: tensor.shape for name, tensor in XRIR(config).state_dict().items()}
+    check_shapes(expected, state, complaint)
     for name, tensor in state.items():
+        if tensor.untyped_storage().nbytes() < tensor.nbytes:
+            raise InputError(f"{path}: tensor {name} is larger than what the file holds of it; the file is damaged")
         if not torch.isfinite(tensor).all():
             raise InputError(f"{path}: tensor {name} holds NaN or infinity; the file is damaged")
+    backbone = XRIR(config)
     backbone.load_state_dict(state, strict=True)
     backbone.requires_grad_(False)
     backbone.origin = origin

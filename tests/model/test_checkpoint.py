@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -96,6 +97,24 @@ def test_bad_checkpoints(published, tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(InputError, match="cannot be read as safetensors"):
         load_backbone(tmp_path / "x.safetensors")
+
+
+def test_sizes_that_a_file_only_claims_take_no_memory(tmp_path):
+    state = XRIR(XRIRConfig(width=128, depth=1, heads=2, feedforward=96, channels=64, resnet_width=16)).state_dict()
+    for name in state:
+        if name.endswith(("to_out.weight", "1.net.1.weight")):
+            state[name] = torch.zeros(1, 1).expand(10**6, 128)
+    torch.save(state, tmp_path / "wide.pth")
+    with pytest.raises(InputError, match="not this xRIR network: tensor .* must be"):
+        load_backbone(tmp_path / "wide.pth")
+    state = {name: torch.zeros(()).expand(tensor.shape) for name, tensor in XRIR().state_dict().items()}
+    torch.save(state, tmp_path / "empty.pth")
+    with pytest.raises(InputError, match="larger than what the file holds of it"):
+        load_backbone(tmp_path / "empty.pth")
+    config = dataclasses.asdict(XRIRConfig()) | {"depth": 10**9}
+    save_file({"one": torch.zeros(1)}, tmp_path / "deep.safetensors", metadata={"xrir_config": json.dumps(config)})
+    with pytest.raises(InputError, match="it has 1 tensors, too few for 1000000000 layers"):
+        load_backbone(tmp_path / "deep.safetensors")
 
 
 class Malicious:
