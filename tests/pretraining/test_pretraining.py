@@ -18,7 +18,7 @@ from haa_peft.model.config import SMALL, XRIRConfig
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining import backbone as pretraining_of_backbones
-from haa_peft.pretraining.backbone import Learner
+from haa_peft.pretraining.learner import Learner
 from haa_peft.pretraining.loop import (
     PooledPanoramas,
     PretrainingObjective,
