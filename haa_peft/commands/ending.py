@@ -1,4 +1,4 @@
-"""How commands end: with what they print, or with one line of what went wrong."""
+"""What commands let the package say, and how they end: as they should, or with one line of what went wrong."""
 
 from __future__ import annotations
 
@@ -40,6 +40,18 @@ def command(if_interrupted: str = "") -> Iterator[None]:
     finally:
         log.removeHandler(notes)
         log.setLevel(level)
+
+
+@contextmanager
+def quiet(log: str) -> Iterator[None]:
+    """Inside the block a part of the package, by its logger's name, has nothing to say but warnings."""
+    logger = logging.getLogger(log)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager

@@ -5,16 +5,15 @@ from __future__ import annotations
 import argparse
 import glob
 import json
-import logging
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from haa_peft.commands.ending import quiet
 from haa_peft.commands.job import accelerator_of, backbone_of, options_of, rooms_of, settings_of
 from haa_peft.commands.tables import COLUMNS, figure, markdown
 from haa_peft.commands.workers import check_workers, work_on
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     _check(args)
     shared = _everywhere(args)
     done: list[Done] = []
-    with _quiet():
+    with quiet("haa_peft"):
         for number, found in work_on(adapt_one, shared, rooms, executor=args.executor, workers=args.workers):
             one = Done(rooms[number], FAILED, 0, str(found)) if isinstance(found, InputError) else found
             one = _once(one, done)
@@ -160,18 +159,6 @@ def _everywhere(args: argparse.Namespace) -> argparse.Namespace:
         if isinstance(value, str) and Path(value).exists():
             setattr(found, key, str(Path(value).resolve()))
     return found
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside the block nothing but a line is said of a room."""
-    log = logging.getLogger("haa_peft")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _once(one: Done, done: list[Done]) -> Done:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors.torch
 
 from haa_peft.adapters.combine import Stored
+from haa_peft.commands.ending import quiet
 from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.errors import InputError
 from haa_peft.fields import new_names
@@ -66,7 +65,7 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
     shared = study if executor == "local" else dataclasses.replace(study, rooms=_absolute(study.rooms))
     total = sum(len(group) for group in groups)
     failed: dict[Job, str] = {}
-    with tqdm(total=total, initial=len(done), desc=study.name, unit="run") as bar, _quiet():
+    with tqdm(total=total, initial=len(done), desc=study.name, unit="run") as bar, quiet("haa_peft.main_job"):
         for group in groups:
             ready = [job for job in group if job not in done and not failed.keys() & set(sources_of(study, job))]
             failed |= {job: "needs a run that failed" for job in group if job not in done and job not in ready}
@@ -87,18 +86,6 @@ def run_study(study: Study, out: Path, *, executor: str = "local", workers: int 
 def _absolute(rooms: Mapping[str, str]) -> dict[str, str]:
     """Rooms by paths that mean the same to every process of a cluster."""
     return {name: str(Path(path).resolve()) if Path(path).exists() else path for name, path in rooms.items()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside the block single runs say nothing of themselves, since a bar says where the study is."""
-    log = logging.getLogger("haa_peft.main_job")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def result_paths(study: Study, job: Job, out: Path) -> list[Path]:
