@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -73,33 +72,11 @@ def limits(field: FieldInfo) -> str:
 
 def check(settings: Any, prefix: str = "--") -> None:
     """Raise ``InputError`` for the first field of a dataclass whose value it may not have, as a flag unless told."""
-    _check(type(settings), vars(settings), prefix)
+    check_values(type(settings), vars(settings), prefix)
 
 
-def read(settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those values of a YAML file that are fields of a dataclass: as it keeps them, lists as tuples.
-
-    Raises
-    ------
-    InputError
-        When a field may not have its value.
-    """
-    found = {name: _of_yaml(field, given[name]) for name, field in fields(settings).items() if name in given}
-    _check(settings, found)
-    return found
-
-
-def _of_yaml(field: FieldInfo, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_of_yaml(item(field), one) for one in value)
-    if isinstance(value, str) and kind(field) in (int, float):
-        with suppress(ValueError):
-            number = float(value)  # YAML takes 1e-3, without a point, for text
-            return int(number) if number.is_integer() else number
-    return value
-
-
-def _check(settings: type, values: Mapping[str, Any], prefix: str = "") -> None:
+def check_values(settings: type, values: Mapping[str, Any], prefix: str = "") -> None:
+    """Raise ``InputError`` for the first of some values, by field, that a dataclass may not have; as it is called."""
     try:
         _model(settings).model_validate(values)
     except ValidationError as error:

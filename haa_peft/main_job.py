@@ -84,7 +84,8 @@ def adapt_room(
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
     _check_beginnings(room, training, begin, below, first_stage)
     room, method = _with_channels(room, _possible(method), begin, below)
-    room = _borrow(room, borrow, store, backbone, k or training.k, training)
+    if borrow is not None:
+        room = satellite("borrowing", "--borrow").borrow_from(room, borrow, store, backbone, k or training.k, training)
     training = with_k(training, room, k)
     accelerator = accelerator or start_accelerator(training.seed)
     backbone = backbone.to(accelerator.device)
@@ -200,33 +201,6 @@ def _with_channels(
         if method.channels == "none":
             method = dataclasses.replace(method, channels=",".join(room.channels) or "none")
     return room if below is None else room.with_channels(below.channels), method
-
-
-def _borrow(
-    room: Room,
-    lender: str | Room | None,
-    store: Path | str | None,
-    backbone: XRIR,
-    k: int,
-    training: TrainingSettings,
-) -> Room:
-    """The room with another configuration's measurements, converted, if they lower the backbone's loss."""
-    if lender is None:
-        return room
-    room = room.alone("--borrow")
-    if isinstance(lender, str):
-        name = lender
-        lender = load_pack(store_folder(store), AdapterName.parse(name), backbone).as_room()
-    else:
-        name = lender.name
-    decay, validation = training.audible_decay, training.validation
-    borrowing = satellite("borrowing", "--borrow")
-    room = borrowing.borrow_if_better(room, lender, backbone, k, audible_decay=decay, validation=validation)
-    if room.borrowed:
-        LOG.info("%d more measurements are %s's, converted to %s", room.borrowed, name, room.name)
-    else:
-        LOG.info("note: measurements of %s, converted, make predictions no better; none is borrowed", name)
-    return room
 
 
 def with_k(training: TrainingSettings, room: Room, k: int | None) -> TrainingSettings:

@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 
 from haa_peft.commands.ending import command
+from haa_peft.commands.reports import check_writable
 from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError
-from haa_peft.files import check_writable, write_json
+from haa_peft.files import write_json
 
 HERE = Path(__file__).resolve().parents[1]
 CLI = ["-m", "haa_peft.cli"]

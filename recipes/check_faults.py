@@ -24,9 +24,9 @@ from haa_peft import load_room
 from haa_peft.acoustics import iso_metrics
 from haa_peft.commands.ending import command
 from haa_peft.commands.parser import Parser
+from haa_peft.commands.reports import check_report, write_report
 from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError
-from haa_peft.files import check_report, write_report
 from haa_peft.findings import check_room
 from haa_peft.rooms.haa import haa_facts
 from haa_peft.simulation import make_room

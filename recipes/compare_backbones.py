@@ -19,12 +19,13 @@ from typing import Any
 
 from haa_peft.commands.ending import command
 from haa_peft.commands.parser import Parser
+from haa_peft.commands.reports import check_report, write_report
 from haa_peft.commands.tables import figure, markdown
 from haa_peft.errors import InputError
-from haa_peft.files import check_report, write_json, write_report
+from haa_peft.files import write_json
 
 with command():  # where another package does not load, it is one line
-    from haa_peft.model.config import SMALL
+    from haa_peft.pretraining.weights import SMALL
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "small": {},

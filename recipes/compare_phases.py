@@ -21,9 +21,9 @@ with command():  # where another package does not load, it is one line
 
     from haa_peft import load_backbone, load_room
     from haa_peft.acoustics.spectrogram import log_magnitude
+    from haa_peft.commands.reports import check_report, write_report
     from haa_peft.commands.tables import COLUMNS, figure, markdown
     from haa_peft.evaluation.evaluate import Measured, check_split, errors, means
-    from haa_peft.files import check_report, write_report
     from haa_peft.model.checkpoint import fingerprint
     from haa_peft.model.phases import PHASES
     from haa_peft.model.predict import align_references, choose_targets, waveforms

@@ -21,10 +21,10 @@ with command():  # where another package does not load, it is one line
     from haa_peft import adapt_room, load_backbone, load_room
     from haa_peft.adapted_room import LEVELS_ALONE, AdaptedRoom
     from haa_peft.adapters.methods import MethodSettings
+    from haa_peft.commands.reports import check_report, write_report
     from haa_peft.commands.tables import figure, markdown
-    from haa_peft.files import check_report, write_report
     from haa_peft.rooms.room import Room, together
-    from haa_peft.rooms.splits import redraw
+    from haa_peft.studies.plan import redraw
     from haa_peft.training.settings import TrainingSettings
 
 METRICS = (("EDT ms", "edt_s", 1000, 1), ("C50 dB", "c50_db", 1, 2), ("T60 %", "t60_percent", 1, 1))

@@ -22,8 +22,9 @@ with command():  # where another package does not load, it is one line
     from scipy.spatial import cKDTree
 
     from haa_peft import RoomPredictor
+    from haa_peft.commands.reports import check_writable
     from haa_peft.environment import package
-    from haa_peft.files import check_writable, write_atomically
+    from haa_peft.files import write_atomically
     from haa_peft.listening import read_hrtf
     from haa_peft.listening.hrtf import Hrtf, diffuse_coherence, sphere_weights
 

@@ -15,8 +15,8 @@ import torch
 from haa_peft.adapters.lora import import_peft
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.model.config import SMALL
 from haa_peft.model.xrir import XRIR
+from haa_peft.pretraining.weights import SMALL
 from haa_peft.simulation import corpus as corpus_module
 
 if importlib.util.find_spec("torchaudio"):

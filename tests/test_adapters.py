@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from haa_peft import RoomPredictor, load_backbone
-from haa_peft.inference.packs import attach_pack
+from haa_peft.matching import attach_pack
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName, list_names
 

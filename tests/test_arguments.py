@@ -13,7 +13,8 @@ from pydantic import Field
 from haa_peft.cli import OLD_NAMES, main, make_parser
 from haa_peft.commands.adapt import parse_arguments
 from haa_peft.errors import InputError
-from haa_peft.fields import check, new_names, read
+from haa_peft.fields import check, new_names
+from haa_peft.studies.read import read_fields
 
 FIRST = ["adapt", "evaluate", "predict", "adapters", "geometry", "study", "pretrain"]
 VERBS = [*FIRST, "listen", "auralise", "map", "suggest", "import", "download", "push", "pull", "serve"]
@@ -156,11 +157,11 @@ class Pipe:
 )
 def test_a_file_is_held_to_the_fields(given, message):
     with pytest.raises(InputError, match=message):
-        read(Pipe, given)
+        read_fields(Pipe, given)
 
 
 def test_what_a_file_may_say():
-    assert read(Pipe, {"length": "1e-1", "stops": [8, 4], "wood": "fir", "voicing": None, "more": 1}) == {
+    assert read_fields(Pipe, {"length": "1e-1", "stops": [8, 4], "wood": "fir", "voicing": None, "more": 1}) == {
         "length": 0.1, "stops": (8, 4), "wood": "fir", "voicing": None,
     }  # fmt: skip
     check(Pipe())

@@ -15,7 +15,8 @@ from haa_peft.augmentation.transform import mirrored, rotated, scaled, seen_from
 from haa_peft.cli import main
 from haa_peft.errors import InputError
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.inference.packs import attach_pack, levels_of, load_pack
+from haa_peft.inference.packs import levels_of, load_pack
+from haa_peft.matching import attach_pack
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors

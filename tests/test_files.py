@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from haa_peft.commands.reports import check_report, write_report
 from haa_peft.errors import InputError
-from haa_peft.files import check_report, write_report
 
 
 def test_a_report_replaces_one_of_its_kind_alone(tmp_path):

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from haa_peft.model.checkpoint import provenance
+from haa_peft.pretraining.weights import provenance
 
 RESULTS = Path(__file__).parents[1] / "recipes" / "results"
 

@@ -8,18 +8,25 @@ loudspeaker is turned), converted measurements do harm, and :func:`borrow_if_bet
 from __future__ import annotations
 
 import dataclasses
+import logging
+from pathlib import Path
 
 import numpy as np
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
+from haa_peft.inference.packs import load_pack
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Loan, Room
+from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.training.folds import folds_of, measurements_validate
 from haa_peft.training.objective import RoomObjective
+from haa_peft.training.settings import TrainingSettings
+
+LOG = logging.getLogger(__name__)
 
 SPANS = np.array([0, 0.005, 0.01, 0.02, 0.04, 0.07, 0.1, 0.14, 0.18, 0.22, 0.27, 0.33, 0.435])
 """Seconds after the direct sound between which energies are compared."""
@@ -112,6 +119,35 @@ def borrow_if_better(
             objective = RoomObjective(backbone, candidate, audible_decay=audible_decay).eval().to(backbone.device)
             losses[i] += float(objective.validation_losses(min(k, len(candidate.splits["train"]))).mean())
     return borrow(room, lender, backbone, k) if losses[1] < losses[0] else room
+
+
+def borrow_from(
+    room: Room, lender: str | Room, store: Path | str | None, backbone: XRIR, k: int, training: TrainingSettings
+) -> Room:
+    """:func:`borrow_if_better`, and a line that says what came of it.
+
+    Parameters
+    ----------
+    room, backbone, k : as in :func:`borrow`.
+    lender, store : another configuration, or the name of its adapter in a store, whose references are then borrowed.
+    training : its weight of the decay and its validation count.
+
+    Raises
+    ------
+    InputError
+        When the room has several receivers, the adapter is missing or unfit, or as :func:`borrow` does.
+    """
+    room = room.alone("--borrow")
+    name = lender if isinstance(lender, str) else lender.name
+    if isinstance(lender, str):
+        lender = load_pack(store_folder(store), AdapterName.parse(name), backbone).as_room()
+    decay, validation = training.audible_decay, training.validation
+    room = borrow_if_better(room, lender, backbone, k, audible_decay=decay, validation=validation)
+    if room.borrowed:
+        LOG.info("%d more measurements are %s's, converted to %s", room.borrowed, name, room.name)
+    else:
+        LOG.info("note: measurements of %s, converted, make predictions no better; none is borrowed", name)
+    return room
 
 
 def _apart(positions: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from haa_peft.commands.options import add_geometry, add_json, add_room, add_seed_and_json, add_store, check_k, open_room
 from haa_peft.commands.parser import Parser
+from haa_peft.commands.reports import check_report, write_report
 from haa_peft.environment import EnvironmentProblem
 from haa_peft.errors import InputError, one_line
-from haa_peft.files import check_report, write_report
 from haa_peft.satellites import satellite
 
 if TYPE_CHECKING:
@@ -98,10 +98,9 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
+    from haa_peft.commands.stored import described, read_card
     from haa_peft.commands.tables import stream_markdown
     from haa_peft.store.card import NewerCardError
-    from haa_peft.store.card_text import described
-    from haa_peft.store.folder import read_card
     from haa_peft.store.names import AdapterName, iterate_names, store_folder
 
     store = store_folder(args.store)
@@ -163,7 +162,7 @@ def _end(failed: int, count: int) -> None:
 
 
 def _verifier(backbone: str, store: Path) -> Callable[[RoomPack], None]:
-    from haa_peft.inference.packs import verify_pack
+    from haa_peft.commands.stored import verify_pack
     from haa_peft.model.checkpoint import load_backbone
 
     loaded = load_backbone(backbone)

@@ -14,7 +14,7 @@ from haa_peft.commands.options import (
     check_k,
     open_room,
 )
-from haa_peft.files import check_report, write_report
+from haa_peft.commands.reports import check_report, write_report
 
 
 def add(commands: Any) -> None:

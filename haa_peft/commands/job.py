@@ -15,10 +15,10 @@ from haa_peft.adapted_room import AdaptedRoom, compare_adapted
 from haa_peft.adapters.combine import blend
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.commands.options import DEFAULT_ROOM
+from haa_peft.commands.reports import check_report, check_writable, write_report
 from haa_peft.commands.tables import report_table
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import check_unseen
-from haa_peft.files import check_report, check_writable, write_report
 from haa_peft.geometry.channels import parse_channels
 from haa_peft.inference.packs import load_pack
 from haa_peft.main_job import adapt_room, check_one_beginning

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from haa_peft.commands.ending import quiet
 from haa_peft.commands.job import accelerator_of, backbone_of, options_of, rooms_of, settings_of
+from haa_peft.commands.reports import check_report, check_writable, write_report
 from haa_peft.commands.tables import COLUMNS, figure, markdown
 from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.environment import EnvironmentProblem
 from haa_peft.errors import InputError, one_line
 from haa_peft.evaluation.verdict import BASELINES
-from haa_peft.files import check_report, check_writable, write_report
 from haa_peft.main_job import adapt_room, with_k
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR

@@ -1,4 +1,4 @@
-"""What is wrong with an installed package that does not load, and what mends it, in one line."""
+"""What is wrong with an installed package that does not load, in one line; a launch that gave too few processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import sys
 import traceback
 from importlib import metadata
+
+from haa_peft.diagnosis.launch import processes_asked as processes_asked
 
 PROJECT = "haa-peft"
 OWN = ("haa_peft", "__main__")

@@ -12,11 +12,11 @@ from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import LONGEST, InputError, one_line
 from haa_peft.findings.arrival import Arrivals
 from haa_peft.findings.decay import check_decay, check_length
+from haa_peft.findings.finding import ERROR, Finding
 from haa_peft.findings.surroundings import check_surroundings
 from haa_peft.findings.timing import check_polarity, check_timing
 from haa_peft.findings.values import check_levels, check_values
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.finding import ERROR, Finding
 from haa_peft.rooms.room import Room
 
 SPEAKS_ALONE = {"silent", "constant", "decibels", "squared", "offset", "reversed"}

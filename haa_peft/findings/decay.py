@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from haa_peft.acoustics.iso import NEPERS_PER_DB, late_decay, sounding_part
-from haa_peft.rooms.finding import ERROR, NOTE, Finding
+from haa_peft.findings.finding import ERROR, NOTE, Finding
 
 ROWS = 64
 """RIRs that are looked at, spread evenly."""

@@ -6,10 +6,10 @@ import numpy as np
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.findings.arrival import TOLERANCE_S, Arrivals
+from haa_peft.findings.finding import ERROR, Finding, named
 from haa_peft.findings.timing import in_sight
 from haa_peft.geometry.panorama import render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.finding import ERROR, Finding, named
 
 THROUGH = 0.2
 """Share of positions that may be heard through a surface: furniture, scans and positions have errors."""

@@ -6,9 +6,9 @@ import numpy as np
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.findings.arrival import BEFORE_S, Arrivals, Explanation, elsewhere, explain
+from haa_peft.findings.finding import ERROR, NOTE, Finding, named
 from haa_peft.geometry.panorama import render_depth
 from haa_peft.geometry.surfaces import Surfaces
-from haa_peft.rooms.finding import ERROR, NOTE, Finding, named
 
 LATENCY_ERROR_S, LATENCY_NOTE_S = 4e-4, 2e-4
 """Seconds: 14 cm and 7 cm of sound."""

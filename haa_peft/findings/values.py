@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from haa_peft.rooms.finding import ERROR, NOTE, Finding, named
+from haa_peft.findings.finding import ERROR, NOTE, Finding, named
 
 FULL_SCALE_TIMES = 3
 """Samples at the largest magnitude of one RIR, from which on it is clipped."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from haa_peft.acoustics.alignment import SPEED_OF_SOUND
+from haa_peft.acoustics.iso import sounding_part
+from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import check_keys, point
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import DepthMap, Geometry, directions, render_depth
 from haa_peft.geometry.surfaces import BESIDE, Surfaces, box_around
 from haa_peft.satellites import satellite
@@ -30,6 +33,39 @@ FILES = {
 SOURCES = ("room_size", "surfaces", *FILES, SOUND, "constant")
 FEWEST_RIRS = 3
 """That echoes can be told from chance with."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a room besides its geometry.
+
+    Attributes
+    ----------
+    receiver : (3,) metres in room coordinates.
+    positions : (N, 3) metres in room coordinates.
+    heard : indices of the positions whose measurements may be looked at, those that train.
+    travelled : (M,) metres that their direct sound has come, by its delay.
+    rirs : (M, T) at 22 050 Hz, of the heard ones; for geometry from sound alone.
+    """
+
+    receiver: np.ndarray
+    positions: np.ndarray
+    heard: np.ndarray
+    travelled: np.ndarray
+    rirs: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, receiver: np.ndarray, positions: np.ndarray, rirs: np.ndarray, train: np.ndarray) -> Known:
+        """From what was measured; the onset is 20 dB below the peak (ISO 3382-1).
+
+        Parameters
+        ----------
+        receiver, positions : (3,) and (N, 3) m.
+        rirs : (N, T) at 22 050 Hz.
+        train : indices (M,) that may be heard.
+        """
+        onset, _ = sounding_part(rirs[train].astype(np.float64))
+        return cls(receiver, positions, train, onset / SAMPLE_RATE * SPEED_OF_SOUND, rirs[train])
 
 
 def read_geometry(given: object, folder: Path, known: Known, where: str) -> Geometry:

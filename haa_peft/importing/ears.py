@@ -6,8 +6,8 @@ import numpy as np
 
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.findings.arrival import Arrivals
+from haa_peft.findings.finding import ERROR, Finding
 from haa_peft.importing.measured import Measurements
-from haa_peft.rooms.finding import ERROR, Finding
 
 CLEAR = 0.7
 """Correlation of delays with differences of distances, beyond which, with the wrong sign, azimuths are mirrored."""

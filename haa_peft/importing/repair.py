@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import fft
 
-from haa_peft.rooms.finding import Finding, named
+from haa_peft.findings.finding import Finding, named
 
 
 def shifted(rirs: np.ndarray, samples: np.ndarray) -> np.ndarray:

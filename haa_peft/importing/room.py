@@ -17,6 +17,7 @@ from haa_peft.errors import InputError
 from haa_peft.files import beside
 from haa_peft.findings import check_measurements, refuse_faults
 from haa_peft.findings.decay import decay_range
+from haa_peft.findings.finding import ERROR, Finding
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.importing.choose import Fixed, fixed_points
 from haa_peft.importing.ears import check_azimuth
@@ -24,7 +25,6 @@ from haa_peft.importing.measured import Measurements
 from haa_peft.importing.read import read_source
 from haa_peft.importing.repair import repaired, shifted
 from haa_peft.importing.wanted import REPAIRS, Wanted
-from haa_peft.rooms.finding import ERROR, Finding
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import NAME_PART
 

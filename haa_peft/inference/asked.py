@@ -1,4 +1,4 @@
-"""What may be asked of a pack: where, at which receiver, from how many references."""
+"""What may be asked of a pack: where, at which receiver, from how many references, with which phase and seed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike
 
 from haa_peft.checks import check_whole, real_numbers
 from haa_peft.errors import InputError
+from haa_peft.model.checkpoint import check_single_precision
+from haa_peft.model.phases import DIFFUSE, PHASES
 from haa_peft.rooms.room import NEAREST
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import RoomPack
@@ -100,3 +102,16 @@ def check_finite_rirs(name: AdapterName, positions: np.ndarray, rirs: np.ndarray
             "restore or retrain the adapter"
         )
     return rirs
+
+
+def check_phase(phase: str | None) -> str | None:
+    """Raise ``InputError`` for a phase that predictors do not have; None is allowed."""
+    if phase is not None and (not isinstance(phase, str) or phase not in (*PHASES, DIFFUSE)):
+        raise InputError(f"phase is {phase!r:.60} but must be one of {', '.join((*PHASES, DIFFUSE))}")
+    return phase
+
+
+def check_seed(seed: int) -> None:
+    """Raise ``InputError`` for a seed that generators do not take, or if torch's default type is not float32."""
+    check_whole("seed", seed, 0, 2**32 - 1)
+    check_single_precision()

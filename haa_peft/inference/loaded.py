@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from haa_peft.acoustics.sampling import RIR_LENGTH
 from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.files import read_plain
-from haa_peft.inference.asked import receiver_number
+from haa_peft.inference.asked import check_finite_rirs, receiver_number
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import (
     check_allowed,
@@ -76,6 +77,24 @@ class LoadedRoom:
         """What continues predictions at each receiver, :class:`haa_peft.rendering.render.Renderer`."""
         rendering = satellite("rendering", "another sample rate, a length or a diffuse field")
         return rendering.late_fields([view.pack for view in self.views])
+
+    def samples(self, extent: Any) -> int:
+        """Of an RIR as it is wanted (:class:`haa_peft.rendering.extent.Extent`), or as modelled for None."""
+        return RIR_LENGTH if extent is None else extent.samples(self)
+
+    def finished(self, number: int, positions: np.ndarray, rirs: np.ndarray, k: int, extent: Any) -> np.ndarray:
+        """Predictions as they are wanted, (N, T) float32; raises ``InputError`` where one is not finite.
+
+        Parameters
+        ----------
+        number : of the receiver.
+        positions : (N, 3) m in room coordinates.
+        rirs : (N, 9600) predicted there, from ``k`` references each.
+        k : see ``rirs``.
+        extent : as for :meth:`samples`.
+        """
+        rirs = check_finite_rirs(self.pack.name, positions, rirs)
+        return rirs if extent is None else extent.finished(self, number, positions, rirs, k)
 
     def measured(self, receiver: object) -> Measured:
         """What was measured at a receiver."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from haa_peft.checks import check_kind
 from haa_peft.errors import InputError
 from haa_peft.inference.asked import check_positions, check_references
-from haa_peft.inference.extent import Extent
 from haa_peft.inference.loaded import LoadedRoom, LoadedRooms
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.model.predict import choose_targets, positions_at_once
@@ -46,7 +45,7 @@ def check_requests(requests: Sequence[tuple]) -> None:
 
 def predict_in_rooms(
     network: RoomNetwork, rooms: LoadedRooms, forget: Callable[[], None], requests: Sequence[tuple], k: int | None,
-    extent: Extent,
+    seed: int, extent: Any,
 ) -> list[np.ndarray]:  # fmt: skip
     """RIRs of every request, (N, T) float32 each.
 
@@ -56,7 +55,8 @@ def predict_in_rooms(
     forget : lets rooms go that are not in use.
     requests : as :func:`check_requests` allows them.
     k : references of each target; as in training unless given.
-    extent : how RIRs are wanted.
+    seed : of a random phase.
+    extent : how RIRs are wanted, as for :meth:`~haa_peft.inference.loaded.LoadedRoom.samples`.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def predict_in_rooms(
 
     def fill() -> None:
         if batch:
-            _fill(network, batch, extent)
+            _fill(network, batch, seed, extent)
             batch.clear()
         forget()
 
@@ -80,11 +80,12 @@ def predict_in_rooms(
         number = room.number(receiver[0] if receiver else None)
         pack, encoded = room.views[number]
         positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
-        extent.note_missing(pack)
+        if extent is not None:
+            extent.note_missing(pack)
         together = {id(part.asked[0]) for part in batch} | {id(encoded)}
         if batch and (len(together) > rooms.most or batch[0].k != references):
             fill()
-        answers[i] = np.empty((len(positions), extent.samples(room)), dtype=np.float32)
+        answers[i] = np.empty((len(positions), room.samples(extent)), dtype=np.float32)
         at_once, start = positions_at_once(network.base.device, references), 0
         while start < len(positions):
             free = at_once - sum(len(part.positions) for part in batch)
@@ -99,10 +100,10 @@ def predict_in_rooms(
     return answers
 
 
-def _fill(network: RoomNetwork, batch: Sequence[Part], extent: Extent) -> None:
+def _fill(network: RoomNetwork, batch: Sequence[Part], seed: int, extent: Any) -> None:
     """Compute a batch, and write RIRs where they belong."""
     ends = np.cumsum([len(part.positions) for part in batch])
     with network.turns.of(ends[-1]):
-        every = np.split(network.rirs([part.asked for part in batch], extent.seed), ends[:-1])
+        every = np.split(network.rirs([part.asked for part in batch], seed), ends[:-1])
         for part, rirs in zip(batch, every, strict=True):
-            part.answer[:] = extent.finished(part.room, part.number, part.positions, rirs, part.k)
+            part.answer[:] = part.room.finished(part.number, part.positions, rirs, part.k, extent)

@@ -12,7 +12,6 @@ import torch
 from torch.linalg import LinAlgError
 
 from haa_peft.adapters.combine import stack
-from haa_peft.adapters.methods import Adapter, attach_stored
 from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
@@ -117,15 +116,6 @@ def views_at(pack: RoomPack, room: Room) -> list[tuple[RoomPack, Room]]:
     return [(pack.views[receiver_number(pack, view.receiver)], view) for view in room.views]
 
 
-def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
-    """Put a pack's adapter, as :func:`load_pack` gives it, on its backbone; raises ``InputError`` for any other."""
-    check_backbone(pack, fingerprint(backbone), backbone.origin)
-    try:
-        return attach_stored(backbone, pack.config, pack.tensors)
-    except InputError as error:
-        raise InputError(f"{pack.name}: {error}") from None
-
-
 def weights_of(pack: RoomPack, backbone: XRIR) -> RoomWeights:
     """A pack's adapter as serving needs it; raises ``InputError`` unless it fits the backbone."""
     try:
@@ -163,22 +153,6 @@ def prepare_pack(backbone: XRIR, pack: RoomPack, parent: RoomPack | None = None)
     encoded = served.encode(weights_of(whole, served.base), tensors_of(pack, served.base.device))._asdict()
     kept = {name: encoded[name].cpu() for name in PREPARED_FIELDS}
     return dataclasses.replace(pack, prepared=kept, prepared_from=pack.digest())
-
-
-def verify_pack(backbone: XRIR, pack: RoomPack, store: Path) -> None:
-    """Raise ``InputError`` unless a pack's adapter fits, and what it keeps prepared is what the backbone gives."""
-    check_backbone(pack, fingerprint(backbone), backbone.origin)
-    levels_of(pack)
-    parent = None if pack.parent is None else load_parent(store, pack, backbone)
-    expected = prepare_pack(backbone, pack, parent).prepared or {}
-    for name, tensor in (pack.prepared or {}).items():
-        fits = tensor.shape == expected[name].shape
-        # a GPU's convolutions may have computed it with TF32
-        if not fits or not float((tensor - expected[name]).norm()) <= 1e-2 * float(expected[name].norm()):
-            raise InputError(
-                f"{pack.name}: {name} in {PREPARED} is not what backbone and adapter give; "
-                "restore or retrain the adapter"
-            )
 
 
 def check_prepared(pack: RoomPack, prepared: EncodedRoom, backbone: XRIR) -> None:

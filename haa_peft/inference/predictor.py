@@ -17,9 +17,7 @@ from haa_peft.adapters.methods import check_free
 from haa_peft.checks import check_kind, check_whole
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import Geometry
-from haa_peft.inference.asked import check_positions, check_references
-from haa_peft.inference.extent import Extent, check_phase, check_seed
-from haa_peft.inference.left_out import predict_left_out
+from haa_peft.inference.asked import check_phase, check_positions, check_references, check_seed
 from haa_peft.inference.loaded import LoadedRoom, LoadedRooms, Measured
 from haa_peft.inference.many import check_requests, predict_in_rooms
 from haa_peft.inference.network import RoomNetwork
@@ -256,7 +254,7 @@ class RoomPredictor:
         )
         if parts:
             return np.concatenate(parts)
-        samples = Extent(sample_rate, length, self._phase, seed).samples(self._in_use)
+        samples = self._in_use.samples(self._extent(sample_rate, length, seed))
         return np.zeros((0, samples), dtype=np.float32)
 
     def stream(
@@ -275,18 +273,27 @@ class RoomPredictor:
         pack = room.views[number].pack
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
-        extent = Extent(sample_rate, length, self._phase, seed)
-        extent.note_missing(pack)
-        return self._networks.turns.each(self._stream(room, number, positions, k, extent), len(positions))
+        extent = self._extent(sample_rate, length, seed)
+        if extent is not None:
+            extent.note_missing(pack)
+        return self._networks.turns.each(self._stream(room, number, positions, k, seed, extent), len(positions))
 
     def _stream(
-        self, room: LoadedRoom, number: int, positions: np.ndarray, k: int, extent: Extent
+        self, room: LoadedRoom, number: int, positions: np.ndarray, k: int, seed: int, extent: Any
     ) -> Iterator[np.ndarray]:
         (pack, encoded), start = room.views[number], 0
         with damage_of(pack.name):
-            for rirs in self._networks.stream(encoded, positions - pack.receiver, k, extent.seed):
-                yield extent.finished(room, number, positions[start : start + len(rirs)], rirs, k)
+            for rirs in self._networks.stream(encoded, positions - pack.receiver, k, seed):
+                yield room.finished(number, positions[start : start + len(rirs)], rirs, k, extent)
                 start += len(rirs)
+
+    def _extent(self, sample_rate: int | None, length: str | float | None, seed: int) -> Any:
+        """How RIRs are wanted (:class:`haa_peft.rendering.extent.Extent`); None where they are as modelled."""
+        check_seed(seed)
+        if sample_rate is None and length is None and self._phase != DIFFUSE:
+            return None
+        rendering = satellite("rendering", "another sample rate, a length or a diffuse field")
+        return rendering.Extent(sample_rate, length, self._phase, seed)
 
     def predict_metrics(
         self, positions_xyz: ArrayLike, metrics: Sequence[str] = ("c50",), band: str = "broadband", **more: Any
@@ -319,8 +326,9 @@ class RoomPredictor:
         entry = self._in_use
         pack, room = entry.views[entry.number(receiver)]
         check_seed(seed)
+        maps = satellite("maps", "predict_left_out")
         with damage_of(pack.name):
-            return predict_left_out(self._networks, room, check_references(pack, k), seed)
+            return maps.predict_left_out(self._networks, room, check_references(pack, k), seed)
 
     def predict_many(
         self, requests: Sequence[tuple], *, k: int | None = None, seed: int = 0, sample_rate: int | None = None,
@@ -343,6 +351,6 @@ class RoomPredictor:
         InputError
             As :meth:`predict`, and for requests that are no such pairs.
         """
-        extent = Extent(sample_rate, length, self._phase, seed)
+        extent = self._extent(sample_rate, length, seed)
         check_requests(requests)
-        return predict_in_rooms(self._networks, self._rooms, self._forget, requests, k, extent)
+        return predict_in_rooms(self._networks, self._rooms, self._forget, requests, k, seed, extent)

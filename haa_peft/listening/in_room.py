@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike
 from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 from haa_peft.checks import real_numbers
 from haa_peft.errors import InputError
-from haa_peft.inference.extent import check_extent
 from haa_peft.listening.arrivals import Surroundings
 from haa_peft.listening.convolve import heard_along, intervals, sent_along
 from haa_peft.listening.field import Field, Fields
@@ -21,6 +20,7 @@ from haa_peft.listening.hrtf import Hrtf, head_of, read_hrtf
 from haa_peft.listening.path import HOP_S, check_facing, check_path, poses_at
 from haa_peft.listening.spatial import ambisonics, binaural, rotation
 from haa_peft.rendering.diffuse import field_seed
+from haa_peft.rendering.extent import check_extent
 
 if TYPE_CHECKING:
     from haa_peft.inference.predictor import RoomPredictor

@@ -4,5 +4,10 @@ from haa_peft.environment import lazy
 
 __getattr__, __dir__ = lazy(
     "haa_peft.maps",
-    {"predict_metrics": "haa_peft.maps.field", "make_map": "haa_peft.maps.field", "draw_map": "haa_peft.maps.draw"},
+    {
+        "predict_metrics": "haa_peft.maps.field",
+        "predict_left_out": "haa_peft.maps.left_out",
+        "make_map": "haa_peft.maps.field",
+        "draw_map": "haa_peft.maps.draw",
+    },
 )

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haa_peft.commands.options import add_phase, add_store
+from haa_peft.commands.reports import check_writable
 from haa_peft.errors import InputError
-from haa_peft.files import check_writable, write_atomically
+from haa_peft.files import write_atomically
 from haa_peft.satellites import satellite
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
+from haa_peft.adapters.methods import Adapter, attach_stored
 from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError
-from haa_peft.inference.packs import attach_pack, levels_of, load_pack
+from haa_peft.inference.packs import check_backbone, levels_of, load_pack
 from haa_peft.levels.cells import above_noise, cell_levels
 from haa_peft.levels.fitting import folds, left_out_levels
 from haa_peft.levels.room import RoomLevels
@@ -202,3 +203,12 @@ def fit_table(match: Match) -> str:
         rows.append([str(i), fit.adapter, f"{fit.error_db:.2f}", behind, interval, f"{fit.first:.0%}",
                      "yes" if fit.trained_here else ""])  # fmt: skip
     return markdown(rows)
+
+
+def attach_pack(backbone: XRIR, pack: RoomPack) -> Adapter:
+    """Put a pack's adapter, as :func:`load_pack` gives it, on its backbone; raises ``InputError`` for any other."""
+    check_backbone(pack, fingerprint(backbone), backbone.origin)
+    try:
+        return attach_stored(backbone, pack.config, pack.tensors)
+    except InputError as error:
+        raise InputError(f"{pack.name}: {error}") from None

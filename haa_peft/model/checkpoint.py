@@ -1,4 +1,4 @@
-"""Loading backbones: the bundled one, published checkpoints, and what pretraining writes."""
+"""Loading backbones: the bundled ones, published checkpoints, and what pretraining writes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from haa_peft.checks import check_kind
 from haa_peft.errors import InputError
-from haa_peft.files import write_atomically
 from haa_peft.model.config import XRIRConfig
 from haa_peft.model.stored_tensors import check_shapes
 from haa_peft.model.xrir import XRIR
@@ -81,41 +79,6 @@ def check_device(device: str | torch.device | None) -> None:
         raise InputError(
             f"device is {device!r:.60} but it cannot be used ({reason:.120}); give cpu, or another that is there"
         )
-
-
-def provenance(source: str | Path = "small") -> dict:
-    """What the JSON beside a backbone's weights says of how they were made; empty where there is none."""
-    name = f"{source}.json" if str(source) in BUNDLED else Path(source).with_suffix(".json").name
-    folder = resources.files("haa_peft.model") / "weights" if str(source) in BUNDLED else Path(source).parent
-    try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def save_backbone(backbone: XRIR, path: Path) -> None:
-    """Write weights as safetensors, with their configuration in the header, as :func:`load_backbone` reads them.
-
-    Raises ``InputError`` where an adapter that reads extra channels was merged in: such a file has no place for them.
-    """
-    if backbone.source_network.surface_embedding.weight.any():
-        raise InputError(f"{path}: an adapter that reads --channels is merged in, which no checkpoint can hold")
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in backbone.state_dict().items()}
-    config = json.dumps(dataclasses.asdict(backbone.config))
-    write_atomically(path, save(tensors, metadata={CONFIG_KEY: config}))
-
-
-def seeds_seen(made: dict) -> set[int]:
-    """Seeds of the simulated corpora that a backbone and those that it was started from have learned from."""
-    seeds: set[int] = set()
-    story: object = made
-    while isinstance(story, dict):
-        corpus = story.get("corpus")
-        if isinstance(corpus, dict) and isinstance(corpus.get("seed"), int):
-            seeds.add(corpus["seed"])
-        story = story.get("start")
-    return seeds
 
 
 def _build(path: Path, origin: str) -> XRIR:

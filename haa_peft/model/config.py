@@ -79,24 +79,3 @@ class XRIRConfig:
         if unknown:
             raise InputError(f"{where}: unknown fields {', '.join(unknown)}; known are {', '.join(sorted(known))}")
         return cls(**values)
-
-
-SMALL = XRIRConfig(
-    panorama_pooling=8,
-    patch_height=4,
-    patch_width=8,
-    width=64,
-    depth=2,
-    heads=2,
-    head_width=32,
-    feedforward=128,
-    channels=128,
-    resnet_width=8,
-    audio_pooling=4,
-    normalisation="group",
-    weighting="energy",
-    reflections=True,
-    align_before_encoding=False,
-    unused_modules=False,
-)
-"""What the bundled backbone of that name is made of."""

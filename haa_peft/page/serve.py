@@ -21,7 +21,7 @@ from haa_peft.page.sounds import LARGEST_MB
 from haa_peft.store.names import list_names, store_folder
 
 HOST, PORT = "127.0.0.1", 7860
-NOTES = "haa_peft.inference.extent"
+NOTES = "haa_peft.rendering.extent"
 """Logs what a pack does not keep, at each prediction; the page says it itself."""
 
 

@@ -82,7 +82,7 @@ def evaluate_backbone(
     ----------
     backbone : with no adapter attached.
     corpora : folders of simulated rooms, or AcousticRooms.
-    trained_on : seeds of the corpora that it was pretrained on (:func:`~haa_peft.model.checkpoint.seeds_seen`).
+    trained_on : seeds of the corpora that it was pretrained on (:func:`~haa_peft.pretraining.weights.seeds_seen`).
     count : rooms of each corpus, evenly spread; all unless given.
     ks : numbers of references.
     phase : of the waveforms (:func:`~haa_peft.model.predict.waveforms`).

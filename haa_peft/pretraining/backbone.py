@@ -22,16 +22,18 @@ from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 import haa_peft
+from haa_peft.commands.reports import check_writable
 from haa_peft.errors import InputError
-from haa_peft.files import check_writable, write_json
-from haa_peft.model.checkpoint import fingerprint, load_backbone, provenance, save_backbone
-from haa_peft.model.config import SMALL, XRIRConfig
+from haa_peft.files import write_json
+from haa_peft.model.checkpoint import fingerprint, load_backbone
+from haa_peft.model.config import XRIRConfig
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining.acoustic_rooms import AcousticRooms
 from haa_peft.pretraining.learner import Learner
 from haa_peft.pretraining.loop import Drawn, PooledPanoramas, PretrainingObjective, Rooms, draw_batch
 from haa_peft.pretraining.settings import BackboneTraining
 from haa_peft.pretraining.unseen import evaluate_unseen
+from haa_peft.pretraining.weights import SMALL, provenance, save_backbone
 from haa_peft.simulation.corpus import Corpus, about_corpus, simulate_corpus
 from haa_peft.simulation.draw import SOURCES_PER_ROOM
 from haa_peft.training.checkpoint import load_checkpoint, save_checkpoint

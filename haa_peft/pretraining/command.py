@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.commands.options import add_backbone, add_phase, add_seed_and_json, add_workers
-from haa_peft.files import check_report, write_report
+from haa_peft.commands.reports import check_report, write_report
 
 
 def add(commands: Any) -> None:
@@ -70,9 +70,10 @@ def _card(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from haa_peft.model.checkpoint import fingerprint, load_backbone, provenance, seeds_seen
+    from haa_peft.model.checkpoint import fingerprint, load_backbone
     from haa_peft.pretraining import evaluate_backbone
     from haa_peft.pretraining.unseen import unseen_table
+    from haa_peft.pretraining.weights import provenance, seeds_seen
 
     check_report(args.json, "evaluate-backbone")
     backbone = load_backbone(args.backbone)

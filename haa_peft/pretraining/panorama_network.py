@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
+from haa_peft.commands.reports import check_writable
 from haa_peft.errors import InputError
-from haa_peft.files import check_writable, write_atomically, write_json
+from haa_peft.files import write_atomically, write_json
 from haa_peft.geometry.estimate.echo_maps import HEIGHT, LEVELS, WIDTH
 from haa_peft.geometry.estimate.network import PanoramaNetwork, load_network, panorama_loss
 from haa_peft.geometry.panorama import solid_angles

@@ -173,7 +173,7 @@ def join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def open_unseen(folder: Path, trained_on: Collection[int]) -> tuple[Corpus | AcousticRooms, dict[str, Any]]:
     """Rooms that a backbone has not seen, and what they are: a simulated corpus, or AcousticRooms' unseen rooms.
 
-    ``trained_on`` are :func:`~haa_peft.model.checkpoint.seeds_seen`; a corpus of the same seed holds the same rooms,
+    ``trained_on`` are :func:`~haa_peft.pretraining.weights.seeds_seen`; a corpus of the same seed holds the same rooms,
     which is an ``InputError``.
     """
     if (folder / "single_channel_ir").is_dir():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from haa_peft.acoustics.sampling import SAMPLE_RATE
+from haa_peft.rendering.extent import Extent as Extent
 from haa_peft.rendering.render import Renderer as Renderer
 from haa_peft.rooms.recordings import Recordings
 from haa_peft.store.pack import RoomPack

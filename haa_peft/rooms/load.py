@@ -15,9 +15,8 @@ import numpy as np
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
 from haa_peft.checks import check_kind
 from haa_peft.errors import InputError
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, Geometry, directions, open_share, render_depth
-from haa_peft.geometry.sources import follows_measurements, geometry_argument, read_geometry
+from haa_peft.geometry.sources import Known, follows_measurements, geometry_argument, read_geometry
 from haa_peft.rooms import haa
 from haa_peft.rooms.arrays import read_arrays, read_recorded
 from haa_peft.rooms.receivers import read_receivers, splits_of_pairs

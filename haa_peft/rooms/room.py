@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from haa_peft.geometry.channels import CHANNELS, MATERIALS
 from haa_peft.geometry.panorama import DepthMap, Geometry, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.splits import NAMES, farthest_points
-
-if TYPE_CHECKING:
-    from haa_peft.rooms.finding import Finding
 
 NAME_PART = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 """Pattern of a room's or a configuration's name."""
@@ -59,7 +56,8 @@ class Room:
         in Hz; None where nobody has them.
     others : the same configuration at its other receivers, each with its own measurements, in the same unit
         (:func:`together`); none where there is one receiver.
-    findings : what :func:`haa_peft.findings.checked` found in the measurements.
+    findings : what :func:`haa_peft.findings.checked` found in the measurements, its
+        :class:`~haa_peft.findings.finding.Finding`.
     """
 
     room: str
@@ -77,7 +75,7 @@ class Room:
     fit: Callable[[Room], Geometry] | None = None
     channels: tuple[str, ...] = ()
     recorded: Callable[..., tuple[np.ndarray, int]] | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Any, ...] = ()
     others: tuple[Room, ...] = ()
 
     @property

@@ -31,10 +31,3 @@ def default_splits(positions: np.ndarray, count: int = SHOTS) -> dict[str, np.nd
     train = farthest_points(positions, count)
     rest = np.setdiff1d(np.arange(len(positions)), train)
     return {"train": train, "valid": rest[0::2], "test": rest[1::2]}
-
-
-def redraw(splits: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
-    """Other splits, indices (M,), with the same test positions: 12 others at random train, the rest validate."""
-    others = np.sort(np.concatenate([splits["train"], splits["valid"]]))
-    order = np.random.default_rng(seed).permutation(others)
-    return {"train": order[:SHOTS], "valid": order[SHOTS:], "test": splits["test"]}

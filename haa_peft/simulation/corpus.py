@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH
+from haa_peft.commands.reports import check_writable
 from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.errors import InputError
-from haa_peft.files import check_writable, write_atomically
+from haa_peft.files import write_atomically
 from haa_peft.geometry.panorama import panorama_from_depth, render_panorama
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.simulation.draw import OCTAVE_BANDS, SOURCES_PER_ROOM, DrawnRoom, draw_room

@@ -2,7 +2,7 @@
 
 They are the rooms that pretraining draws (:mod:`haa_peft.simulation.draw`), with more positions in them, the first ones
 being the corpus'. A backbone has not seen those whose seed is none of
-:func:`~haa_peft.model.checkpoint.seeds_seen`.
+:func:`~haa_peft.pretraining.weights.seeds_seen`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from haa_peft.errors import one_line
 from haa_peft.training.acceptance import Acceptance
 
 
@@ -54,24 +53,6 @@ def kept_recordings(card: dict) -> str:
         return ""
     rate = f"{kept['sample_rate']:,}".replace(",", " ")
     return f"recordings kept: {kept['seconds']:.3g} s at {rate} Hz, {kept['bytes'] / 1000:.0f} kB"
-
-
-def described(card: dict) -> list[str]:
-    """Method, trained weights, kB, backbone and what training came to: a line of a table."""
-    made, training = card["backbone"], card["training"]
-    size, weights = f"{training['adapter_bytes'] / 1000:.0f}", str(training["trainable_parameters"])
-    of = f"{made['origin'][:40]} {made['fingerprint'][:8]}"
-    return [one_line(text, 60) for text in (card["method"]["method"], weights, size, of, kept_briefly(card))]
-
-
-def kept_briefly(card: dict) -> str:
-    """Which weights an adapter has, in some twenty characters; ``-`` where its card does not say."""
-    acceptance = Acceptance.of_card(card["training"])
-    if acceptance is None:
-        return "-"
-    if not acceptance.accepted:
-        return "levels alone" if card.get("levels") else "unchanged"
-    return f"step {card['training'].get('best_step')}, loss {-acceptance.gain_percent:+.1f} %"
 
 
 def readme(card: dict) -> str:

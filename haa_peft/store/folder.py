@@ -146,27 +146,6 @@ def _some(store: Path) -> str:
     return ", ".join([*names, *(["and more"] if len(found) > MOST_NAMES else [])]) or "nothing"
 
 
-def read_card(store: Path, name: AdapterName) -> dict:
-    """The card of an entry, whose other files are there; they are not read.
-
-    Raises
-    ------
-    InputError
-        When there is no such entry, or its card is damaged or a file is missing. Whether files are those that the card
-        describes is :func:`read_files`' business.
-    """
-    folder = name.folder(store)
-    try:
-        card = parse_card(name, read_plain(folder / CARD, LARGEST_BYTES[CARD]))
-        there = {path.name for path in folder.iterdir()}
-    except OSError:  # it is damaged, or just being replaced
-        return parse_card(name, read_files(store, name)[CARD])
-    missing = [file_name for file_name in listed_files(card) if file_name not in there]
-    if missing:
-        raise damaged(name, f"{missing[0]} is missing")
-    return card
-
-
 def read_pack(store: Path, name: AdapterName, *, tensors: bool = True) -> RoomPack:
     """Load and check one pack; see :func:`~haa_peft.store.pack_files.from_files`."""
     return from_files(name, read_files(store, name), tensors=tensors)

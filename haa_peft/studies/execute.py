@@ -12,10 +12,11 @@ import safetensors.torch
 
 from haa_peft.adapters.combine import Stored
 from haa_peft.commands.ending import quiet
+from haa_peft.commands.reports import check_writable
 from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.errors import InputError
 from haa_peft.fields import new_names
-from haa_peft.files import check_writable, nan_to_null, write_atomically
+from haa_peft.files import nan_to_null, write_atomically
 from haa_peft.studies.keys import fingerprint_of_room, job_settings
 from haa_peft.studies.plan import Job, Study, sources_of, waves
 from haa_peft.studies.results import BASELINES, unpack

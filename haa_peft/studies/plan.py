@@ -16,7 +16,7 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.channels import CHANNELS, parse_channels
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
-from haa_peft.rooms.splits import NAMES, SHOTS, default_splits, redraw
+from haa_peft.rooms.splits import NAMES, SHOTS, default_splits
 from haa_peft.studies.assumptions import Assumption
 from haa_peft.training.settings import TrainingSettings
 
@@ -275,3 +275,10 @@ def waves(study: Study) -> list[list[Job]]:
         found.append(ready)
         left = [job for job in left if job not in done]
     return found
+
+
+def redraw(splits: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Other splits, indices (M,), with the same test positions: 12 others at random train, the rest validate."""
+    others = np.sort(np.concatenate([splits["train"], splits["valid"]]))
+    order = np.random.default_rng(seed).permutation(others)
+    return {"train": order[:SHOTS], "valid": order[SHOTS:], "test": splits["test"]}

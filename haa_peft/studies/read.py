@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic.fields import FieldInfo
 
 from haa_peft.adapters.settings import MethodSettings
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import check_split
-from haa_peft.fields import fields, new_names, read
+from haa_peft.fields import check_values, fields, item, kind, new_names
 from haa_peft.rooms.room import NAME_PART
 from haa_peft.satellites import satellite
 from haa_peft.studies.assumptions import Assumption, seen_in
@@ -50,7 +51,7 @@ def load_study(path: Path, own_rooms: Sequence[str] = (), backbone: str = "") ->
     if backbone:
         given["backbone"] = backbone
     with _said_of(path):
-        facts = read(Study, given)
+        facts = read_fields(Study, given)
         _check_entries(given, facts)
     rooms, drawn, notes = _open_rooms(path, given["rooms"], facts)
     names = list(rooms)
@@ -175,8 +176,8 @@ def _read_run(where: str, name: str, given: Mapping[str, Any], rooms: Sequence[s
         if not re.fullmatch(NAME_PART, name) or name in BASELINES:
             raise InputError(f"must be letters, digits, - or _, and none of {', '.join(BASELINES)}")
         _check_known(given, sorted({*METHOD, *TRAINING, *fields(RunSpec)}))
-        method = MethodSettings(**read(MethodSettings, given))
-        training = {key: value for key, value in read(TrainingSettings, given).items() if key in TRAINING}
+        method = MethodSettings(**read_fields(MethodSettings, given))
+        training = {key: value for key, value in read_fields(TrainingSettings, given).items() if key in TRAINING}
         if not isinstance(given.get("augment", []), list):
             raise InputError(f"augment is {given['augment']!r} but must be a list, such as [{given['augment']}]")
         if "augment" in given:
@@ -184,7 +185,7 @@ def _read_run(where: str, name: str, given: Mapping[str, Any], rooms: Sequence[s
         TrainingSettings(**training)
         sources = {key: Source(**given[key]) for key in SOURCES if key in given}
         blend = {str(key): float(value) for key, value in given.get("blend", {}).items()}
-        facts = read(RunSpec, {"label": name, **given, **sources, "blend": blend})
+        facts = read_fields(RunSpec, {"label": name, **given, **sources, "blend": blend})
         if facts["blend"] and "use" not in given:
             raise InputError("blend needs use: {run: ...}, whose adapters are blended")
         needless = [key for key in TRAINED if given.get(key)]
@@ -244,3 +245,26 @@ def _check_assumptions(study: Study, run: RunSpec) -> None:
     for name in run.only or study.rooms:
         if not run.assumptions[name].follows:
             study.room(name, study.seeds[0], study.shots[0], run.name)
+
+
+def read_fields(settings: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values of a YAML file that are fields of a dataclass: as it keeps them, lists as tuples.
+
+    Raises
+    ------
+    InputError
+        When a field may not have its value.
+    """
+    found = {name: _of_yaml(field, given[name]) for name, field in fields(settings).items() if name in given}
+    check_values(settings, found)
+    return found
+
+
+def _of_yaml(field: FieldInfo, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_of_yaml(item(field), one) for one in value)
+    if isinstance(value, str) and kind(field) in (int, float):
+        with suppress(ValueError):
+            number = float(value)  # YAML takes 1e-3, without a point, for text
+            return int(number) if number.is_integer() else number
+    return value

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from haa_peft.errors import InputError
+from haa_peft.satellites import has, satellite
 
 CPU_LAUNCH = (
     "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {n} --num_machines 1 "
@@ -30,7 +27,9 @@ def start_accelerator(seed: int, **options: Any) -> Accelerator:
         ``--multi_gpu`` without a GPU starts two that do not know of each other.
     """
     accelerator = Accelerator(**options)
-    asked = max(_asked_of_launcher(), int(os.environ.get("WORLD_SIZE", "1")))
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if has("diagnosis"):
+        asked = max(asked, satellite("diagnosis", "starting").processes_asked())
     if asked > accelerator.num_processes:
         raise InputError(
             f"the launch asked for {asked} processes but this run has {accelerator.num_processes}; "
@@ -38,40 +37,3 @@ def start_accelerator(seed: int, **options: Any) -> Accelerator:
         )
     set_seed(seed)
     return accelerator
-
-
-def _asked_of_launcher() -> int:
-    """Processes that an ``accelerate launch`` above this one was asked for, 1 if there is none.
-
-    accelerate drops the number without a trace where it starts a single process, so its command line is read.
-    """
-    import psutil
-
-    for parent in psutil.Process().parents():
-        with contextlib.suppress(psutil.Error):
-            asked = processes_in_command(parent.cmdline())
-            if asked is not None:
-                return asked
-    return 1
-
-
-def processes_in_command(command: Sequence[str]) -> int | None:
-    """Number of processes that an ``accelerate launch`` command line asks for; None for any other command."""
-    starts = ("accelerate-launch", str(Path("accelerate", "commands", "launch.py")))
-    launches = [i for i, word in enumerate(command[:4]) if word == "launch" or word.endswith(starts)]
-    if not launches or not any("accelerate" in word for word in command[:3]):
-        return None
-    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
-    from accelerate.commands.launch import launch_command_parser
-
-    with contextlib.redirect_stderr(io.StringIO()):
-        try:
-            arguments, _ = launch_command_parser().parse_known_args(command[launches[0] + 1 :])
-        except SystemExit:
-            return None
-    if arguments.num_processes is not None:
-        return int(arguments.num_processes)
-    config_file = arguments.config_file or default_config_file
-    if Path(config_file).is_file():
-        return int(load_config_from_file(config_file).num_processes)
-    return 1

@@ -17,9 +17,10 @@ from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.model.checkpoint import fingerprint, save_backbone
+from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.oracle import plain_forward
+from haa_peft.pretraining.weights import save_backbone
 from tests.conftest import TINY
 
 TABLE = {

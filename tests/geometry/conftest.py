@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import depth_around
+from haa_peft.geometry.sources import Known
 from haa_peft.geometry.surfaces import Surfaces
 
 SIZE, RECEIVER = np.array([6.0, 4.0, 2.7]), np.array([2.0, 1.1, 1.2])

@@ -14,11 +14,11 @@ import pytest
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.cli import main
+from haa_peft.commands.stored import verify_pack
 from haa_peft.errors import InputError
 from haa_peft.hub.address import Address
 from haa_peft.hub.pull import list_adapters, pull
 from haa_peft.hub.push import push
-from haa_peft.inference.packs import verify_pack
 from haa_peft.model.checkpoint import load_backbone
 from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_files, read_pack, write_pack

@@ -12,7 +12,8 @@ from haa_peft.errors import InputError
 from haa_peft.inference import loaded as loaded_module
 from haa_peft.inference import many as many_module
 from haa_peft.inference import packs as packs_module
-from haa_peft.inference.packs import attach_pack, prepare_pack
+from haa_peft.inference.packs import prepare_pack
+from haa_peft.matching import attach_pack
 from haa_peft.model import predict as predict_module
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import choose_targets, predict_rirs

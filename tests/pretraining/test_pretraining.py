@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from haa_peft import load_backbone
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import directions
-from haa_peft.model.config import SMALL, XRIRConfig
+from haa_peft.model.config import XRIRConfig
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.pretraining import backbone as pretraining_of_backbones
@@ -28,6 +28,7 @@ from haa_peft.pretraining.loop import (
     turned,
 )
 from haa_peft.pretraining.settings import BackboneTraining
+from haa_peft.pretraining.weights import SMALL
 from haa_peft.simulation import corpus as corpus_module
 from haa_peft.simulation.corpus import FORMAT, ROOMS_PER_SHARD, Corpus, shard_path, write_shard
 from haa_peft.simulation.draw import SOURCES_PER_ROOM

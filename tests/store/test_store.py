@@ -12,12 +12,13 @@ from safetensors.torch import load, save
 from haa_peft import RoomPredictor, load_room
 from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.cli import main
+from haa_peft.commands.stored import read_card
 from haa_peft.errors import InputError
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.store import folder as folder_module
 from haa_peft.store.card import card_digest
-from haa_peft.store.folder import read_card, read_pack, write_pack
+from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName, iterate_names, list_names, store_folder
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.parts import ADAPTER, CARD, CONFIG, REFERENCES, sha256

@@ -17,11 +17,10 @@ from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
-from haa_peft.rooms.splits import redraw
 from haa_peft.studies.assumptions import Assumption, seen_in
 from haa_peft.studies.execute import is_done, run_study
 from haa_peft.studies.keys import job_settings
-from haa_peft.studies.plan import Job
+from haa_peft.studies.plan import Job, redraw
 from haa_peft.studies.read import load_study
 from haa_peft.studies.report import write_report
 from haa_peft.studies.run import run_job

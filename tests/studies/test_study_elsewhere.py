@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from haa_peft.errors import InputError
-from haa_peft.rooms.splits import NAMES, redraw
-from haa_peft.studies.plan import Job, draws_of, jobs_of
+from haa_peft.rooms.splits import NAMES
+from haa_peft.studies.plan import Job, draws_of, jobs_of, redraw
 from haa_peft.studies.read import load_study
 from haa_peft.studies.results import for_every_seed, read_results
 from haa_peft.studies.statistics import compare_runs, difference

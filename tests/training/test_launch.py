@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from haa_peft.adapters.settings import METHODS
-from haa_peft.model.checkpoint import save_backbone
+from haa_peft.diagnosis.launch import processes_in_command
 from haa_peft.model.xrir import XRIR
-from haa_peft.training.launch import processes_in_command
+from haa_peft.pretraining.weights import save_backbone
 from tests.conftest import TINY
 
 REPOSITORY = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from haa_peft.geometry.known import Known
     from haa_peft.geometry.panorama import DepthMap
+    from haa_peft.geometry.sources import Known
 
 
 def estimate(source: str, entry: Mapping[str, Any], folder: Path, known: Known, where: str) -> DepthMap:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.commands.options import add_geometry, add_json, add_room, open_room
+from haa_peft.commands.reports import check_report, check_writable, write_report
 from haa_peft.errors import InputError
-from haa_peft.files import check_report, check_writable, write_report
 
 
 def add(commands: Any) -> None:

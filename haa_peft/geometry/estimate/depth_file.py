@@ -15,9 +15,8 @@ from haa_peft.geometry.entry import UNITS, check_keys
 from haa_peft.geometry.estimate import sight
 from haa_peft.geometry.estimate.holes import fill_holes
 from haa_peft.geometry.estimate.values import choice, file_of, number
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, open_share, pixels_of
-from haa_peft.geometry.sources import FILES
+from haa_peft.geometry.sources import FILES, Known
 
 KEYS = ("depth", "unit", "distance", "centre_azimuth", "turning", "first_row", "holes")
 TURNINGS = ("counterclockwise", "clockwise")

@@ -19,9 +19,8 @@ from haa_peft.geometry.estimate.photo import read_photo
 from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.estimate.sight import sight_notes
 from haa_peft.geometry.estimate.values import choice, number
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH, DepthMap, directions, render_depth
-from haa_peft.geometry.sources import FEWEST_RIRS, NETWORK, SOUND
+from haa_peft.geometry.sources import FEWEST_RIRS, NETWORK, SOUND, Known
 
 READERS = {"mesh": read_mesh, "depth": read_depth_map, "rgb": read_photo}
 

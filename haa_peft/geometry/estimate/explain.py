@@ -11,8 +11,8 @@ from haa_peft.environment import package
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.geometry.channels import MATERIALS
+from haa_peft.geometry.estimate.delays import STRAIGHT, lateness
 from haa_peft.geometry.estimate.sight import behind, sight_notes
-from haa_peft.geometry.known import STRAIGHT, Known
 from haa_peft.geometry.panorama import (
     TRUST,
     DepthMap,
@@ -22,6 +22,7 @@ from haa_peft.geometry.panorama import (
     solid_angles,
     surface_channels,
 )
+from haa_peft.geometry.sources import Known
 from haa_peft.rooms.room import Room
 
 
@@ -38,7 +39,7 @@ def explain(room: Room) -> list[str]:
     seen = depth[np.isfinite(depth)]
     points = directions()[np.isfinite(depth)] * seen[:, None]
     size = points.max(axis=0) - points.min(axis=0)
-    late = np.abs(known.late)
+    late = np.abs(lateness(known))
     return [
         f"{room.name}: {source}",
         f"what is seen from the receiver {room.receiver.round(2).tolist()} spans "

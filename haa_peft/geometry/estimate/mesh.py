@@ -18,9 +18,8 @@ from haa_peft.geometry.entry import UNITS, check_keys, point
 from haa_peft.geometry.estimate import sight
 from haa_peft.geometry.estimate.holes import fill_holes
 from haa_peft.geometry.estimate.values import choice, file_of, number
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import OPEN_SHARE, DepthMap, directions, facing, open_share
-from haa_peft.geometry.sources import FILES
+from haa_peft.geometry.sources import FILES, Known
 
 KEYS = ("mesh", "unit", "up", "turn", "receiver", "materials")
 STATED_BY_FORMAT = {".glb": ("m", "y"), ".gltf": ("m", "y")}

@@ -18,12 +18,13 @@ from haa_peft.environment import broken_torchaudio_hidden, loading, package
 from haa_peft.errors import InputError
 from haa_peft.geometry.entry import check_keys
 from haa_peft.geometry.estimate import sight
+from haa_peft.geometry.estimate.delays import straight
 from haa_peft.geometry.estimate.depth_file import TURNINGS, other_convention
 from haa_peft.geometry.estimate.scales import Heights, fit_depth
 from haa_peft.geometry.estimate.values import choice, file_of, number
 from haa_peft.geometry.estimate.views import cut_views
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import DepthMap, directions
+from haa_peft.geometry.sources import Known
 
 KEYS = ("rgb", "model", "output", "centre_azimuth", "turning", "height", "room_height")
 OUTPUTS = {"dpt": "inverse", "zoedepth": "depth", "glpn": "depth", "depth_pro": "depth"}
@@ -71,7 +72,7 @@ def read_photo(entry: Mapping[str, Any], folder: Path, known: Known, where: str)
         "cut into six views of 110 degrees, since depth models are trained on perspective pictures; the model gives "
         + ("depth" if output == "depth" else "inverse depth"),
         f"scale fitted to the receiver's height of {given.height:.3g} m above what is below{floor}{ceiling}, with "
-        f"which it stands and falls, and {len(known.straight)} positions heard straight; what is below comes out "
+        f"which it stands and falls, and {len(straight(known))} positions heard straight; what is below comes out "
         f"within {floor_error:.0%} (median)",
         f"convention: turning {TURNINGS[int(given.clockwise)]}, centre_azimuth {given.centre:g}",
         *sight.sight_notes(depth, known),

@@ -13,9 +13,10 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from haa_peft.errors import InputError
+from haa_peft.geometry.estimate.delays import places_of, straight
 from haa_peft.geometry.estimate.views import AXES, look_up
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import directions, solid_angles
+from haa_peft.geometry.sources import Known
 
 STEEP = np.radians(25.0)
 """Below and above the horizon, from which on floor and ceiling are sought."""
@@ -98,8 +99,8 @@ def _fit(values: np.ndarray, heights: Heights, known: Known, with_shift: bool) -
     level = heights.distance(np.arcsin(rays[:, 2]))
     is_level = is_seen & np.isfinite(level)
     pairs = [(i, j, is_seen[i] & is_seen[j]) for i, j in combinations(range(VIEWS), 2)]
-    distance = np.linalg.norm(known.places[known.straight], axis=1)
-    there = look_up(values, known.places[known.straight] / distance[:, None])
+    distance = np.linalg.norm(places_of(known)[straight(known)], axis=1)
+    there = look_up(values, places_of(known)[straight(known)] / distance[:, None])
     weakly = TETHER * np.sqrt(is_level.sum() / VIEWS) * heights.receiver
 
     def residuals(parameters: np.ndarray) -> np.ndarray:

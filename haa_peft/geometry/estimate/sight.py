@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from haa_peft.geometry.known import STRAIGHT, Known
+from haa_peft.geometry.estimate.delays import STRAIGHT, is_on_time, lateness, on_time, places_of
 from haa_peft.geometry.panorama import directions, pixels_of
+from haa_peft.geometry.sources import Known
 
 MARGIN, SHARE_OF_DISTANCE = 0.25, 0.05
 """Metres, and share of its distance, by which a position may lie behind a surface: scans and positions have errors."""
@@ -36,16 +37,16 @@ def behind(depth: np.ndarray, places: np.ndarray, neighbours: int = NEIGHBOURS) 
 
 def contradicting(depth: np.ndarray, known: Known) -> np.ndarray:
     """Indices (M,) of the positions that are heard before sound can have come round what a depth map (h, w) shows."""
-    places, travelled = known.places[known.on_time], known.travelled[known.is_on_time]
+    places, travelled = places_of(known)[on_time(known)], known.travelled[is_on_time(known)]
     hidden = np.flatnonzero(behind(depth, places) > _allowed(known))
     rims = _rims(depth) if len(hidden) else np.empty((0, 3))
     early = [i for i in hidden if not _is_reached(depth, rims, places[i], travelled[i] + STRAIGHT)]
-    return known.on_time[early]
+    return on_time(known)[early]
 
 
 def _allowed(known: Known) -> np.ndarray:
     """Metres (M,) that the positions on time may lie behind what is seen."""
-    return MARGIN + SHARE_OF_DISTANCE * np.linalg.norm(known.places[known.on_time], axis=1)
+    return MARGIN + SHARE_OF_DISTANCE * np.linalg.norm(places_of(known)[on_time(known)], axis=1)
 
 
 def _rims(depth: np.ndarray) -> np.ndarray:
@@ -78,16 +79,16 @@ def contradicts(depth: np.ndarray, known: Known) -> bool:
     wrong = len(contradicting(depth, known))
     if wrong < FEWEST:
         return False
-    return wrong > CONTRADICTED * len(known.on_time) or bool(agreeing_turns(depth, known))
+    return wrong > CONTRADICTED * len(on_time(known)) or bool(agreeing_turns(depth, known))
 
 
 def complaint(depth: np.ndarray, known: Known) -> str:
     """What contradicts a depth map (h, w), in words."""
     early = contradicting(depth, known)
-    distance = np.linalg.norm(known.places[early[0]])
-    surface = distance - behind(depth, known.places[early[:1]])[0]
+    distance = np.linalg.norm(places_of(known)[early[0]])
+    surface = distance - behind(depth, places_of(known)[early[:1]])[0]
     return (
-        f"{len(early)} of {len(known.on_time)} positions are heard through its surfaces, before sound can "
+        f"{len(early)} of {len(on_time(known))} positions are heard through its surfaces, before sound can "
         f"have come round them (position {early[0]} is {distance:.2f} m away, the surface before it {surface:.2f} m)"
     )
 
@@ -105,17 +106,17 @@ def agreeing_turns(depth: np.ndarray, known: Known) -> list[tuple[int, bool]]:
 
 def sight_notes(depth: np.ndarray, known: Known) -> tuple[str, ...]:
     """How far positions and direct sound bear a depth map (h, w) out."""
-    count, early = len(known.on_time), contradicting(depth, known)
+    count, early = len(on_time(known)), contradicting(depth, known)
     if not count:
         return ("no direct sound comes at distance / 343 m/s or later, so nothing was checked against it",)
     names = ", ".join(str(i) for i in early)
     agreeing = f"; not so {names}, heard through a surface" if names else ""
-    seen = behind(depth, known.places[known.on_time]) <= _allowed(known)
-    late = seen & (known.late[known.is_on_time] >= STRAIGHT)
+    seen = behind(depth, places_of(known)[on_time(known)]) <= _allowed(known)
+    late = seen & (lateness(known)[is_on_time(known)] >= STRAIGHT)
     if late.any():
         agreeing += (
             f"; {late.sum()} come later than straight though nothing is in the way (median "
-            f"{np.median(known.late[known.is_on_time][late]):.2f} m): a latency, or positions that are wrong"
+            f"{np.median(lateness(known)[is_on_time(known)][late]):.2f} m): a latency, or positions that are wrong"
         )
     ways = agreeing_turns(depth, known)
     sign = "rests on what was stated, since the mirror image would agree as well"

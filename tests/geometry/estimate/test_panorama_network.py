@@ -27,9 +27,8 @@ from haa_peft.geometry.estimate.network import (
     predict_depth,
     weights_fingerprint,
 )
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import directions, render_depth, solid_angles
-from haa_peft.geometry.sources import geometry_argument, read_geometry
+from haa_peft.geometry.sources import Known, geometry_argument, read_geometry
 from haa_peft.geometry.surfaces import Surfaces, box_around
 from tests.geometry.estimate.test_shoebox import RECEIVER, SIZE, measure
 

@@ -19,9 +19,8 @@ from haa_peft.geometry.estimate import photo
 from haa_peft.geometry.estimate.photo import load_network, read_photo
 from haa_peft.geometry.estimate.scales import Heights, fit_depth
 from haa_peft.geometry.estimate.views import AXES, HALF, PIXELS, UPWARDS, cut_views, look_up
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import depth_around, directions, render_depth
-from haa_peft.geometry.sources import read_geometry
+from haa_peft.geometry.sources import Known, read_geometry
 from haa_peft.geometry.surfaces import Surfaces
 from tests.geometry.conftest import RECEIVER, SIZE, heard_at
 

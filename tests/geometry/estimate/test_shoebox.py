@@ -12,9 +12,8 @@ from haa_peft.geometry.estimate.echoes import echo_evidence, without_loudspeaker
 from haa_peft.geometry.estimate.plausibility import check_surfaces
 from haa_peft.geometry.estimate.shoebox import box_evidence, estimate_shoebox
 from haa_peft.geometry.estimate.telling import telling
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import directions, render_depth
-from haa_peft.geometry.sources import read_geometry
+from haa_peft.geometry.sources import Known, read_geometry
 from haa_peft.geometry.surfaces import Surfaces
 
 SIZE = np.array([6.3, 4.6, 2.9])

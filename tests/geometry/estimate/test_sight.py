@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from haa_peft.geometry.estimate.delays import lateness, on_time, straight
 from haa_peft.geometry.estimate.sight import agreeing_turns, behind, contradicting, contradicts, sight_notes, turned
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import depth_around, directions, pixels_of
+from haa_peft.geometry.sources import Known
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.load import load_room
 from tests.conftest import decaying_noise
@@ -96,9 +97,9 @@ def test_direct_sound_is_read_from_measurements():
     distance = np.linalg.norm(positions - RECEIVER, axis=1)
     rirs = decaying_noise(6, 9600, 22_050, 0.3, distance)
     known = Known.of(RECEIVER, positions, rirs, np.array([1, 3, 4]))
-    assert known.straight.tolist() == [1, 3, 4]  # the others are not looked at
-    assert np.abs(known.late).max() < 343 / 22_050
+    assert straight(known).tolist() == [1, 3, 4]  # the others are not looked at
+    assert np.abs(lateness(known)).max() < 343 / 22_050
     delayed = Known.of(RECEIVER, positions, np.roll(rirs, 100, axis=1), np.array([1, 3, 4]))
-    assert len(delayed.straight) == 0
+    assert len(straight(delayed)) == 0
     hurried = Known.of(RECEIVER, positions, np.roll(rirs, -150, axis=1), np.array([1, 3, 4]))
-    assert len(hurried.on_time) < 3
+    assert len(on_time(hurried)) < 3

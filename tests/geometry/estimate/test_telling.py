@@ -8,8 +8,8 @@ from haa_peft.geometry.estimate.plausibility import check_surfaces
 from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.estimate.sight import sight_notes
 from haa_peft.geometry.estimate.telling import telling
-from haa_peft.geometry.known import Known
 from haa_peft.geometry.panorama import depth_around
+from haa_peft.geometry.sources import Known
 from haa_peft.geometry.surfaces import Surfaces
 from tests.geometry.estimate.test_shoebox import FS, RECEIVER, SIZE, measure
 

@@ -1,4 +1,4 @@
-"""How RIRs are wanted: at which rate, of which length, with which phase; and what is done for it."""
+"""How RIRs are wanted where not as modelled: at which rate, of which length, with which phase; and what is done."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from haa_peft.checks import check_whole
 from haa_peft.errors import InputError
 from haa_peft.inference.asked import check_finite_rirs
 from haa_peft.inference.loaded import LoadedRoom
-from haa_peft.model.checkpoint import check_single_precision
-from haa_peft.model.phases import DIFFUSE, PHASES
+from haa_peft.model.phases import DIFFUSE
 from haa_peft.rooms.recordings import LONGEST_S
 from haa_peft.store.pack import RATES, RoomPack
 
@@ -24,19 +23,6 @@ LOG = logging.getLogger(__name__)
 FULL = "full"
 SHORTEST_S = 0.01
 """Of a prediction."""
-
-
-def check_phase(phase: str | None) -> str | None:
-    """Raise ``InputError`` for a phase that predictors do not have; None is allowed."""
-    if phase is not None and (not isinstance(phase, str) or phase not in (*PHASES, DIFFUSE)):
-        raise InputError(f"phase is {phase!r:.60} but must be one of {', '.join((*PHASES, DIFFUSE))}")
-    return phase
-
-
-def check_seed(seed: int) -> None:
-    """Raise ``InputError`` for a seed that generators do not take, or if torch's default type is not float32."""
-    check_whole("seed", seed, 0, 2**32 - 1)
-    check_single_precision()
 
 
 def check_extent(sample_rate: int | None, length: str | float | None) -> None:
@@ -70,7 +56,6 @@ class Extent:
     seed: int
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
         check_extent(self.sample_rate, self.length)
 
     @property
@@ -95,7 +80,7 @@ class Extent:
             )  # fmt: skip
 
     def finished(self, room: LoadedRoom, number: int, positions: np.ndarray, rirs: np.ndarray, k: int) -> np.ndarray:
-        """What the network predicts as it was wanted: (N, T) float32.
+        """What the network predicts, which is finite, as it was wanted: (N, T) float32.
 
         Parameters
         ----------
@@ -107,9 +92,8 @@ class Extent:
         Raises
         ------
         InputError
-            When a prediction is not finite, or the folder that renders other rates and lengths is not there.
+            When what is rendered is not finite.
         """
-        rirs = check_finite_rirs(room.pack.name, positions, rirs)
         if self.as_modelled:
             return rirs
         found = room.late[number].render(
