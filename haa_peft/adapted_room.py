@@ -79,8 +79,8 @@ class AdaptedRoom:
     def pack(self) -> RoomPack:
         """Ready to be written: adapter, references, geometry and card, with the room encoded."""
         own = self.adaptation.config, self.adaptation.tensors
-        levels = [] if self.levels is None else [view.tensors() for view in self.levels.views]
-        found = [Recordings.of_room(view) for view in self.room.views] if self.recordings else []
+        levels = [] if self.levels is None else [single.tensors() for single in self.levels.at_receivers]
+        found = [Recordings.of_room(single) for single in self.room.at_receivers] if self.recordings else []
         recordings = [one for one in found if one is not None]
         recordings = recordings if len(recordings) == len(found) else []
         stored = own if self.parent else self.adapter

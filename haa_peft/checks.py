@@ -63,6 +63,16 @@ def real_numbers(what: str, values: object) -> np.ndarray:
     return found.astype(np.float64)
 
 
+def measured_rirs(rirs: object, sample_rate: object) -> np.ndarray:
+    """RIRs as an array (N, T) of float64; ``InputError`` for what are none, or for a rate that is no number of Hz."""
+    signals = real_numbers("rirs", rirs)
+    if signals.ndim != 2 or signals.shape[1] == 0:
+        raise InputError(f"rirs has shape {signals.shape} but must be (number of RIRs, samples)")
+    if not is_rate(sample_rate):
+        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz and below 1 GHz")
+    return signals
+
+
 def is_rate(value: object) -> bool:
     """Whether a value is a positive, finite number of Hz."""
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < cast(float, value) < 1e9

@@ -6,8 +6,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -93,33 +92,6 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}); what was there before is unchanged") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def beside(path: Path) -> Iterator[Path]:
-    """A place beside ``path`` for a file or a folder, which takes that name when the block ends well.
-
-    Otherwise nothing of it is left, nor the folders that were made for it, and ``path`` stays as it was.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written, or ``path`` is a folder that holds something.
-    """
-    new = [parent for parent in path.absolute().parents if not parent.exists()]
-    written = False
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-            yield Path(scratch) / path.name
-            (Path(scratch) / path.name).replace(path)
-            written = True
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        for parent in () if written else new:
-            with suppress(OSError):
-                parent.rmdir()
 
 
 def hold(folder: Path, handle: ExitStack) -> None:

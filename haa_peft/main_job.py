@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import NoneType
 
@@ -91,8 +91,7 @@ def adapt_room(
     backbone = backbone.to(accelerator.device)
     base = backbone if below is None else merged(backbone, below.config, below.tensors)
     _tell(room, method, training, backbone, accelerator)
-    with ExitStack() as scope:
-        folder = _held(run_folder, accelerator, scope)
+    with _held(run_folder, accelerator) as folder:
         first, adaptation = _train(base, room, first_stage, method, training, accelerator, folder, begin, resume)
     is_main = accelerator.is_main_process
     levels = _levels(backbone, room, method, training.k) if is_main else None
@@ -120,7 +119,7 @@ def _check_arguments(
 def _checked(room: Room, allow_faults: bool) -> Room:
     """The room with what is wrong with its measurements at each receiver, where that can be told."""
     if room.others:
-        first, *others = (_checked(view, allow_faults) for view in room.views)
+        first, *others = (_checked(single, allow_faults) for single in room.at_receivers)
         return dataclasses.replace(first, others=tuple(others))
     if has("findings"):
         return satellite("findings", "adapting").checked(room, allow_faults=allow_faults)
@@ -136,12 +135,14 @@ def _possible(method: MethodSettings) -> MethodSettings:
     return dataclasses.replace(method, levels="none")
 
 
-def _held(run_folder: Path | None, accelerator: Accelerator, scope: ExitStack) -> Path:
-    """The folder of log and checkpoint, until ``scope`` ends for this run alone."""
-    folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
-    if accelerator.is_main_process:
-        hold(folder, scope)
-    return folder
+@contextmanager
+def _held(run_folder: Path | None, accelerator: Accelerator) -> Iterator[Path]:
+    """The folder of log and checkpoint, inside the block for this run alone."""
+    with ExitStack() as scope:
+        folder = run_folder or Path(scope.enter_context(tempfile.TemporaryDirectory()))
+        if accelerator.is_main_process:
+            hold(folder, scope)
+        yield folder
 
 
 def _name(
@@ -205,7 +206,7 @@ def _with_channels(
 
 def with_k(training: TrainingSettings, room: Room, k: int | None) -> TrainingSettings:
     """The settings with as many references as a room has for each of its targets, or ``k`` of them."""
-    shots = min(len(view.splits["train"]) for view in room.views)
+    shots = min(len(single.splits["train"]) for single in room.at_receivers)
     k = min(training.k, max(1, shots - 1)) if k is None else k
     check_k(k, shots, room.name)
     return dataclasses.replace(training, k=k)
@@ -215,8 +216,8 @@ def _tell(
     room: Room, method: MethodSettings, training: TrainingSettings, backbone: XRIR, accelerator: Accelerator
 ) -> None:
     """What is about to be trained on what."""
-    own, valid, test = sum(len(view.own) for view in room.views), room.count("valid"), room.count("test")
-    receivers = f" of {len(room.views)} receivers" if room.others else ""
+    own, valid, test = sum(len(single.own) for single in room.at_receivers), room.count("valid"), room.count("test")
+    receivers = f" of {len(room.at_receivers)} receivers" if room.others else ""
     precision = "" if accelerator.mixed_precision == "no" else f", {accelerator.mixed_precision}"
     LOG.info(
         f"{room.name}: {own} measurements{receivers} train, {valid} validate, {test} test; "
@@ -227,10 +228,10 @@ def _tell(
         rate = training.of_method(method.method, weighting).lr
         LOG.info(f"{backbone.origin} is of the published architecture: learning rate {rate:g} (--lr gives another)")
     if measurements_validate([room], training.validation):
-        runs = max(len(view.own) for view in room.views)
+        runs = max(len(single.own) for single in room.at_receivers)
         LOG.info(f"{own} measurements choose the weights, each left out once: {runs} runs before the last one")
-    for view in room.views:
-        for one in view.findings:
+    for single in room.at_receivers:
+        for one in single.findings:
             LOG.info(one.line)
 
 

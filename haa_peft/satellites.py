@@ -23,6 +23,7 @@ SATELLITES = (
     "importing",
     "exporting",
     "hub",
+    "describing",
     "maps",
     "listening",
     "page",

@@ -26,7 +26,7 @@ with command():  # where another package does not load, it is one line
     from benchmarking.memory import memory, memory_of
     from benchmarking.switching import several_rooms, swaps
 
-    from haa_peft.commands.reports import check_report, write_report
+    from haa_peft.commands.outputs import check_report, write_report
     from haa_peft.commands.tables import markdown
 
 PARTS = {

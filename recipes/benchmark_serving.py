@@ -32,7 +32,7 @@ from haa_peft.environment import package
 from haa_peft.errors import InputError
 from haa_peft.files import write_json
 from haa_peft.serving import Client, Serving, start, stop
-from haa_peft.store.names import list_names
+from haa_peft.store.names import iterate_names
 
 PLACES = np.array([[3.0, 2.0, 1.3], [5.0, 6.0, 1.3], [2.0, 3.0, 1.1], [4.0, 4.0, 1.5]])
 """m, in the room of the copied adapter."""
@@ -91,7 +91,7 @@ def memory_of_rooms(store: Path, names: list[str]) -> dict[str, float]:
 
 def measure(store: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     """One process, then servers with as many clients as asked for."""
-    names = list(map(str, list_names(store)))
+    names = list(map(str, iterate_names(store)))
     torch.set_num_threads(1)
     memory = memory_of_rooms(store, names[:100])
     predictor = RoomPredictor.load(names[0], store=store, max_loaded=args.max_loaded)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from haa_peft.commands.ending import command
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import check_writable
 from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError
 from haa_peft.files import write_json

@@ -23,8 +23,8 @@ from scipy.signal import resample_poly
 from haa_peft import load_room
 from haa_peft.acoustics import iso_metrics
 from haa_peft.commands.ending import command
+from haa_peft.commands.outputs import check_report, write_report
 from haa_peft.commands.parser import Parser
-from haa_peft.commands.reports import check_report, write_report
 from haa_peft.commands.tables import markdown
 from haa_peft.errors import InputError
 from haa_peft.findings import check_room

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.commands.ending import command
+from haa_peft.commands.outputs import check_report, write_report
 from haa_peft.commands.parser import Parser
-from haa_peft.commands.reports import check_report, write_report
 from haa_peft.commands.tables import figure, markdown
 from haa_peft.errors import InputError
 from haa_peft.files import write_json

@@ -21,9 +21,9 @@ with command():  # where another package does not load, it is one line
 
     from haa_peft import load_backbone, load_room
     from haa_peft.acoustics.spectrogram import log_magnitude
-    from haa_peft.commands.reports import check_report, write_report
+    from haa_peft.commands.outputs import check_report, write_report
     from haa_peft.commands.tables import COLUMNS, figure, markdown
-    from haa_peft.evaluation.evaluate import Measured, check_split, errors, means
+    from haa_peft.evaluation.evaluate import Metrics, check_split, errors, means
     from haa_peft.model.checkpoint import fingerprint
     from haa_peft.model.phases import PHASES
     from haa_peft.model.predict import align_references, choose_targets, waveforms
@@ -95,7 +95,7 @@ def main() -> None:
                 found.setdefault((group, kind, phase), []).append(rebuilt)
     rows = []
     for (group, kind, phase), parts in found.items():
-        apart = errors(Measured.of(np.concatenate(parts)), Measured.of(np.concatenate(true[group])))
+        apart = errors(Metrics.of(np.concatenate(parts)), Metrics.of(np.concatenate(true[group])))
         count = sum(map(len, parts))
         rows.append({"rooms": group, "positions": count, "magnitudes": kind, "phase": phase, **means(apart)})
     cells = [["rooms", "magnitudes", "phase", *(title for title, *_ in COLUMNS)]]

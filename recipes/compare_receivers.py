@@ -21,7 +21,7 @@ with command():  # where another package does not load, it is one line
     from haa_peft import adapt_room, load_backbone, load_room
     from haa_peft.adapted_room import LEVELS_ALONE, AdaptedRoom
     from haa_peft.adapters.methods import MethodSettings
-    from haa_peft.commands.reports import check_report, write_report
+    from haa_peft.commands.outputs import check_report, write_report
     from haa_peft.commands.tables import figure, markdown
     from haa_peft.rooms.room import Room, together
     from haa_peft.studies.plan import redraw
@@ -42,18 +42,20 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def views_of(folders: list[str]) -> list[Room]:
-    views = [view for folder in folders for view in load_room(folder).views]
-    if len(views) < 2:
+    singles = [single for folder in folders for single in load_room(folder).at_receivers]
+    if len(singles) < 2:
         raise InputError(f"{folders[0]} has one receiver; give a room of several, or several folders of one room")
-    return [dataclasses.replace(view, room=views[0].room, configuration=views[0].configuration) for view in views]
-
-
-def drawn(views: list[Room], seed: int, shots: int | None) -> list[Room]:
-    """The receivers with the training positions that a seed draws."""
-    found = [view.with_splits(redraw(view.splits, seed)) for view in views]
     return [
-        view if shots is None else view.with_splits({**view.splits, "train": view.splits["train"][:shots]})
-        for view in found
+        dataclasses.replace(single, room=singles[0].room, configuration=singles[0].configuration) for single in singles
+    ]
+
+
+def drawn(singles: list[Room], seed: int, shots: int | None) -> list[Room]:
+    """The receivers with the training positions that a seed draws."""
+    found = [single.with_splits(redraw(single.splits, seed)) for single in singles]
+    return [
+        single if shots is None else single.with_splits({**single.splits, "train": single.splits["train"][:shots]})
+        for single in found
     ]
 
 
@@ -63,13 +65,13 @@ def errors_of(adapted: AdaptedRoom, name: str) -> dict[str, np.ndarray]:
     return {key: np.array(row["per_position"][key], dtype=float) for _, key, _, _ in METRICS}
 
 
-def compare(views: list[Room], seed: int, method: str) -> dict[str, dict[str, np.ndarray]]:
+def compare(singles: list[Room], seed: int, method: str) -> dict[str, dict[str, np.ndarray]]:
     """Errors by predictor and metric, of one receiver after the other."""
     settings, training, backbone = MethodSettings(method), TrainingSettings(seed=seed), load_backbone("small")
-    every = adapt_room(together(views), settings, training, backbone=backbone)
+    every = adapt_room(together(singles), settings, training, backbone=backbone)
     found = {name: errors_of(every, name) for name in ("nearest", "energy", "backbone", LEVELS_ALONE)}
     found[ALL] = errors_of(every, str(every.name))
-    alone = [adapt_room(view, settings, training, backbone=backbone) for view in views]
+    alone = [adapt_room(single, settings, training, backbone=backbone) for single in singles]
     each = [errors_of(one, str(one.name)) for one in alone]
     return {**found, EACH: {key: np.concatenate([one[key] for one in each]) for key in each[0]}}
 
@@ -79,8 +81,8 @@ def main() -> None:
     for seed in args.seeds:
         check_seed(seed)
     check_report(args.json, "compare-receivers")
-    views = views_of(args.rooms)
-    per_seed = [compare(drawn(views, seed, args.shots), seed, args.method) for seed in args.seeds]
+    singles = views_of(args.rooms)
+    per_seed = [compare(drawn(singles, seed, args.shots), seed, args.method) for seed in args.seeds]
     rows = [
         {
             "predictor": name,
@@ -93,14 +95,20 @@ def main() -> None:
         cells.append(
             [row["predictor"], *(figure(np.mean(row[key]), factor, digits) for _, key, factor, digits in METRICS)]
         )
-    shots = len(drawn(views, args.seeds[0], args.shots)[0].splits["train"])
+    shots = len(drawn(singles, args.seeds[0], args.shots)[0].splits["train"])
     count = len(next(iter(per_seed[0].values()))["edt_s"])
     print(
-        f"\n{views[0].name}, {len(views)} receivers: mean absolute errors at {count} test pairs, {shots} measurements "
-        f"a receiver, seeds {' '.join(map(str, args.seeds))}\n\n{markdown(cells)}"
+        f"\n{singles[0].name}, {len(singles)} receivers: mean absolute errors at {count} test pairs, {shots} "
+        f"measurements a receiver, seeds {' '.join(map(str, args.seeds))}\n\n{markdown(cells)}"
     )
     if args.json is not None:
-        about = {"room": views[0].name, "receivers": len(views), "shots": shots, "seeds": args.seeds, "pairs": count}
+        about = {
+            "room": singles[0].name,
+            "receivers": len(singles),
+            "shots": shots,
+            "seeds": args.seeds,
+            "pairs": count,
+        }
         print(write_report(args.json, "compare-receivers", {**about, "rows": rows}))
 
 

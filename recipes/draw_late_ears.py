@@ -22,7 +22,7 @@ with command():  # where another package does not load, it is one line
     from scipy.spatial import cKDTree
 
     from haa_peft import RoomPredictor
-    from haa_peft.commands.reports import check_writable
+    from haa_peft.commands.outputs import check_writable
     from haa_peft.environment import package
     from haa_peft.files import write_atomically
     from haa_peft.listening import read_hrtf

@@ -21,7 +21,7 @@ with command():  # where another package does not load, it is one line
 
     from haa_peft import RoomPredictor, load_room
     from haa_peft.acoustics import iso_metrics
-    from haa_peft.commands.reports import check_writable
+    from haa_peft.commands.outputs import check_writable
     from haa_peft.files import write_atomically
     from haa_peft.rooms.room import Room
 

@@ -30,7 +30,7 @@ with command():  # where another package does not load, it is one line
     from haa_peft import load_room
     from haa_peft.acoustics.alignment import SPEED_OF_SOUND
     from haa_peft.acoustics.spectrogram import RIR_LENGTH, SAMPLE_RATE
-    from haa_peft.commands.reports import check_report, write_report
+    from haa_peft.commands.outputs import check_report, write_report
     from haa_peft.commands.tables import figure, markdown
     from haa_peft.files import write_atomically
     from haa_peft.geometry.estimate.plausibility import check_surfaces

@@ -7,10 +7,10 @@ import pytest
 from haa_peft import RoomPredictor, load_backbone
 from haa_peft.matching import attach_pack
 from haa_peft.store.folder import read_pack
-from haa_peft.store.names import AdapterName, list_names
+from haa_peft.store.names import AdapterName, iterate_names
 
 STORE = Path(__file__).parents[1] / "adapters"
-NAMES = [name for name in list_names(STORE) if name.variant != "trial"]
+NAMES = [name for name in iterate_names(STORE) if name.variant != "trial"]
 
 
 def test_the_twins_are_there():

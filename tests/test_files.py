@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from haa_peft.commands.reports import check_report, write_report
+from haa_peft.commands.outputs import check_report, write_report
 from haa_peft.errors import InputError
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from haa_peft import RoomPredictor, load_backbone, load_room
 from haa_peft.cli import main
-from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.evaluation.evaluate import Metrics, errors
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 
@@ -175,7 +175,7 @@ def test_borrowed_measurements(options, room_folder, tiny_backbone_file, capsys)
     predicted = RoomPredictor.load("studio/panel", backbone=load_backbone(tiny_backbone_file)).predict(
         room.positions[test], k=4
     )
-    found = errors(Measured.of(predicted, iso=False), Measured.of(room.with_shots(3).rirs[test], iso=False))
+    found = errors(Metrics.of(predicted, iso=False), Metrics.of(room.with_shots(3).rirs[test], iso=False))
     row = next(row for row in stored.card["evaluation"]["rows"] if row["predictor"] == "studio/panel")
     assert np.nanmean(found["c50_db"]) == pytest.approx(row["c50_db"], rel=1e-3)
     main(["evaluate", str(panel), "--adapter", "studio/panel", "--k", "3", "--backbone", str(tiny_backbone_file)])

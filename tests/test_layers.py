@@ -38,6 +38,7 @@ LAYERS = (
 """The core as data goes down it; a module imports from its own folder and from those before it."""
 NEEDS = {
     "listening": {"importing", "rendering"},
+    "hub": {"describing"},
     "importing": {"findings"},
     "maps": {"exporting", "levels"},
     "matching": {"levels"},

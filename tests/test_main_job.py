@@ -12,9 +12,9 @@ import torch
 
 from haa_peft import RoomPredictor, adapt_room, load_backbone, load_room
 from haa_peft.adapters.methods import MethodSettings
+from haa_peft.describing import readme
 from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null
-from haa_peft.store.card_text import readme
 from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.training.loop import Start

@@ -15,7 +15,7 @@ from haa_peft.commands.workers import work_on
 from haa_peft.errors import InputError
 from haa_peft.simulation.corpus import shard_path, simulate_corpus
 from haa_peft.store.folder import read_pack
-from haa_peft.store.names import AdapterName, list_names
+from haa_peft.store.names import AdapterName, iterate_names
 from tests.conftest import change_room
 
 QUICK = ["--max-steps", "2", "--k", "4", "--validate-every", "1"]
@@ -56,7 +56,7 @@ def test_a_pattern_of_rooms_gives_the_adapters_of_one_by_one(building, capsys):
     assert all("stored, 12 measurements" in line and "verdict at" in line for line in lines[:3])
     assert [line.split()[1] for line in lines if line.startswith("| building")] == [str(name) for name in NAMES]
     assert lines[-1].startswith("3 rooms: 3 stored, 0 already there, 0 failed; against the backbone ")
-    assert list_names(Path("store")) == NAMES
+    assert list(iterate_names(Path("store"))) == NAMES
     assert adapt("building/hall", *building, "--name", "one/hall") == 0
     alone, one_of_many = (read_pack(Path("store"), name) for name in (AdapterName("one", "hall"), NAMES[2]))
     assert all(torch.equal(tensor, one_of_many.tensors[key]) for key, tensor in alone.tensors.items())
@@ -112,7 +112,7 @@ def test_a_room_that_fails_fails_alone(building, capsys):
     failed = [line for line in captured.out.splitlines() if "/4 FAILED " in line]
     assert len(failed) == 3
     assert "1/4 FAILED building/attic: " in failed[0]
-    assert list_names(Path("store")) == NAMES[2:]
+    assert list(iterate_names(Path("store"))) == NAMES[2:]
 
 
 def test_two_rooms_of_one_name_are_told(building, capsys):
@@ -198,7 +198,7 @@ def test_rooms_on_a_cluster_of_two_nodes(cluster, building, capsys):
     assert adapt("building/*", *building, "--executor", "ray") == 1
     said = capsys.readouterr().out
     assert "FAILED building/attic: " in said
-    assert list_names(Path("store")) == NAMES[1:]
+    assert list(iterate_names(Path("store"))) == NAMES[1:]
     there = read_pack(Path("store"), NAMES[1])
     assert adapt("building/cellar", *building, "--store", "here", "--workers", "1") == 0
     here = read_pack(Path("here"), NAMES[1])

@@ -29,14 +29,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
-from haa_peft.checks import check_kind, is_rate, real_numbers
+from haa_peft.checks import check_kind, is_rate, measured_rirs
 from haa_peft.errors import InputError
 
 Floats = NDArray[np.float64]
 Samples = NDArray[np.int64]
 
 OCTAVE_BANDS = (125, 250, 500, 1000, 2000, 4000)
-METRICS = ("edt_s", "t20_s", "t30_s", "c50_db", "c80_db", "d50", "ts_s")
+PARAMETERS = ("edt_s", "t20_s", "t30_s", "c50_db", "c80_db", "d50", "ts_s")
 DECAY_RANGES_DB = {"edt_s": (0, -10), "t20_s": (-5, -25), "t30_s": (-5, -35)}
 HEADROOM_DB = 10.0
 ONSET_DB = -20.0
@@ -73,11 +73,7 @@ def iso_metrics(
     ------
     InputError : `rirs` is not two-dimensional, `sample_rate` not positive, or `bands` are no list of 1 to 100 000 Hz.
     """
-    signals = real_numbers("rirs", rirs)
-    if signals.ndim != 2 or signals.shape[1] == 0:
-        raise InputError(f"rirs has shape {signals.shape} but must be (number of RIRs, samples)")
-    if not is_rate(sample_rate):
-        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz and below 1 GHz")
+    signals = measured_rirs(rirs, sample_rate)
     check_kind("bands", bands, (list, tuple), "a list of octaves' mid-band frequencies in Hz")
     for band in bands:
         if not is_rate(band) or not 1 <= band <= 100_000:
@@ -97,7 +93,7 @@ def iso_metrics(
     spectra, frequencies = fft.rfft(signals, padded), fft.rfftfreq(padded, 1 / sample_rate)
     for band, blur in ringing.items():
         if _octave(band)[0] * 10**0.15 > sample_rate / 2:
-            result[str(band)] = {name: np.full(len(signals), np.nan) for name in METRICS}
+            result[str(band)] = {name: np.full(len(signals), np.nan) for name in PARAMETERS}
             continue
         filtered = fft.irfft(spectra * octave_gain(frequencies, band), padded)[:, :length]
         result[str(band)] = _parameters(filtered, onset - blur, onset, end, sample_rate, headroom_db)
@@ -227,8 +223,8 @@ def _parameters(
         moment = power @ sample + decay.tail * (decay.cut + 1 / decay.rate)
         values["ts_s"] = (moment / total - onset) / sample_rate
         level_at_cut = 10 * np.log10(decay.tail / total)
-        heard = {name: level_at_cut <= lowest[name] - headroom_db for name in METRICS}
-    return {name: np.where(heard[name], values[name], np.nan) for name in METRICS}
+        heard = {name: level_at_cut <= lowest[name] - headroom_db for name in PARAMETERS}
+    return {name: np.where(heard[name], values[name], np.nan) for name in PARAMETERS}
 
 
 def _decay_times(level: Floats, onset: Samples, sample_rate: float) -> dict[str, Floats]:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from haa_peft.checks import is_rate, real_numbers
-from haa_peft.errors import InputError
-
-METRICS = ("edt_s", "c50_db", "t60_20_s", "t60_30_s")
+from haa_peft.checks import measured_rirs
 
 
 def paper_metrics(rirs: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
@@ -31,11 +28,7 @@ def paper_metrics(rirs: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
     InputError
         When ``rirs`` are no two-dimensional real numbers, or ``sample_rate`` is not positive.
     """
-    signals = real_numbers("rirs", rirs)
-    if signals.ndim != 2 or signals.shape[1] == 0:
-        raise InputError(f"rirs has shape {signals.shape} but must be (number of RIRs, samples)")
-    if not is_rate(sample_rate):
-        raise InputError(f"sample_rate is {sample_rate!r:.60} but must be above 0 Hz and below 1 GHz")
+    signals = measured_rirs(rirs, sample_rate)
     power = signals**2
     remaining = np.cumsum(power[:, ::-1], axis=1)[:, ::-1]
     # the curve ends before its last non-zero sample

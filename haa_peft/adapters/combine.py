@@ -25,7 +25,7 @@ def stack(backbone: XRIR, parent: Stored, child: Stored) -> Stored:
     return _difference(backbone, own_tensors(merged(merged(backbone, *parent), *child)))
 
 
-def blend(backbone: XRIR, adapters: Sequence[Stored], shares: Sequence[float]) -> Stored:
+def blend_adapters(backbone: XRIR, adapters: Sequence[Stored], shares: Sequence[float]) -> Stored:
     """What lies between adapters: the sum of their changes of the weights, times ``shares``.
 
     LoRA stays LoRA, of the ranks' sum; all else becomes differences of the weights that change.

@@ -74,13 +74,15 @@ class DeltaAdapter:
         """The tensors themselves, from which :meth:`restore` goes on with the same bits."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self._live.items()}
 
+    @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from what :meth:`state` gave."""
-        self._set(state)
+        for name, tensor in self._live.items():
+            tensor.copy_(state[name])
 
     def detach(self) -> None:
         """Give the base back, frozen, bit for bit."""
-        self._set(self._base)
+        self.restore(self._base)
         self.merge()
 
     def merge(self) -> None:
@@ -89,11 +91,6 @@ class DeltaAdapter:
             parameter.requires_grad_(False)
             parameter.grad = None
         self._backbone.base_fingerprint = None
-
-    @torch.no_grad()
-    def _set(self, values: dict[str, Tensor]) -> None:
-        for name, tensor in self._live.items():
-            tensor.copy_(values[name])
 
 
 def read_delta_config(backbone: XRIR, config: dict) -> tuple[str, list[str]]:

@@ -62,7 +62,7 @@ def _left_out(channels: bool) -> tuple[str, ...]:
     return UNUSED if channels else (*UNUSED, SURFACES)
 
 
-def tensor_names(backbone: XRIR, method: str, frozen: Sequence[str] = (), *, channels: bool = False) -> list[str]:
+def changed_tensors(backbone: XRIR, method: str, frozen: Sequence[str] = (), *, channels: bool = False) -> list[str]:
     """Parameters and BatchNorm statistics that a method of differences changes, of modules that run.
 
     Parameters
@@ -121,7 +121,7 @@ def attach(backbone: XRIR, settings: MethodSettings, seed: int, frozen: Sequence
     if settings.method == "lora":
         return LoraAdapter(backbone, lora_settings(backbone, settings, frozen))
     channels = bool(parse_channels(settings.channels))
-    names = tensor_names(backbone, settings.method, frozen, channels=channels)
+    names = changed_tensors(backbone, settings.method, frozen, channels=channels)
     return DeltaAdapter(backbone, settings.method, names)
 
 

@@ -45,6 +45,12 @@ LIMITS = {
     "registration": 2.0,
 }
 """Largest values."""
+VARIANTS = 12
+"""Of a room, made when they are first drawn; each is prepared as the room itself is, in a quarter of a second."""
+VARIED = 0.5
+"""Share of the steps that are trained in a variant, if there are any."""
+CHOICE = 1
+"""Tells the draw of a variant from that of references."""
 TRIES = 20
 """Draws of an error that would put something outside the room; then there is none."""
 
@@ -118,6 +124,13 @@ class Augmentation:
         """Raise ``InputError`` for a room that cannot be varied so."""
         if self.to_json().keys() - {"positions"}:
             planes_of(room)
+
+    def draw(self, seed: int, step: int, room: int) -> int:
+        """The number of the variant that a step takes place in, of a room by its number; 0 for the room itself."""
+        rng = np.random.default_rng((seed, step, room, CHOICE))
+        if not self or rng.random() >= VARIED:
+            return 0
+        return int(rng.integers(VARIANTS)) + 1
 
     def vary(self, room: Room, seed: tuple[int, ...]) -> Room:
         """A variant of a room's training measurements: :func:`vary`."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haa_peft.commands.options import add_geometry, add_json, add_room, add_seed_and_json, add_store, check_k, open_room
+from haa_peft.commands.outputs import check_report, write_report
 from haa_peft.commands.parser import Parser
-from haa_peft.commands.reports import check_report, write_report
 from haa_peft.environment import EnvironmentProblem
 from haa_peft.errors import InputError, one_line
 from haa_peft.satellites import satellite

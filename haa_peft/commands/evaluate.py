@@ -14,7 +14,7 @@ from haa_peft.commands.options import (
     check_k,
     open_room,
 )
-from haa_peft.commands.reports import check_report, write_report
+from haa_peft.commands.outputs import check_report, write_report
 
 
 def add(commands: Any) -> None:
@@ -37,14 +37,13 @@ def add(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from haa_peft.commands.sentences import acceptance_of, began_with
     from haa_peft.commands.tables import report_table
     from haa_peft.evaluation.compare import Candidate, check_unseen, compare
     from haa_peft.evaluation.verdict import verdict
     from haa_peft.inference.packs import levels_of, load_pack
     from haa_peft.model.checkpoint import load_backbone
-    from haa_peft.store.card_text import began_with
     from haa_peft.store.names import AdapterName, store_folder
-    from haa_peft.training.acceptance import Acceptance
 
     name = None if args.adapter is None else AdapterName.parse(args.adapter)
     check_report(args.json, "evaluate")
@@ -57,7 +56,7 @@ def _run(args: argparse.Namespace) -> None:
         check_unseen(pack, room, args.split)
         room = room.with_channels(pack.channels)
         training = pack.card["training"]
-        acceptance = Acceptance.of_card(training)
+        acceptance = acceptance_of(training)
         unchanged = acceptance is not None and not acceptance.accepted
         facts = {"trainable_parameters": training["trainable_parameters"], "bytes": training["adapter_bytes"]}
         levels = levels_of(pack, room)

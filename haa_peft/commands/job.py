@@ -12,10 +12,11 @@ from typing import Any
 from accelerate import Accelerator
 
 from haa_peft.adapted_room import AdaptedRoom, compare_adapted
-from haa_peft.adapters.combine import blend
+from haa_peft.adapters.combine import blend_adapters
 from haa_peft.adapters.methods import MethodSettings
 from haa_peft.commands.options import DEFAULT_ROOM
-from haa_peft.commands.reports import check_report, check_writable, write_report
+from haa_peft.commands.outputs import check_report, check_writable, write_report
+from haa_peft.commands.sentences import fitted_levels, kept_weights
 from haa_peft.commands.tables import report_table
 from haa_peft.errors import InputError
 from haa_peft.evaluation.compare import check_unseen
@@ -27,7 +28,6 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.load import load_room
 from haa_peft.rooms.room import Room
 from haa_peft.satellites import satellite
-from haa_peft.store.card_text import fitted_levels, kept_weights
 from haa_peft.store.names import AdapterName, store_folder
 from haa_peft.training.launch import start_accelerator
 from haa_peft.training.loop import Adaptation
@@ -166,7 +166,7 @@ def store_blend(
         if pack.card["room"]["name"] == room.name:
             check_unseen(pack, room, "test")
         room = room.with_channels(pack.channels)
-    config, tensors = blend(backbone, [(pack.config, pack.tensors) for pack in packs], shares)
+    config, tensors = blend_adapters(backbone, [(pack.config, pack.tensors) for pack in packs], shares)
     size = sum(tensor.numel() for tensor in tensors.values())
     method = MethodSettings("lora" if config["peft_type"] == "LORA" else "full")
     recipe = " + ".join(f"{share:g} {one}" for share, one in zip(shares, args.of, strict=True))

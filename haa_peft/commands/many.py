@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from haa_peft.commands.ending import quiet
 from haa_peft.commands.job import accelerator_of, backbone_of, options_of, rooms_of, settings_of
-from haa_peft.commands.reports import check_report, check_writable, write_report
+from haa_peft.commands.outputs import check_report, check_writable, write_report
 from haa_peft.commands.tables import COLUMNS, figure, markdown
 from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.environment import EnvironmentProblem
@@ -263,7 +263,7 @@ def _same(card: Mapping[str, Any], asked: dict[str, Any], args: argparse.Namespa
     kept = "recordings" in card
     if kept or not args.recordings:
         return kept == args.recordings
-    return any(Recordings.of_room(view) is None for view in room.views)
+    return any(Recordings.of_room(single) is None for single in room.at_receivers)
 
 
 def table(done: list[Done]) -> str:

@@ -87,6 +87,6 @@ def open_room(args: argparse.Namespace) -> Room:
 
 def check_k(k: int, room: Room) -> None:
     """Raise ``InputError`` for more references than a room has."""
-    shots = min(len(view.splits["train"]) for view in room.views)
+    shots = min(len(single.splits["train"]) for single in room.at_receivers)
     if not 1 <= k <= shots:
         raise InputError(f"--k is {k} but {room.name} has {shots} training measurements; give 1 to {shots}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from haa_peft.commands.sentences import acceptance_of
 from haa_peft.errors import InputError, one_line
 from haa_peft.files import read_plain
 from haa_peft.store.card import parse_card
 from haa_peft.store.folder import read_files
 from haa_peft.store.names import AdapterName
 from haa_peft.store.parts import CARD, LARGEST_BYTES, PREPARED, damaged, listed_files
-from haa_peft.training.acceptance import Acceptance
 
 if TYPE_CHECKING:
     from haa_peft.model.xrir import XRIR
@@ -49,7 +49,7 @@ def described(card: dict) -> list[str]:
 
 def kept_briefly(card: dict) -> str:
     """Which weights an adapter has, in some twenty characters; ``-`` where its card does not say."""
-    acceptance = Acceptance.of_card(card["training"])
+    acceptance = acceptance_of(card["training"])
     if acceptance is None:
         return "-"
     if not acceptance.accepted:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
-from haa_peft.store.card_text import shown_name
+from haa_peft.commands.sentences import shown_name
 
 COLUMNS = (
     ("EDT ms", "edt_s", 1000, 1),

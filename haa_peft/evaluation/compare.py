@@ -15,7 +15,7 @@ from haa_peft.errors import InputError
 from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import check_split, evaluate
 from haa_peft.inference.network import RoomNetwork
-from haa_peft.inference.packs import views_at
+from haa_peft.inference.packs import paired_receivers
 from haa_peft.model.phases import PHASES
 from haa_peft.model.predict import nearest_references
 from haa_peft.model.tensors import Levels, RoomTensors
@@ -70,19 +70,19 @@ def compare(
 
     def predict(weights: RoomWeights, references: Room, k: int, levels: Levels | None = None) -> np.ndarray:
         found = []
-        for i, view in enumerate(references.views):
-            if not len(view.splits[split]):
+        for i, single in enumerate(references.at_receivers):
+            if not len(single.splits[split]):
                 continue
-            encoded = network.encode(weights, RoomTensors.of_room(view, network.base.device))
-            encoded = encoded._replace(levels=None if levels is None else levels.views[i])
-            targets = view.positions[view.splits[split]] - view.receiver
-            found += list(network.stream(encoded, targets, min(k, len(view.splits["train"])), seed))
+            encoded = network.encode(weights, RoomTensors.of_room(single, network.base.device))
+            encoded = encoded._replace(levels=None if levels is None else levels.at_receivers[i])
+            targets = single.positions[single.splits[split]] - single.receiver
+            found += list(network.stream(encoded, targets, min(k, len(single.splits["train"])), seed))
         return np.concatenate(found)
 
     own = room.without_borrowed()
     of_own = min(k, len(own.splits["train"]))
-    tested = [view for view in own.views if len(view.splits[split])]
-    alone = [baselines(view, min(of_own, len(view.splits["train"])), split, seed, phase) for view in tested]
+    tested = [single for single in own.at_receivers if len(single.splits[split])]
+    alone = [baselines(single, min(of_own, len(single.splits["train"])), split, seed, phase) for single in tested]
     predictions = {name: np.concatenate([one[name] for one in alone]) for name in alone[0]}
     if room.borrowed:
         predictions["backbone, nothing borrowed"] = predict(BASE, own, of_own)
@@ -109,13 +109,11 @@ def check_unseen(pack: RoomPack, room: Room, split: str) -> None:
             f"note: {pack.name} has {borrowed} borrowed measurements too, which are not used here but by "
             "RoomPredictor and `haa-peft predict`"
         )
-    others = tuple(dataclasses.replace(view, channels=pack.channels) for view in room.others)
-    if (
-        pack.card["room"].get("fingerprint")
-        == dataclasses.replace(room, channels=pack.channels, others=others).fingerprint
-    ):
+    others = tuple(dataclasses.replace(single, channels=pack.channels) for single in room.others)
+    shown = dataclasses.replace(room, channels=pack.channels, others=others)
+    if pack.card["room"].get("fingerprint") == shown.fingerprint:
         return
-    seen = np.concatenate([_seen(own.as_room(), view, split) for own, view in views_at(pack, room)])
+    seen = np.concatenate([_seen(own.as_room(), single, split) for own, single in paired_receivers(pack, room)])
     if len(seen):
         raise InputError(
             f"{pack.name} was trained on {len(seen)} of the {split} positions of {room.name} (such as {seen[0]}); "

@@ -20,7 +20,7 @@ ISO_RELATIVE = ("edt_s", "t20_s", "t30_s")
 
 
 @dataclass(frozen=True)
-class Measured:
+class Metrics:
     """All metrics of RIRs (N, 9600) at 22 050 Hz, each (N,)."""
 
     rirs: np.ndarray
@@ -28,12 +28,12 @@ class Measured:
     iso: dict[str, dict[str, np.ndarray]]
 
     @classmethod
-    def of(cls, rirs: np.ndarray, *, iso: bool = True) -> Measured:
+    def of(cls, rirs: np.ndarray, *, iso: bool = True) -> Metrics:
         """Measure RIRs (N, 9600); without ``iso``, which takes longest, there are no bands in :attr:`iso`."""
         return cls(rirs, paper_metrics(rirs, SAMPLE_RATE), iso_metrics(rirs, SAMPLE_RATE) if iso else {})
 
 
-def errors(predicted: Measured, true: Measured) -> dict[str, Any]:
+def errors(predicted: Metrics, true: Metrics) -> dict[str, Any]:
     """Absolute errors per position, NaN where truth or prediction leaves a metric undefined.
 
     Returns
@@ -89,10 +89,10 @@ def evaluate(
     ``per_position``.
     """
     check_split(room, split)
-    true = Measured.of(room.measured(split))
+    true = Metrics.of(room.measured(split))
     rows = []
     for name, predicted in predictions.items():
-        per_position = errors(Measured.of(predicted), true)
+        per_position = errors(Metrics.of(predicted), true)
         row = {"predictor": name, "trainable_parameters": 0, "bytes": 0, **(facts or {}).get(name, {})}
         row |= means(per_position)
         iso = per_position.pop("iso")
@@ -110,7 +110,9 @@ def means(per_position: Mapping[str, Any]) -> dict[str, Any]:
         **{metric: _mean(values) for metric, values in broadband.items()},
         "undefined": {m: int(np.isnan(v).sum()) for m, v in broadband.items() if np.isnan(v).any()},
         "iso": {band: {m: _mean(v) for m, v in metrics.items()} for band, metrics in iso.items()},
-        "iso_defined": {band: {m: _count(v) for m, v in metrics.items()} for band, metrics in iso.items()},
+        "iso_defined": {
+            band: {m: int(np.isfinite(v).sum()) for m, v in metrics.items()} for band, metrics in iso.items()
+        },
     }
 
 
@@ -128,11 +130,11 @@ def report_head(room: Room, split: str, k: int, seed: int) -> dict[str, Any]:
         "split": split,
         "k": k,
         "seed": seed,
-        "shots": sum(len(view.own) for view in room.views),
+        "shots": sum(len(single.own) for single in room.at_receivers),
         "borrowed": room.borrowed,
         "positions": room.count(split),
-        "position_indices": [int(i) for view in room.views for i in view.splits[split]],
-        **({"receivers": [view.count(split) for view in room.views]} if room.others else {}),
+        "position_indices": [int(i) for single in room.at_receivers for i in single.splits[split]],
+        **({"receivers": [single.count(split) for single in room.at_receivers]} if room.others else {}),
         "rows": [],
     }
 
@@ -141,10 +143,6 @@ def check_split(room: Room, split: str) -> None:
     """Raise ``InputError`` if a split has no positions."""
     if not room.count(split):
         raise InputError(f"{room.name} has no {split} positions; measure at 14 or more, or give splits in room.json")
-
-
-def _count(values: np.ndarray) -> int:
-    return int(np.isfinite(values).sum())
 
 
 def _mean(values: np.ndarray) -> float:

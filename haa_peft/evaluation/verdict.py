@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-METRICS = {"edt_s": "EDT", "c50_db": "C50", "t60_percent": "T60"}
+JUDGED = {"edt_s": "EDT", "c50_db": "C50", "t60_percent": "T60"}
 BASELINES = {
     "backbone": "the backbone",
     "backbone, nothing borrowed": "the backbone with nothing borrowed",
@@ -65,7 +65,7 @@ def verdict(report: Mapping[str, Any], name: str, unchanged: str | None = None) 
     """
     rows = {row["predictor"]: row["per_position"] for row in report["rows"]}
     against = {
-        baseline: {m: paired(*(np.array(rows[one][m], dtype=float) for one in (name, baseline))) for m in METRICS}
+        baseline: {m: paired(*(np.array(rows[one][m], dtype=float) for one in (name, baseline))) for m in JUDGED}
         for baseline in BASELINES
         if baseline in rows
     }
@@ -97,7 +97,7 @@ def _sentence(label: str, found: Mapping[str, Paired]) -> str:
     if _equal(found):
         return f"the same as {label}"
     better, worse = (
-        [f"{METRICS[m]} ({_percent(one.ratio)})" for m, one in found.items() if one.result == result]
+        [f"{JUDGED[m]} ({_percent(one.ratio)})" for m, one in found.items() if one.result == result]
         for result in ("better", "worse")
     )
     if not better and not worse:

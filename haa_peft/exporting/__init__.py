@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import beside, check_writable
 from haa_peft.errors import InputError
-from haa_peft.files import beside
 
 if TYPE_CHECKING:
     from haa_peft.exporting.responses import Responses

@@ -82,12 +82,25 @@ def predict_responses(
         positions=np.tile(positions, (len(heard), 1)),
         receivers=predictor.receivers[list(heard)].repeat(len(positions), axis=0),
         room=str(card["room"]["name"]),
-        box=geometry.box() if isinstance(geometry, Surfaces) else None,
+        box=box_of(geometry) if isinstance(geometry, Surfaces) else None,
         licence=str(card["room"].get("licence", "unknown")),
         about=f"{_how(more)} by the adapter {predictor.name} (digest {str(card.get('digest', 'none'))[:16]}) of the "
         f"backbone {card['backbone']['origin']}, K = {used}, seed {seed}; its data: "
         f"{card['room'].get('source', 'unknown')}",
     )
+
+
+def box_of(surfaces: Surfaces) -> np.ndarray | None:
+    """Lowest and highest corner (2, 3) m if the surfaces are the six walls of a box along the axes; else None."""
+    if len(surfaces) != 6 or surfaces.is_triangle.any():
+        return None
+    low, high = surfaces.bounds()
+    corners = np.concatenate(
+        [surfaces.points, surfaces.points[:, 1:2] + surfaces.points[:, 2:] - surfaces.points[:, :1]], axis=1
+    )
+    at_low, at_high = (np.isclose(corners, side, atol=1e-6) for side in (low, high))
+    walls = np.concatenate([at_low.all(axis=1), at_high.all(axis=1)], axis=1)
+    return np.stack([low, high]) if (at_low | at_high).all() and (walls.sum(axis=0) == 1).all() else None
 
 
 def _how(asked: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from haa_peft.acoustics.alignment import SPEED_OF_SOUND
 
 SPANS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 """Seconds after the direct sound that divide first reflections into eight spans."""
-LEVELS = 2 * (len(SPANS) + 1)
+REFLECTION_LEVELS = 2 * (len(SPANS) + 1)
 """How many levels describe a position's first reflections."""
 LOBE = 30.0
 """Concentration of a mirrored ray's lobe (von Mises-Fisher), 10 degrees wide where it leaves the surface."""

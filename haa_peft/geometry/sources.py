@@ -31,8 +31,6 @@ FILES = {
 }
 """Sources that are read from a file, by its endings."""
 SOURCES = ("room_size", "surfaces", *FILES, SOUND, "constant")
-FEWEST_RIRS = 3
-"""That echoes can be told from chance with."""
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,6 @@ class Surfaces:
         corners = np.concatenate([self.points.reshape(-1, 3), fourth[~self.is_triangle]])
         return corners.min(axis=0), corners.max(axis=0)
 
-    def box(self) -> np.ndarray | None:
-        """Lowest and highest corner (2, 3) m if these are the six walls of a box along the axes; else None."""
-        if len(self) != 6 or self.is_triangle.any():
-            return None
-        low, high = self.bounds()
-        corners = np.concatenate([self.points, self.points[:, 1:2] + self.points[:, 2:] - self.points[:, :1]], axis=1)
-        at_low, at_high = (np.isclose(corners, side, atol=1e-6) for side in (low, high))
-        walls = np.concatenate([at_low.all(axis=1), at_high.all(axis=1)], axis=1)
-        return np.stack([low, high]) if (at_low | at_high).all() and (walls.sum(axis=0) == 1).all() else None
-
 
 def box_around(points: np.ndarray, floor: float | None = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest corner (3,) m of a box around positions (N, 3) m, for a room of which nothing else is known.

@@ -53,14 +53,14 @@ def _push(args: argparse.Namespace) -> None:
     _quiet()
     from haa_peft.hub.address import Address
     from haa_peft.hub.push import push
-    from haa_peft.store.names import AdapterName, list_names, store_folder
+    from haa_peft.store.names import AdapterName, iterate_names, store_folder
 
     address, store = Address.parse(args.repository), store_folder(args.store)
     if address.name is not None:
         raise InputError(f"{args.repository} must be user/repository: adapters lie there under their own names")
     if bool(args.names) == args.all:
         raise InputError("name adapters before the repository, or give --all without names")
-    names = list_names(store) if args.all else [AdapterName.parse(name) for name in args.names]
+    names = list(iterate_names(store)) if args.all else [AdapterName.parse(name) for name in args.names]
     if not names:
         raise InputError(f"store {store} holds nothing to push")
     for packs, url in push(store, names, address, private=args.private):

@@ -21,7 +21,7 @@ LARGEST_PAGE = 2**21
 """Bytes of a README.md that is read."""
 MOST_ADAPTERS = 200
 """Whose errors are kept in it."""
-METRICS = {"edt_s": ("edt_ms", "EDT (ms)", 1000, 1), "c50_db": ("c50_db", "C50 (dB)", 1, 2),
+COLUMNS = {"edt_s": ("edt_ms", "EDT (ms)", 1000, 1), "c50_db": ("c50_db", "C50 (dB)", 1, 2),
            "t60_percent": ("t60_percent", "T60 (%)", 1, 1)}  # fmt: skip
 """Fields of a card's evaluation: type on the Hub, name, factor and digits."""
 LICENCES = ("apache-2.0", "mit", "cc0-1.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-3.0",
@@ -112,7 +112,7 @@ def _results(card: dict[str, Any]) -> list[EvalResult]:
             metric_name=f"mean absolute error, {title}",
             metric_value=round(row[field] * factor, digits),
         )
-        for field, (kind, title, factor, digits) in METRICS.items()
+        for field, (kind, title, factor, digits) in COLUMNS.items()
         if row.get(field) is not None
     ]
 
@@ -121,7 +121,7 @@ def _table(results: Sequence[EvalResult]) -> str:
     errors: dict[str, dict[str, str]] = {}
     for result in results:
         errors.setdefault(str(result.dataset_config), {})[result.metric_type] = str(result.metric_value)
-    kinds = {kind: title for kind, title, _, _ in METRICS.values()}
+    kinds = {kind: title for kind, title, _, _ in COLUMNS.values()}
     rows = [[f"[{name}]({name})", *(of.get(kind, "-") for kind in kinds)] for name, of in sorted(errors.items())]
     return markdown([["adapter", *kinds.values()], *rows]) if rows else "None is evaluated."
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from haa_peft.describing import readme
 from haa_peft.errors import InputError
 from haa_peft.hub.address import Address
 from haa_peft.hub.fetch import fetch
 from haa_peft.hub.problems import HubError, hub, plain_errors
-from haa_peft.store.card_text import readme
 from haa_peft.store.folder import read_files, write_files
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack_files import from_files

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from haa_peft import __version__
+from haa_peft.describing import readme
 from haa_peft.errors import InputError
 from haa_peft.hub.address import Address
 from haa_peft.hub.fetch import fetch_file
 from haa_peft.hub.page import LARGEST_PAGE, make_page
 from haa_peft.hub.problems import hub, plain_errors
-from haa_peft.store.card_text import readme
 from haa_peft.store.folder import read_files
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import RoomPack

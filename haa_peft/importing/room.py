@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from haa_peft.acoustics.iso import iso_metrics
+from haa_peft.commands.outputs import beside
 from haa_peft.errors import InputError
-from haa_peft.files import beside
 from haa_peft.findings import check_measurements, refuse_faults
 from haa_peft.findings.decay import decay_range
 from haa_peft.findings.finding import ERROR, Finding
@@ -234,5 +234,5 @@ def _written(temporary: Path, content: Content, folder: Path, *, dry_run: bool) 
         f"{room.count(split)} {verb}" for split, verb in (("train", "train"), ("valid", "validate"), ("test", "test"))
     )
     verb = "would write" if dry_run else "wrote"
-    receivers = f" at {len(room.views)} receivers" if room.others else ""
+    receivers = f" at {len(room.at_receivers)} receivers" if room.others else ""
     return f"{verb} {folder}: {room.name}, {len(rirs)} RIRs of {seconds:.3f} s{receivers}; {splits}"

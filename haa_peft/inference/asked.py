@@ -14,6 +14,7 @@ from haa_peft.model.phases import DIFFUSE, PHASES
 from haa_peft.rooms.room import NEAREST
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import RoomPack
+from haa_peft.store.parts import damaged
 
 FARTHEST_M = 1000.0
 """From the receiver, of positions where the room's shape is unknown."""
@@ -29,7 +30,7 @@ def receiver_number(pack: RoomPack, receiver: object) -> int:
     InputError
         When there are several and none is given, or nothing was measured at the one that is.
     """
-    every = np.stack([view.receiver for view in pack.views])
+    every = np.stack([single.receiver for single in pack.at_receivers])
     count = len(every)
     shown = ", ".join(f"{i} at {place}" for i, place in enumerate(every.round(3).tolist()[:SHOWN]))
     there = f"{shown}{', ...' if count > SHOWN else ''}"
@@ -97,10 +98,7 @@ def check_finite_rirs(name: AdapterName, positions: np.ndarray, rirs: np.ndarray
     """RIRs (N, 9600) as they are; ``InputError`` with the position, of (N, 3) m, where one holds NaN or infinity."""
     finite = np.isfinite(rirs).all(axis=1)
     if not finite.all():
-        raise InputError(
-            f"{name}: the prediction at {positions[~finite][0].round(3).tolist()} is not finite; "
-            "restore or retrain the adapter"
-        )
+        raise damaged(name, f"the prediction at {positions[~finite][0].round(3).tolist()} is not finite")
     return rirs
 
 
@@ -111,7 +109,7 @@ def check_phase(phase: str | None) -> str | None:
     return phase
 
 
-def check_seed(seed: int) -> None:
+def check_phase_seed(seed: int) -> None:
     """Raise ``InputError`` for a seed that generators do not take, or if torch's default type is not float32."""
     check_whole("seed", seed, 0, 2**32 - 1)
     check_single_precision()

@@ -53,30 +53,27 @@ class Measured(NamedTuple):
     levels: Any
 
 
-class View(NamedTuple):
-    """At a receiver: a pack but for its tensors, and the room as encoded."""
-
-    pack: RoomPack
-    room: EncodedRoom
+AtReceiver = tuple[RoomPack, EncodedRoom]
+"""A pack but for its tensors, and the room as encoded."""
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedRoom:
     """What is known at each receiver, and the card as it was stored then."""
 
-    views: tuple[View, ...]
+    at_receivers: tuple[AtReceiver, ...]
     state: bytes | None
 
     @property
     def pack(self) -> RoomPack:
         """The whole pack but for its tensors, at the first receiver."""
-        return self.views[0].pack
+        return self.at_receivers[0][0]
 
     @cached_property
     def late(self) -> tuple[Any, ...]:
         """What continues predictions at each receiver, :class:`haa_peft.rendering.render.Renderer`."""
         rendering = satellite("rendering", "another sample rate, a length or a diffuse field")
-        return rendering.late_fields([view.pack for view in self.views])
+        return rendering.late_fields([pack for pack, _ in self.at_receivers])
 
     def samples(self, extent: Any) -> int:
         """Of an RIR as it is wanted (:class:`haa_peft.rendering.extent.Extent`), or as modelled for None."""
@@ -98,7 +95,7 @@ class LoadedRoom:
 
     def measured(self, receiver: object) -> Measured:
         """What was measured at a receiver."""
-        pack, room = self.views[self.number(receiver)]
+        pack, room = self.at_receivers[self.number(receiver)]
         return Measured(pack.receiver, pack.positions, pack.rirs, room.levels)
 
     def number(self, receiver: object) -> int:
@@ -152,9 +149,11 @@ class LoadedRooms:
             state = _state(store, parsed)  # before it is read: what is stored meanwhile is read the next time
             room = self._known(name, state)
             if room is None:
-                views = self._read(store, parsed)
-                digest = views[0].pack.card.get("digest", "").encode()
-                room = LoadedRoom(views, state if state and digest in state else None)  # replaced in between: not kept
+                at_receivers = self._read(store, parsed)
+                digest = at_receivers[0][0].card.get("digest", "").encode()
+                room = LoadedRoom(
+                    at_receivers, state if state and digest in state else None
+                )  # replaced in between: not kept
                 with self._lock:
                     self._rooms[name] = room
                     self._rooms.move_to_end(name)
@@ -204,7 +203,7 @@ class LoadedRooms:
             self._rooms.move_to_end(name)
             return room
 
-    def _read(self, store: Path, name: AdapterName) -> tuple[View, ...]:
+    def _read(self, store: Path, name: AdapterName) -> tuple[AtReceiver, ...]:
         base = self._network.base
         with damage_of(name):
             pack = read_pack(store, name)
@@ -217,10 +216,10 @@ class LoadedRooms:
                 weights = weights.complete(base)
             elif self._merged:
                 weights = weights.with_merged(base)
-            rooms = [self._encode(view, weights)._replace(levels=levels_of(view)) for view in pack.views]
-        bare = [dataclasses.replace(view, tensors={}, prepared=None, levels=None) for view in pack.views]
+            rooms = [self._encode(single, weights)._replace(levels=levels_of(single)) for single in pack.at_receivers]
+        bare = [dataclasses.replace(single, tensors={}, prepared=None, levels=None) for single in pack.at_receivers]
         bare[0] = dataclasses.replace(bare[0], others=tuple(bare[1:]))
-        return tuple(map(View, bare, rooms))
+        return tuple(zip(bare, rooms, strict=True))
 
     def _encode(self, pack: RoomPack, weights: RoomWeights) -> EncodedRoom:
         base = self._network.base

@@ -27,7 +27,7 @@ from haa_peft.store.folder import read_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.pack_files import PREPARED_FIELDS
-from haa_peft.store.parts import PREPARED
+from haa_peft.store.parts import PREPARED, damaged
 
 LARGEST_PREPARED = 1e5
 """In magnitude; trained networks give below 100."""
@@ -106,14 +106,14 @@ def resolve(pack: RoomPack, parent: RoomPack, backbone: XRIR) -> RoomPack:
     return pack.with_adapter(config, tensors)
 
 
-def views_at(pack: RoomPack, room: Room) -> list[tuple[RoomPack, Room]]:
+def paired_receivers(pack: RoomPack, room: Room) -> list[tuple[RoomPack, Room]]:
     """The pack and the room at each of the room's receivers; a pack of one receiver is taken at all of them.
 
     Raises ``InputError`` where a pack of several has none at one of the room's.
     """
     if not pack.others:
-        return [(pack, view) for view in room.views]
-    return [(pack.views[receiver_number(pack, view.receiver)], view) for view in room.views]
+        return [(pack, single) for single in room.at_receivers]
+    return [(pack.at_receivers[receiver_number(pack, single.receiver)], single) for single in room.at_receivers]
 
 
 def weights_of(pack: RoomPack, backbone: XRIR) -> RoomWeights:
@@ -132,8 +132,8 @@ def levels_of(pack: RoomPack, room: Room | None = None) -> Any:
     """
     if pack.levels is None:
         return None
-    views = views_at(pack, room or pack.as_room())
-    return satellite("levels", f"{pack.name}, which has fitted levels,").stored_levels(views)
+    pairs = paired_receivers(pack, room or pack.as_room())
+    return satellite("levels", f"{pack.name}, which has fitted levels,").stored_levels(pairs)
 
 
 def tensors_of(pack: RoomPack, device: torch.device) -> RoomTensors:
@@ -170,11 +170,8 @@ def check_prepared(pack: RoomPack, prepared: EncodedRoom, backbone: XRIR) -> Non
         tensor = getattr(prepared, field)
         fits = tuple(tensor.shape) == shape and tensor.dtype == torch.float32
         if not fits or not (tensor.abs() <= LARGEST_PREPARED).all():
-            raise InputError(
-                f"{pack.name}: {PREPARED} has {field} of {tuple(tensor.shape)} but it must be {shape} and finite, "
-                f"within {LARGEST_PREPARED:g}; "
-                "restore or retrain the adapter"
-            )
+            needed = f"{shape} and finite, within {LARGEST_PREPARED:g}"
+            raise damaged(pack.name, f"{PREPARED} has {field} of {tuple(tensor.shape)} but it must be {needed}")
 
 
 @contextmanager
@@ -186,4 +183,4 @@ def damage_of(name: AdapterName) -> Iterator[None]:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, LinAlgError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"{name}: cannot be used ({reason:.120}); restore or retrain the adapter") from error
+        raise damaged(name, f"cannot be used ({reason:.120})") from error

@@ -17,9 +17,8 @@ from haa_peft.adapters.methods import check_free
 from haa_peft.checks import check_kind, check_whole
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import Geometry
-from haa_peft.inference.asked import check_phase, check_positions, check_references, check_seed
+from haa_peft.inference.asked import check_phase, check_phase_seed, check_positions, check_references
 from haa_peft.inference.loaded import LoadedRoom, LoadedRooms, Measured
-from haa_peft.inference.many import check_requests, predict_in_rooms
 from haa_peft.inference.network import RoomNetwork
 from haa_peft.inference.packs import damage_of
 from haa_peft.model.checkpoint import check_device, check_single_precision, load_backbone
@@ -158,7 +157,7 @@ class RoomPredictor:
     @property
     def receivers(self) -> np.ndarray:
         """The fixed points (V, 3) of the room in use, m in room coordinates; mostly one."""
-        return np.stack([view.receiver for view in self._in_use.pack.views])
+        return np.stack([single.receiver for single in self._in_use.pack.at_receivers])
 
     @property
     def geometry(self) -> Geometry:
@@ -168,7 +167,7 @@ class RoomPredictor:
     @property
     def references(self) -> np.ndarray:
         """Positions (R, 3) m of the references of the room in use, of one receiver after the other."""
-        return np.concatenate([view.positions for view in self._in_use.pack.views])
+        return np.concatenate([single.positions for single in self._in_use.pack.at_receivers])
 
     def measured(self, receiver: ArrayLike | None = None) -> Measured:
         """What was measured in the room in use at a receiver (3,) m or of a number, as :meth:`predict` takes it."""
@@ -270,7 +269,7 @@ class RoomPredictor:
         """
         room = self._in_use
         number = room.number(receiver)
-        pack = room.views[number].pack
+        pack, _ = room.at_receivers[number]
         positions = check_positions(pack, positions_xyz)
         k = check_references(pack, k)
         extent = self._extent(sample_rate, length, seed)
@@ -281,7 +280,7 @@ class RoomPredictor:
     def _stream(
         self, room: LoadedRoom, number: int, positions: np.ndarray, k: int, seed: int, extent: Any
     ) -> Iterator[np.ndarray]:
-        (pack, encoded), start = room.views[number], 0
+        (pack, encoded), start = room.at_receivers[number], 0
         with damage_of(pack.name):
             for rirs in self._networks.stream(encoded, positions - pack.receiver, k, seed):
                 yield room.finished(number, positions[start : start + len(rirs)], rirs, k, extent)
@@ -289,7 +288,7 @@ class RoomPredictor:
 
     def _extent(self, sample_rate: int | None, length: str | float | None, seed: int) -> Any:
         """How RIRs are wanted (:class:`haa_peft.rendering.extent.Extent`); None where they are as modelled."""
-        check_seed(seed)
+        check_phase_seed(seed)
         if sample_rate is None and length is None and self._phase != DIFFUSE:
             return None
         rendering = satellite("rendering", "another sample rate, a length or a diffuse field")
@@ -324,8 +323,8 @@ class RoomPredictor:
         ``k``, ``seed`` and ``receiver`` are as for :meth:`predict`.
         """
         entry = self._in_use
-        pack, room = entry.views[entry.number(receiver)]
-        check_seed(seed)
+        pack, room = entry.at_receivers[entry.number(receiver)]
+        check_phase_seed(seed)
         maps = satellite("maps", "predict_left_out")
         with damage_of(pack.name):
             return maps.predict_left_out(self._networks, room, check_references(pack, k), seed)
@@ -352,5 +351,5 @@ class RoomPredictor:
             As :meth:`predict`, and for requests that are no such pairs.
         """
         extent = self._extent(sample_rate, length, seed)
-        check_requests(requests)
-        return predict_in_rooms(self._networks, self._rooms, self._forget, requests, k, seed, extent)
+        serving = satellite("serving", "predict_many")
+        return serving.predict_in_rooms(self._networks, self._rooms, self._forget, requests, k, seed, extent)

@@ -26,7 +26,7 @@ def fit_levels(backbone: XRIR, room: Room, k: int) -> RoomLevels:
     room : whose training measurements are used, but for borrowed ones.
     k : references a prediction, fewer where fewer are left.
     """
-    first, *others = (_fit(backbone, view, k) for view in room.views)
+    first, *others = (_fit(backbone, single, k) for single in room.at_receivers)
     return dataclasses.replace(first, others=tuple(others))
 
 

@@ -59,7 +59,7 @@ class RoomLevels:
     others: tuple[RoomLevels, ...] = ()
 
     @property
-    def views(self) -> tuple[RoomLevels, ...]:
+    def at_receivers(self) -> tuple[RoomLevels, ...]:
         """Levels at each receiver, one after the other."""
         return (self, *self.others)
 
@@ -95,9 +95,9 @@ class RoomLevels:
         """Levels (N, 8, 7) dB at positions (N, 3) m from the receiver, where a network predicts (N, 8, 7) dB."""
         process, averaged = self.candidates(positions)
         outside = np.clip(distance_outside(positions, self.positions) / REACH, 0, 1)[:, None, None]
-        return (1 - outside) * self.blend(process, averaged, predicted) + outside * (averaged + predicted) / 2
+        return (1 - outside) * self.weighted(process, averaged, predicted) + outside * (averaged + predicted) / 2
 
-    def blend(self, *candidates: np.ndarray) -> np.ndarray:
+    def weighted(self, *candidates: np.ndarray) -> np.ndarray:
         """Levels (N, 8, 7) dB of those of ``CANDIDATES``, (N, 8, 7) dB each, by their shares."""
         shares = np.concatenate([np.tile(row, (len(range(SPANS)[group]), 1)) for row, group in
                                  zip(self.shares, GROUPS, strict=True)])  # fmt: skip
@@ -127,7 +127,7 @@ class RoomLevels:
     @property
     def bytes(self) -> int:
         """Of the tensors that are stored."""
-        every = [tensor for view in self.views for tensor in view.tensors().values()]
+        every = [tensor for single in self.at_receivers for tensor in single.tensors().values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in every)
 
     def describe(self) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class RoomLevels:
             "axis": [round(float(x), 3) for x in own.unit_axis[0]],
             "front_to_back_db": {str(band): round(float(x), 1) for band, x in zip(OCTAVES, own.beam[0], strict=True)},
             "shares": [dict(zip(CANDIDATES, map(float, row.round(3)), strict=True)) for row in self.shares],
-            **({"others": [view.describe() for view in self.others]} if self.others else {}),
+            **({"others": [single.describe() for single in self.others]} if self.others else {}),
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -204,7 +204,7 @@ class RoomLevels:
             told = [*found.candidates(positions[out], out), predicted[out]]
             errors[:, out] = np.stack(told) - cell_levels(rirs[out], np.linalg.norm(positions[out], axis=1))
         errors = errors.clip(-LARGEST_ERROR_DB, LARGEST_ERROR_DB)
-        shares = np.stack([blend_shares(errors[:, :, group]) for group in GROUPS])
+        shares = np.stack([best_shares(errors[:, :, group]) for group in GROUPS])
         return cls(found.process, shares, receiver, geometry)
 
     @staticmethod
@@ -244,7 +244,7 @@ def distance_outside(positions: np.ndarray, measured: np.ndarray) -> np.ndarray:
     return np.array([nnls(corners, np.append(place, HEAVY))[1] for place in positions]) / spacing(measured)
 
 
-def blend_shares(errors: np.ndarray) -> np.ndarray:
+def best_shares(errors: np.ndarray) -> np.ndarray:
     """Shares (C,), none negative and one together, that make the mean squared error small.
 
     Parameters

@@ -11,12 +11,12 @@ from haa_peft.store.pack import RoomPack
 from haa_peft.store.parts import LEVELS, VIEWS, damaged
 
 
-def stored_levels(views: Sequence[tuple[RoomPack, Room]]) -> RoomLevels:
+def stored_levels(pairs: Sequence[tuple[RoomPack, Room]]) -> RoomLevels:
     """The levels that a pack keeps at each receiver, with a room's training measurements there.
 
     Raises ``InputError`` where they are damaged.
     """
-    first, *others = (_stored(*view) for view in views)
+    first, *others = (_stored(*pair) for pair in pairs)
     return dataclasses.replace(first, others=tuple(others))
 
 

@@ -10,8 +10,8 @@ from typing import IO, NamedTuple
 import numpy as np
 import soundfile
 
+from haa_peft.commands.outputs import beside
 from haa_peft.errors import InputError
-from haa_peft.files import beside
 from haa_peft.listening.loudness import Meter
 
 PEAK_DB = -1.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from haa_peft.commands.options import add_phase, add_store
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import check_writable
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.satellites import satellite
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from haa_peft.inference.predictor import RoomPredictor
 
-METRICS = ("c50", "edt", "t30", "d50", "level", "sti")
+NAMES = ("c50", "edt", "t30", "d50", "level", "sti")
 BANDS = ("broadband", "125", "250", "500", "1000", "2000", "4000")
 USUAL = 1500
 """Points of a grid whose spacing is not given, about."""
@@ -34,7 +34,7 @@ def add(commands: Any) -> None:
     )
     parser.set_defaults(command=_run)
     parser.add_argument("name", metavar="NAME", help="adapter, such as hallway/panel1")
-    parser.add_argument("--metric", choices=METRICS, default="c50", help="(default: %(default)s)")
+    parser.add_argument("--metric", choices=NAMES, default="c50", help="(default: %(default)s)")
     parser.add_argument("--band", choices=BANDS, default=BANDS[0], help="octave in Hz (default: %(default)s)")
     parser.add_argument("--minus", metavar="NAME", help="adapter of another configuration, which is subtracted")
     parser.add_argument("--height", type=float, metavar="Z", help="of the plane, m (default: the receiver's)")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.commands.options import add_store
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import check_writable
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically
 from haa_peft.satellites import satellite

@@ -19,7 +19,7 @@ from haa_peft.levels.room import RoomLevels
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.xrir import XRIR
 from haa_peft.rooms.room import Room
-from haa_peft.store.names import list_names
+from haa_peft.store.names import iterate_names
 from haa_peft.store.pack import RoomPack
 from haa_peft.training.objective import check_k
 from haa_peft.training.settings import TrainingSettings
@@ -124,7 +124,7 @@ def identify(room: Room, backbone: XRIR, store: Path, k: int | None = None) -> M
     heard, left_out = _heard(room)
     errors = {BARE: _errors(backbone, room, k, heard)}
     trained_here = set()
-    for name in list_names(store):
+    for name in iterate_names(store):
         try:
             pack = load_pack(store, name, backbone)
             errors[str(name)] = _errors(backbone, room.with_channels(pack.channels), k, heard, pack)
@@ -171,9 +171,9 @@ def _errors(backbone: XRIR, room: Room, k: int, heard: np.ndarray, pack: RoomPac
     for out in left_out:
         if pack is None:
             own = RoomLevels.fit(rirs[~out], positions[~out], room.receiver, room.geometry, told[~out], [])
-            told[out] = own.blend(*own.candidates(positions[out]), told[out])
+            told[out] = own.weighted(*own.candidates(positions[out]), told[out])
         elif levels is not None:
-            told[out] = levels.blend(*levels.candidates(positions[out], out), told[out])
+            told[out] = levels.weighted(*levels.candidates(positions[out], out), told[out])
     wrong = np.abs(told - cell_levels(rirs, np.linalg.norm(positions, axis=1)))
     counted = heard.any(axis=(1, 2))
     return np.asarray((wrong * heard).sum(axis=(1, 2))[counted] / heard.sum(axis=(1, 2))[counted])

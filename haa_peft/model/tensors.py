@@ -104,7 +104,7 @@ class Levels(Protocol):
     """Of a room's RIRs at any position: :class:`haa_peft.levels.room.RoomLevels`."""
 
     @property
-    def views(self) -> Sequence[Levels]:
+    def at_receivers(self) -> Sequence[Levels]:
         """Those at each receiver."""
 
     @property

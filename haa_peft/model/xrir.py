@@ -16,7 +16,7 @@ from haa_peft.acoustics.spectrogram import N_FRAMES, energy_above_floor, log_mag
 from haa_peft.checks import check_kind
 from haa_peft.errors import InputError
 from haa_peft.geometry.panorama import PANORAMA_WIDTH
-from haa_peft.geometry.reflections import LEVELS, reflection_levels
+from haa_peft.geometry.reflections import REFLECTION_LEVELS, reflection_levels
 from haa_peft.model.config import XRIRConfig
 from haa_peft.model.heads import EnergyBlend, Projection, SinusoidalCode
 from haa_peft.model.resnet import ResNet18
@@ -66,7 +66,7 @@ class XRIR(nn.Module):
         self.src_proj = Projection(config.width, channels)
         self.dist_embedder = SinusoidalCode(7)
         self.src_coord_proj = Projection(63, channels)
-        self.reflection_proj = Projection(LEVELS, channels) if config.reflections else None
+        self.reflection_proj = Projection(REFLECTION_LEVELS, channels) if config.reflections else None
         if config.unused_modules:
             self.source_proj = Projection(42, channels)
         self.lin_proj_0 = Projection(rows * columns, 1)

@@ -18,7 +18,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.page.answers import Answers
 from haa_peft.page.guard import Guard
 from haa_peft.page.sounds import LARGEST_MB
-from haa_peft.store.names import list_names, store_folder
+from haa_peft.store.names import iterate_names, store_folder
 
 HOST, PORT = "127.0.0.1", 7860
 NOTES = "haa_peft.rendering.extent"
@@ -59,7 +59,7 @@ def listen(
         package("matplotlib", "the page's pictures", "listen")
         heard = Path(folder) / "sounds"
         heard.mkdir()
-        offered = list(dict.fromkeys(names)) or [str(name) for name in list_names(store_folder(store))]
+        offered = list(dict.fromkeys(names)) or [str(name) for name in iterate_names(store_folder(store))]
         if not offered:
             raise InputError(f"{store_folder(store)} has no adapters; train one, or name another --store")
         head = None if hrtf is None else read_hrtf(hrtf)

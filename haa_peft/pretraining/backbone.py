@@ -22,7 +22,7 @@ from torch.utils.data import ConcatDataset
 from tqdm import tqdm
 
 import haa_peft
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import check_writable
 from haa_peft.errors import InputError
 from haa_peft.files import write_json
 from haa_peft.model.checkpoint import fingerprint, load_backbone

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.commands.options import add_backbone, add_phase, add_seed_and_json, add_workers
-from haa_peft.commands.reports import check_report, write_report
+from haa_peft.commands.outputs import check_report, write_report
 
 
 def add(commands: Any) -> None:

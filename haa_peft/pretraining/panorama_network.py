@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import check_writable
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically, write_json
-from haa_peft.geometry.estimate.echo_maps import HEIGHT, LEVELS, WIDTH
+from haa_peft.geometry.estimate.echo_maps import HEIGHT, LEVEL_ROWS, WIDTH
 from haa_peft.geometry.estimate.network import PanoramaNetwork, load_network, panorama_loss
 from haa_peft.geometry.panorama import solid_angles
 from haa_peft.pretraining.echo_draws import draw_maps
@@ -145,7 +145,7 @@ def draw_batch(
     if mirror:
         x, y = x.flip(-1), y.flip(-1)
     off = torch.from_numpy(rng.normal(0, training.level_off, (training.batch, 1, 1, 1))).to(x)
-    x[:, LEVELS] = x[:, LEVELS] + off
+    x[:, LEVEL_ROWS] = x[:, LEVEL_ROWS] + off
     return x, y
 
 
@@ -183,7 +183,7 @@ def validate(network: PanoramaNetwork, maps: Tensor, depth: Tensor, level_off: f
     """
     maps = maps.clone()
     off = np.random.default_rng(0).normal(0, level_off, (len(maps), 1, 1, 1))
-    maps[:, LEVELS] = maps[:, LEVELS] + torch.from_numpy(off).to(maps)
+    maps[:, LEVEL_ROWS] = maps[:, LEVEL_ROWS] + torch.from_numpy(off).to(maps)
     weight = torch.from_numpy(solid_angles(HEIGHT, WIDTH)).to(depth)
     loss = error = box = 0.0
     for x, y in zip(maps.split(100), depth.split(100), strict=True):

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from haa_peft.commands.tables import COLUMNS, figure, markdown
 from haa_peft.errors import InputError, check_seed
 from haa_peft.evaluation.baselines import interpolations
-from haa_peft.evaluation.evaluate import Measured, errors, means
+from haa_peft.evaluation.evaluate import Metrics, errors, means
 from haa_peft.model.predict import rirs_of
 from haa_peft.model.tensors import RoomTensors, Targets
 from haa_peft.model.xrir import XRIR
@@ -129,10 +129,10 @@ def evaluate_unseen(
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for number, room in rooms:
         targets, references = draw_unseen((seed, number), len(room.positions), max(ks))
-        true = Measured.of(room.rirs[targets].astype(np.float32), iso=iso)
+        true = Metrics.of(room.rirs[targets].astype(np.float32), iso=iso)
         panorama = panorama_of(number, room)
         for key, rirs in predict_unseen(backbone, room, panorama, targets, references, ks, phase, seed).items():
-            found.setdefault(key, []).append(errors(Measured.of(rirs, iso=iso), true))
+            found.setdefault(key, []).append(errors(Metrics.of(rirs, iso=iso), true))
     rows: list[dict[str, Any]] = []
     for (k, name), parts in found.items():
         together = join(parts)

@@ -9,13 +9,13 @@ from haa_peft.rooms.recordings import Recordings
 from haa_peft.store.pack import RoomPack
 
 
-def late_fields(views: Sequence[RoomPack]) -> tuple[Renderer, ...]:
+def late_fields(packs: Sequence[RoomPack]) -> tuple[Renderer, ...]:
     """What predictions at each receiver of a room are continued from, all of the same full length.
 
     That is a pack's recordings, or its references where it keeps none.
     """
     found = []
-    for pack in views:
+    for pack in packs:
         own = len(pack.positions) - pack.card["room"].get("borrowed", 0)
         kept = pack.recordings or Recordings(pack.rirs[:own], SAMPLE_RATE)
         where = pack.positions[:own], pack.receiver, pack.geometry.bounds()

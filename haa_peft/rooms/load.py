@@ -20,11 +20,11 @@ from haa_peft.geometry.sources import Known, follows_measurements, geometry_argu
 from haa_peft.rooms import haa
 from haa_peft.rooms.arrays import read_arrays, read_recorded
 from haa_peft.rooms.receivers import read_receivers, splits_of_pairs
-from haa_peft.rooms.room import NAME_PART, NEAREST, Room, together
+from haa_peft.rooms.room import NAME_PART, NEAREST, SIMULATED, Room, together
 from haa_peft.rooms.splits import NAMES
 from haa_peft.satellites import satellite
 
-SIMULATED = r"([a-z]+-twin|simulated)/[A-Za-z0-9-]+"
+SIMULATED_NAME = rf"([a-z]+-twin|{SIMULATED})/[A-Za-z0-9-]+"
 """Pattern of the names of rooms that are simulated rather than read."""
 GEOMETRIES = ("room_size", "surfaces", "geometry")
 """What may say in ``room.json`` how the room is shaped; one of them does."""
@@ -51,7 +51,7 @@ def load_room(path: str | Path, geometry: object = None, receiver: int | None = 
     check_kind("path", path, str | Path, "a room folder's path, or a simulated room's name")
     folder = Path(path)
     try:
-        if re.fullmatch(SIMULATED, str(path)) and not folder.exists():
+        if re.fullmatch(SIMULATED_NAME, str(path)) and not folder.exists():
             folder = satellite("simulation", f"the simulated room {path}").make_room(str(path)) or folder
         is_folder = folder.is_dir() and str(path) != ""
     except InputError:
@@ -78,12 +78,12 @@ def _at(room: Room, receiver: int | None) -> Room:
     """The room at one of its receivers, scaled by that one's measurements; the whole room for None."""
     if receiver is None:
         return room
-    if isinstance(receiver, bool) or not isinstance(receiver, int) or not 0 <= receiver < len(room.views):
+    if isinstance(receiver, bool) or not isinstance(receiver, int) or not 0 <= receiver < len(room.at_receivers):
         most = len(room.others)
         raise InputError(
             f"receiver is {receiver!r:.40} but {room.name} has {most + 1}; give 0{f' to {most}' * (most > 0)}"
         )
-    one = room.views[receiver]
+    one = room.at_receivers[receiver]
     return one.with_splits(one.splits) if room.others else one
 
 
@@ -119,34 +119,13 @@ def _with_geometry(
     known = Known.of(receiver, positions, rirs, splits["train"])
     shape = read_geometry(entry, place, known, where)
     room = Room(*facts, shape, splits, 1.0, *origin)
-    room = dataclasses.replace(room, fit=_reader(entry, place, where) if follows_measurements(entry) else None)
-    _check_shape(folder, room)
+    room = dataclasses.replace(room, fit=geometry_reader(entry, place, where) if follows_measurements(entry) else None)
+    check_shape(folder, room)
     scale = float(np.abs(rirs[splits["train"]]).max())
     return dataclasses.replace(room, rirs=(rirs / scale).astype(np.float32), scale=scale)
 
 
-def with_geometry(room: Room, entry: object, folder: Path, where: str) -> Room:
-    """The room with the geometry that an entry describes instead of its own, checked as if read with it.
-
-    What follows from measurements is made from the room's present training measurements, and anew with others.
-
-    Parameters
-    ----------
-    room : with measurements.
-    entry, folder, where : as :func:`~haa_peft.geometry.sources.read_geometry` takes them.
-
-    Raises
-    ------
-    InputError
-        When the entry is wrong, or the geometry is not around the receiver and the positions.
-    """
-    fit = _reader(entry, folder, where)
-    shaped = dataclasses.replace(room, geometry=fit(room), fit=fit if follows_measurements(entry) else None)
-    _check_shape(where, shaped)
-    return shaped
-
-
-def _reader(entry: object, folder: Path, where: str) -> Callable[[Room], Geometry]:
+def geometry_reader(entry: object, folder: Path, where: str) -> Callable[[Room], Geometry]:
     """What gives the geometry that an entry describes, for a room as its training measurements are."""
 
     def read(room: Room) -> Geometry:
@@ -193,27 +172,27 @@ def _read_plain(folder: Path, geometry: object) -> Room:
     else:
         splits = splits_of_pairs(positions, receiver_of)
     entry = description["geometry"] if given == ["geometry"] else {field: description[field] for field in given}
-    views = []
+    singles = []
     for i, receiver in enumerate(receivers):
         rows = receiver_of == i
         own = {name: np.searchsorted(np.flatnonzero(rows), indices[rows[indices]]) for name, indices in splits.items()}
         if len(own["train"]) < min(2, rows.sum()):
             raise InputError(f"{where}: receiver {i} has {len(own['train'])} training positions but needs at least 2")
         facts = (room, configuration, rirs[rows], positions[rows], receiver)
-        view = _with_geometry(facts, own, origin, geometry, entry, folder, str(where))
+        single = _with_geometry(facts, own, origin, geometry, entry, folder, str(where))
         at = None if len(receivers) == 1 else np.flatnonzero(rows)
-        views.append(dataclasses.replace(view, recorded=partial(read_recorded, folder, int(rate), rows=at)))
-    _check_seen_apart(views, where)
-    return together(views)
+        singles.append(dataclasses.replace(single, recorded=partial(read_recorded, folder, int(rate), rows=at)))
+    _check_seen_apart(singles, where)
+    return together(singles)
 
 
-def _check_seen_apart(views: list[Room], where: Path) -> None:
+def _check_seen_apart(singles: list[Room], where: Path) -> None:
     """Raise ``InputError`` where several receivers are said to see the same, as a file of one depth map says."""
-    seen = [view.geometry for view in views if isinstance(view.geometry, DepthMap)]
+    seen = [single.geometry for single in singles if isinstance(single.geometry, DepthMap)]
     if len(seen) > 1 and seen[0].trust != "assumed" and np.array_equal(seen[0].depth, seen[1].depth):
         raise InputError(
-            f"{where}: a depth map shows what one receiver sees, and there are {len(views)}; give room_size, surfaces, "
-            'a mesh or "none"'
+            f"{where}: a depth map shows what one receiver sees, and there are {len(singles)}; give room_size, "
+            'surfaces, a mesh or "none"'
         )
 
 
@@ -235,7 +214,7 @@ def _check_apart(folder: Path, positions: np.ndarray, receiver: np.ndarray) -> N
         )
 
 
-def _check_shape(folder: object, room: Room) -> None:
+def check_shape(folder: object, room: Room) -> None:
     """Raise ``InputError`` unless the geometry is around receiver and positions; ``folder`` is named first."""
     positions, receiver = room.positions, room.receiver
     low, high = room.geometry.bounds()

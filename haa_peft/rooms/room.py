@@ -84,24 +84,24 @@ class Room:
         return f"{self.room}/{self.configuration}"
 
     @property
-    def views(self) -> tuple[Room, ...]:
+    def at_receivers(self) -> tuple[Room, ...]:
         """The room at each of its receivers, one after the other."""
         return (dataclasses.replace(self, others=()), *self.others) if self.others else (self,)
 
     def count(self, split: str) -> int:
         """How many measurements a split has, of all receivers."""
-        return sum(len(view.splits[split]) for view in self.views)
+        return sum(len(single.splits[split]) for single in self.at_receivers)
 
     def measured(self, split: str) -> np.ndarray:
         """RIRs (N, 9600) of a split, of one receiver after the other."""
-        return np.concatenate([view.rirs[view.splits[split]] for view in self.views])
+        return np.concatenate([single.rirs[single.splits[split]] for single in self.at_receivers])
 
     def alone(self, what: str) -> Room:
         """The room itself; raises ``InputError``, which begins with ``what``, if it has several receivers."""
         if self.others:
             raise InputError(
-                f"{what} takes one receiver, and {self.name} has {len(self.views)}; give one with --receiver 0 to "
-                f"{len(self.others)}, or load_room(..., receiver=...)"
+                f"{what} takes one receiver, and {self.name} has {len(self.at_receivers)}; give one with --receiver 0 "
+                f"to {len(self.others)}, or load_room(..., receiver=...)"
             )
         return self
 
@@ -141,8 +141,8 @@ class Room:
         for array in (*arrays, *(self.splits[split] for split in NAMES)):
             digest.update(f"{array.dtype}|{array.shape}|".encode())
             digest.update(np.ascontiguousarray(array).tobytes())
-        for view in self.others:
-            digest.update(view.fingerprint.encode())
+        for single in self.others:
+            digest.update(single.fingerprint.encode())
         return digest.hexdigest()
 
     @cached_property
@@ -176,7 +176,7 @@ class Room:
                 f'{", ".join(MATERIALS)}; give surfaces a "material", or a mesh "materials": {{NAME IN FILE: CLASS}}'
             )
         loan = self.loan and dataclasses.replace(self.loan, borrower=self.loan.borrower.with_channels(channels))
-        others = tuple(view.with_channels(channels) for view in self.others)
+        others = tuple(single.with_channels(channels) for single in self.others)
         return dataclasses.replace(self, channels=every, loan=loan, others=others)
 
     def with_shots(self, shots: int) -> Room:
@@ -185,7 +185,7 @@ class Room:
         Of several receivers, each keeps so many. Raises ``InputError`` unless it has so many.
         """
         if self.others:
-            return together([view.with_shots(shots) for view in self.views])
+            return together([single.with_shots(shots) for single in self.at_receivers])
         train = self.splits["train"]
         if not 1 <= shots <= len(train):
             raise InputError(
@@ -207,18 +207,18 @@ class Room:
         return self if self.fit is None else dataclasses.replace(self, geometry=self.fit(self))
 
 
-def together(views: Sequence[Room]) -> Room:
+def together(singles: Sequence[Room]) -> Room:
     """One room of several receivers, whose RIRs are all divided by the loudest that any of them has in training.
 
     Parameters
     ----------
-    views : the same configuration at each receiver.
+    singles : the same configuration at each receiver.
     """
-    scale = max(view.scale for view in views)
+    scale = max(single.scale for single in singles)
     first, *others = (
-        dataclasses.replace(view, rirs=(view.rirs * (view.scale / scale)).astype(np.float32), scale=scale)
-        if view.scale != scale
-        else view
-        for view in views
+        dataclasses.replace(single, rirs=(single.rirs * (single.scale / scale)).astype(np.float32), scale=scale)
+        if single.scale != scale
+        else single
+        for single in singles
     )
     return dataclasses.replace(first, others=tuple(others))

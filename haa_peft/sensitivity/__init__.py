@@ -16,7 +16,7 @@ from haa_peft.satellites import satellite
 from haa_peft.training.objective import RoomsObjective, draw_references
 from haa_peft.training.settings import TrainingSettings
 
-SIMULATED, DRAWS = 8, 4
+ROOMS, DRAWS = 8, 4
 """Simulated rooms, and draws of references in every room."""
 LEAST = 1e-9
 """Share below which a layer is taken to hold none."""
@@ -37,7 +37,7 @@ def measure_sensitivity(backbone: XRIR, rooms: Sequence[Room], training: Trainin
     to tell which weights a task needs): squared gradients of the loss of single measurements, averaged, and summed
     over a layer's weights.
     """
-    simulated = satellite("simulation", "--freeze auto").draw_rooms(SIMULATED)
+    simulated = satellite("simulation", "--freeze auto").draw_rooms(ROOMS)
     information = [_fisher(backbone, group, training) for group in (rooms, simulated)]
     sums = [sum(values.values()) for values in information]
     return [
@@ -53,7 +53,7 @@ def _fisher(backbone: XRIR, rooms: Sequence[Room], training: TrainingSettings) -
     try:
         objective = RoomsObjective(backbone, rooms, audible_decay=training.audible_decay).eval().to(backbone.device)
         names = {id(parameter): layer_of(name) for name, parameter in backbone.named_parameters()}
-        for i, room in enumerate(objective.each()):
+        for i, room in enumerate(objective.each):
             k = min(training.k, room.shots - 1)
             for draw in range(DRAWS):
                 references = torch.from_numpy(draw_references(room.shots, k, training.seed, draw, i))

@@ -1,4 +1,4 @@
-"""RIRs over HTTP: a Ray Serve application whose requests go to the process that already holds their room."""
+"""Many rooms: in common batches, and over HTTP, where requests go to the process that already holds their room."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ __getattr__, __dir__ = lazy(
         "Client": "haa_peft.serving.client",
         "Serving": "haa_peft.serving.application",
         "start": "haa_peft.serving.application",
+        "predict_in_rooms": "haa_peft.serving.many",
         "stop": "haa_peft.serving.application",
     },
 )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from haa_peft.acoustics.spectrogram import RIR_LENGTH
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import check_writable
 from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.errors import InputError
 from haa_peft.files import write_atomically

@@ -104,19 +104,19 @@ def _acceptance(adaptation: Adaptation) -> dict[str, Any] | None:
 
 
 def _room(room: Room) -> dict[str, Any]:
-    findings = [one.to_json() for view in room.views for one in view.findings]
+    findings = [one.to_json() for single in room.at_receivers for one in single.findings]
     return {
         "name": room.name,
         "source": room.source,
         "licence": room.licence,
         "fingerprint": room.without_borrowed().fingerprint,
-        "shots": sum(len(view.own) for view in room.views),
+        "shots": sum(len(single.own) for single in room.at_receivers),
         "borrowed": room.borrowed,
         "borrowed_from": None if room.loan is None else room.loan.lender.name,
         "splits": {split: indices.tolist() for split, indices in room.splits.items()},
         **({"geometry": room.geometry.to_json()} if isinstance(room.geometry, DepthMap) else {}),
         **({"channels": list(room.channels)} if room.channels else {}),
-        **({"receivers": [view.receiver.tolist() for view in room.views]} if room.others else {}),
+        **({"receivers": [single.receiver.tolist() for single in room.at_receivers]} if room.others else {}),
         **({"findings": findings} if findings else {}),
     }
 

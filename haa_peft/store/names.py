@@ -62,11 +62,6 @@ def on_hub(name: object) -> bool:
     return isinstance(name, str) and name.startswith(HUB)
 
 
-def list_names(store: Path) -> list[AdapterName]:
-    """Every entry of a store, as :func:`iterate_names` gives them."""
-    return list(iterate_names(store))
-
-
 def iterate_names(store: Path, room: str | None = None) -> Iterator[AdapterName]:
     """Entries of a store, sorted, damaged ones too; what a killed writer left counts under its entry's name.
 

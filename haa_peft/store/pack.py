@@ -101,8 +101,8 @@ class RoomPack:
         card : what ``card.json`` says besides schema and name.
         levels, recordings : at each receiver, as the attributes; none where there are none.
         """
-        others = [cls.of_room(name, view, config, tensors, card, levels[i : i + 1], recordings[i : i + 1])
-                  for i, view in enumerate(room.others, 1)]  # fmt: skip
+        others = [cls.of_room(name, single, config, tensors, card, levels[i : i + 1], recordings[i : i + 1])
+                  for i, single in enumerate(room.others, 1)]  # fmt: skip
         train = room.splits["train"]
         kept = {}
         if recordings:
@@ -125,19 +125,19 @@ class RoomPack:
         )
 
     @property
-    def views(self) -> tuple[RoomPack, ...]:
+    def at_receivers(self) -> tuple[RoomPack, ...]:
         """The pack at each of its receivers, one after the other."""
         return (dataclasses.replace(self, others=()), *self.others) if self.others else (self,)
 
     def with_adapter(self, config: dict, tensors: dict[str, Tensor]) -> RoomPack:
         """The pack with another adapter, at all of its receivers."""
-        others = tuple(view.with_adapter(config, tensors) for view in self.others)
+        others = tuple(single.with_adapter(config, tensors) for single in self.others)
         return dataclasses.replace(self, config=config, tensors=tensors, others=others)
 
     def as_room(self) -> Room:
         """What was measured of its room, all as training measurements; what it borrowed itself is left out."""
         if self.others:
-            return together([view.as_room() for view in self.views])
+            return together([single.as_room() for single in self.at_receivers])
         about = self.card["room"]
         count = len(self.positions) - about.get("borrowed", 0)
         room, _, configuration = str(about["name"]).partition("/")
@@ -204,8 +204,8 @@ class RoomPack:
         low, high = self.geometry.bounds()
         if (self.receiver < low).any() or (self.receiver > high).any():
             raise damaged(self.name, f"{ROOM} has its receiver outside the room")
-        for view in self.others:
-            view.check()
+        for single in self.others:
+            single.check()
 
 
 def _check_recordings(where: str, recordings: Recordings, count: int) -> None:

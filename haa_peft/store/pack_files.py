@@ -17,8 +17,8 @@ from haa_peft.geometry.channels import parse_channels
 from haa_peft.geometry.panorama import DepthMap, Geometry
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.rooms.recordings import Recordings
+from haa_peft.satellites import has, satellite
 from haa_peft.store.card import card_digest, parse_card
-from haa_peft.store.card_text import readme
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack import PREPARATION, SEEN, RoomPack, check_surfaces
 from haa_peft.store.parts import (
@@ -85,7 +85,7 @@ def to_files(pack: RoomPack) -> dict[str, bytes]:
         about = {"sample_rate": str(pack.recordings.sample_rate)}
         files[RECORDINGS] = tensor_bytes({"rirs": torch.from_numpy(pack.recordings.rirs)}, about)
     if pack.others:
-        files[VIEWS] = _views(pack.others)
+        files[VIEWS] = _other_receivers(pack.others)
     if pack.prepared is not None and pack.prepared_from == pack.digest():
         about = {"prepared_from": pack.prepared_from, "preparation": str(PREPARATION)}
         files[PREPARED] = tensor_bytes(pack.prepared, about)
@@ -93,7 +93,10 @@ def to_files(pack: RoomPack) -> dict[str, bytes]:
         check_size(pack.name, file_name, len(content))
     card = nan_to_null({**pack.card, "files": {name: sha256(content) for name, content in files.items()}})
     card["digest"] = card_digest(card)
-    return {**files, CARD: json_bytes(card), README: readme(card).encode()}
+    files[CARD] = json_bytes(card)
+    if has("describing"):
+        files[README] = satellite("describing", README).readme(card).encode()
+    return files
 
 
 def from_files(name: AdapterName, files: Mapping[str, bytes], *, tensors: bool = True) -> RoomPack:
@@ -149,42 +152,42 @@ def from_files(name: AdapterName, files: Mapping[str, bytes], *, tensors: bool =
                         _recordings(name, files.get(RECORDINGS)))  # fmt: skip
     if VIEWS in files:
         with reading(name, VIEWS):
-            pack = dataclasses.replace(pack, others=_read_views(pack, files[VIEWS], tensors=tensors))
+            pack = dataclasses.replace(pack, others=_read_others(pack, files[VIEWS], tensors=tensors))
     pack.check()
     if prepared is not None and prepared_from != pack.digest():
         raise damaged(name, f"{PREPARED} is of another adapter or room")
     return pack
 
 
-def _views(others: Sequence[RoomPack]) -> bytes:
+def _other_receivers(others: Sequence[RoomPack]) -> bytes:
     """What was measured at the second receiver and behind: tensors by number and name, depth maps' facts beside."""
     import torch
 
     tensors: dict[str, Tensor] = {}
     about: dict[str, str] = {}
-    for i, view in enumerate(others, 1):
-        arrays = {**view.references(), "receiver": view.receiver.astype(np.float64)}
+    for i, single in enumerate(others, 1):
+        arrays = {**single.references(), "receiver": single.receiver.astype(np.float64)}
         tensors |= {f"{i}.{key}": torch.from_numpy(values) for key, values in arrays.items()}
-        tensors |= {f"{i}.levels.{key}": tensor for key, tensor in (view.levels or {}).items()}
-        if view.recordings is not None:
-            tensors[f"{i}.recordings"] = torch.from_numpy(view.recordings.rirs)
-        if isinstance(view.geometry, DepthMap):
-            about[f"{i}.geometry"] = json.dumps(view.geometry.to_json())
+        tensors |= {f"{i}.levels.{key}": tensor for key, tensor in (single.levels or {}).items()}
+        if single.recordings is not None:
+            tensors[f"{i}.recordings"] = torch.from_numpy(single.recordings.rirs)
+        if isinstance(single.geometry, DepthMap):
+            about[f"{i}.geometry"] = json.dumps(single.geometry.to_json())
     return tensor_bytes(tensors, about)
 
 
-def _read_views(pack: RoomPack, content: bytes, *, tensors: bool) -> tuple[RoomPack, ...]:
-    """The inverse of :func:`_views`, with the adapter of the pack at the first receiver."""
+def _read_others(pack: RoomPack, content: bytes, *, tensors: bool) -> tuple[RoomPack, ...]:
+    """The inverse of :func:`_other_receivers`, with the adapter of the pack at the first receiver."""
     import safetensors.numpy
 
     arrays, about = safetensors.numpy.load(content), metadata(content)
-    views: dict[int, dict[str, np.ndarray]] = {}
+    stored: dict[int, dict[str, np.ndarray]] = {}
     for key, values in arrays.items():
         number, _, what = key.partition(".")
-        views.setdefault(int(number), {})[what] = values
+        stored.setdefault(int(number), {})[what] = values
     found = []
-    for i in range(1, len(views) + 1):
-        own, geometry = views[i], pack.geometry
+    for i in range(1, len(stored) + 1):
+        own, geometry = stored[i], pack.geometry
         if isinstance(geometry, DepthMap):
             geometry = _geometry({"geometry": json.loads(about[f"{i}.geometry"])}, own, f"{pack.name}: {VIEWS}")
         levels = {key.removeprefix("levels."): values for key, values in own.items() if key.startswith("levels.")}

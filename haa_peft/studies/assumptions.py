@@ -19,7 +19,7 @@ from haa_peft.errors import InputError
 from haa_peft.geometry.estimate.network import weights_fingerprint
 from haa_peft.geometry.panorama import DepthMap
 from haa_peft.geometry.sources import NETWORK, SOUND, WORDS, follows_measurements, geometry_argument
-from haa_peft.rooms.load import load_room, with_geometry
+from haa_peft.rooms.load import check_shape, geometry_reader, load_room
 from haa_peft.rooms.room import Room
 
 OF = "of"
@@ -123,3 +123,24 @@ def seen_in(folder: str) -> tuple[str, DepthMap]:
     endless = np.full(3, np.inf)
     depth = np.linalg.norm(other.panorama, axis=0)
     return other.name, DepthMap(depth, f"another room: {other.name}", "assumed", -endless, endless)
+
+
+def with_geometry(room: Room, entry: object, folder: Path, where: str) -> Room:
+    """The room with the geometry that an entry describes instead of its own, checked as if read with it.
+
+    What follows from measurements is made from the room's present training measurements, and anew with others.
+
+    Parameters
+    ----------
+    room : with measurements.
+    entry, folder, where : as :func:`~haa_peft.geometry.sources.read_geometry` takes them.
+
+    Raises
+    ------
+    InputError
+        When the entry is wrong, or the geometry is not around the receiver and the positions.
+    """
+    fit = geometry_reader(entry, folder, where)
+    shaped = dataclasses.replace(room, geometry=fit(room), fit=fit if follows_measurements(entry) else None)
+    check_shape(where, shaped)
+    return shaped

@@ -12,7 +12,7 @@ import safetensors.torch
 
 from haa_peft.adapters.combine import Stored
 from haa_peft.commands.ending import quiet
-from haa_peft.commands.reports import check_writable
+from haa_peft.commands.outputs import check_writable
 from haa_peft.commands.workers import check_workers, work_on
 from haa_peft.errors import InputError
 from haa_peft.fields import new_names

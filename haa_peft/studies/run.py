@@ -17,11 +17,11 @@ from accelerate import Accelerator
 from haa_peft.acoustics.iso import iso_metrics
 from haa_peft.acoustics.paper import paper_metrics
 from haa_peft.acoustics.spectrogram import SAMPLE_RATE
-from haa_peft.adapters.combine import Stored, blend
+from haa_peft.adapters.combine import Stored, blend_adapters
 from haa_peft.adapters.methods import MethodSettings, attach, attach_stored
 from haa_peft.borrowing import borrow_if_better
 from haa_peft.evaluation.baselines import baselines
-from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.evaluation.evaluate import Metrics, errors
 from haa_peft.levels.fitting import fit_levels
 from haa_peft.levels.room import RoomLevels
 from haa_peft.main_job import adapt_room
@@ -117,7 +117,7 @@ def _make_adapter(
     """Train a run's adapter, or take or blend others'; and what is to be said of it."""
     settings = _settings(study, spec, job, room) | {"method": spec.method.describe()}
     if spec.use is not None:
-        adapter = blend(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
+        adapter = blend_adapters(backbone, needed, list(spec.blend.values())) if spec.blend else needed[0]
         settings["use"] = {**dataclasses.asdict(spec.use), "blend": spec.blend}
         return {**_facts(spec, settings), **_size(adapter)}, adapter
     if len(room.splits["train"]) == 1:  # nothing can be predicted from others: what it would have started from
@@ -235,7 +235,7 @@ def _report(
     """The JSON of one test; see :class:`haa_peft.studies.results.RunResult`."""
     indices = room.splits[study.split]
     rirs = room.rirs[indices]
-    true, found = Measured.of(rirs, iso=False), Measured.of(predicted, iso=False)
+    true, found = Metrics.of(rirs, iso=False), Metrics.of(predicted, iso=False)
     wrong = {name: values for name, values in errors(found, true).items() if name != "iso"}
     c50 = [iso_metrics(each, SAMPLE_RATE, bands=())["broadband"]["c50_db"] for each in (predicted, rirs)]
     wrong["iso_c50_db"] = np.abs(c50[0] - c50[1])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from haa_peft.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -86,28 +84,6 @@ class Acceptance:
             "threshold": self.threshold,
             "threshold_percent": self._percent(self.threshold),
         }
-
-    @classmethod
-    def of_card(cls, training: Mapping[str, Any]) -> Acceptance | None:
-        """What a card's ``training`` says, or its losses where it is older; None if nothing was validated.
-
-        Raises
-        ------
-        InputError
-            When the card's ``acceptance`` is damaged.
-        """
-        try:
-            if (kept := training.get("acceptance")) is not None:
-                losses = float(kept["start_loss"]), float(kept["best_loss"])
-                threshold = math.inf if kept["threshold"] is None else float(kept["threshold"])
-                return cls(*losses, int(kept["best_step"]), threshold, kept["outcome"] == "trained")
-            curve = [(float(loss), int(step)) for step, loss in training.get("validation") or () if loss is not None]
-            if not curve:
-                return None
-            loss, step = min(curve)
-            return cls(curve[0][0], loss, step, math.nan, int(training["best_step"]) > 0)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise InputError("card.json has no valid training.acceptance; restore or retrain the adapter") from None
 
     def _percent(self, loss: float) -> float:
         return 100 * loss / self.start_loss if self.start_loss else math.nan

@@ -59,7 +59,7 @@ def adapt(
     """
     channels = parse_channels(method.channels)
     rooms = [room.with_channels(channels) for room in ([rooms] if isinstance(rooms, Room) else rooms)]
-    rooms = [view for room in rooms for view in room.views]
+    rooms = [single for room in rooms for single in room.at_receivers]
     _check_measurements(rooms, training, accelerator)
     training = training.of_method(method.method, backbone.config.weighting)
     began = time.monotonic()
@@ -107,17 +107,15 @@ def _choose_frozen(
     return sensitivity.choose_frozen(sensitivities), sensitivities
 
 
-def _borrow(room: Room, lender: Room, backbone: XRIR, k: int) -> Room:
-    return satellite("borrowing", "--borrow").borrow(room, lender, backbone, k)
-
-
 def _leave_one_out(run: Run, resume: bool) -> tuple[Acceptance, Curve, float]:
     """What is said of the best number of steps, the mean losses by step, and the seconds that the folds took."""
     fixed = dataclasses.replace(run.training, validation="positions", patience=run.training.max_steps, caution=0.0)
 
     def train_fold(fold: list[Room], folder: Path) -> tuple[Curve, float]:
         lent = [
-            one if room.loan is None else _borrow(one, room.loan.lender, run.backbone, run.training.k)
+            one
+            if room.loan is None
+            else satellite("borrowing", "--borrow").borrow(one, room.loan.lender, run.backbone, run.training.k)
             for one, room in zip(fold, run.rooms, strict=True)  # converted anew, without what is left out
         ]
         one = dataclasses.replace(run, rooms=lent, training=fixed, folder=folder)

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import N_BINS, N_FRAMES, log_magnitude
 from haa_peft.model.tensors import RoomTensors
-from haa_peft.model.xrir import AT_ONCE, XRIR
+from haa_peft.model.xrir import AT_ONCE, XRIR, in_parts
 
 KEPT_BYTES = 2**30
 """Most memory for what is kept of views, and of aligned pairs; larger ones are computed as they are needed."""
@@ -40,10 +40,9 @@ def with_frozen(backbone: XRIR, room: RoomTensors) -> RoomTensors:
     with torch.no_grad(), torch.autocast(seen_from.device.type, enabled=False):
         features = backbone.position_features(room.panorama, room.positions)
         if stages and _bytes_of_views(backbone, stages, len(seen_from)) <= KEPT_BYTES:
-            images = (backbone.views(room.seen, part) for part in seen_from.split(AT_ONCE))
-            views = torch.cat([backbone.encode_views(image, 0, stages) for image in images])
+            views = in_parts(lambda part: backbone.encode_views(backbone.views(room.seen, part), 0, stages), seen_from)
         if is_frozen(backbone.audio_enc) and not backbone.config.align_before_encoding:
-            audio = torch.cat([backbone.encode_audio(log_magnitude(part)) for part in room.rirs.split(AT_ONCE)])
+            audio = in_parts(lambda part: backbone.encode_audio(log_magnitude(part)), room.rirs)
     return room._replace(stages=stages, views=views, audio=audio, features=features)
 
 
@@ -65,6 +64,18 @@ def all_pairs(backbone: XRIR, room: RoomTensors) -> Pairs | None:
     return values.unflatten(0, counts), features.unflatten(0, counts)
 
 
+def aligned_spectrograms(rirs: Tensor, positions: Tensor, targets: Tensor, references: Tensor) -> Tensor:
+    """Log-spectrograms (N, 63, 310) of references aligned to targets.
+
+    Parameters
+    ----------
+    rirs, positions : (R, 9600) and (P, 3) m, of a room.
+    targets, references : (N,) rows of the positions, and of the RIRs.
+    """
+    places = positions[references][:, None], positions[targets]
+    return log_magnitude(align(rirs[references][:, None], *places)[:, 0])
+
+
 @torch.no_grad()
 def align_pairs(backbone: XRIR, room: RoomTensors, targets: Tensor, references: Tensor) -> Pairs:
     """References aligned to targets.
@@ -81,8 +92,7 @@ def align_pairs(backbone: XRIR, room: RoomTensors, targets: Tensor, references: 
     align_first, frozen = backbone.config.align_before_encoding, is_frozen(backbone.audio_enc)
     with torch.autocast(targets.device.type, enabled=False):
         for target, reference in zip(targets.split(AT_ONCE), references.split(AT_ONCE), strict=True):
-            places = room.positions[reference][:, None], room.positions[target]
-            aligned = log_magnitude(align(room.rirs[reference][:, None], *places)[:, 0])
+            aligned = aligned_spectrograms(room.rirs, room.positions, target, reference)
             values.append(aligned if align_first and not frozen else backbone.values(aligned))
             encoded = align_first and frozen
             features.append(backbone.encode_audio(aligned) if encoded else aligned.new_zeros(len(aligned), 0))

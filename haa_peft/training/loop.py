@@ -202,7 +202,7 @@ def _train(
         if progress.stopped:
             break
         if step == 0 and adapter.has_statistics():
-            refresh_statistics(objective.each())
+            refresh_statistics(objective.each)
         draws = objective.draw(training.k, training.seed, step, accelerator.process_index, accelerator.num_processes)
         entry: dict[str, Any] = {"step": step + 1, "loss": _step(run, adapter, module, optimizer, draws, step)}
         if scheduler is not None:

@@ -18,13 +18,6 @@ from haa_peft.model.xrir import AT_ONCE, XRIR
 from haa_peft.rooms.room import Room
 from haa_peft.training.frozen import Pairs, align_pairs, all_pairs, with_frozen
 
-VARIANTS = 12
-"""Of a room, made when they are first drawn; each is prepared as the room itself is, in a quarter of a second."""
-VARIED = 0.5
-"""Share of the steps that are trained in a variant, if there are any."""
-CHOICE = 1
-"""Tells the draw of a variant from that of references."""
-
 
 def check_k(k: int, shots: int, name: str) -> None:
     """Raise ``InputError`` unless there are K + 1 measurements: training predicts each from K others."""
@@ -160,7 +153,8 @@ Draw = tuple[int, int, Tensor, Tensor]
 class RoomsObjective(nn.Module):
     """Losses of the backbone over measurements of several rooms, one adapter for all of them.
 
-    With ``augment``, some steps take place in variants of the rooms; validation never does.
+    ``each`` are those of one room alone. With ``augment``, some steps take place in variants of the rooms; validation
+    never does.
     """
 
     def __init__(
@@ -172,24 +166,20 @@ class RoomsObjective(nn.Module):
         augment: Any = None,
     ) -> None:
         super().__init__()
-        every = [RoomObjective(backbone, room, audible_decay=audible_decay) for room in rooms]
-        self.rooms = nn.ModuleList(every)
-        self.counts = [objective.shots for objective in every]
+        self.each = [RoomObjective(backbone, room, audible_decay=audible_decay) for room in rooms]
+        self.rooms = nn.ModuleList(self.each)  # the same, as DDP finds them
+        self.counts = [objective.shots for objective in self.each]
         self._sources, self._augment = list(rooms), augment
         for room in rooms if augment else ():
             augment.check(room)
         # not modules of this one: DDP would send what they hold to all processes at every step
         self._variants: dict[tuple[int, int], RoomObjective] = {}
 
-    def each(self) -> list[RoomObjective]:
-        """The rooms' objectives."""
-        return [room for room in self.rooms if isinstance(room, RoomObjective)]
-
     def forward(self, draws: Sequence[Draw]) -> Tensor:
         """Losses of all targets, (B,)."""
         found = []
         for i, variant, targets, references in draws:
-            room = self._variants[i, variant] if variant else self.rooms[i]
+            room = self._variants[i, variant] if variant else self.each[i]
             found.append(room(targets, references))
         return torch.cat(found)
 
@@ -204,7 +194,7 @@ class RoomsObjective(nn.Module):
         seed, step : of the run.
         rank, processes : which of how many processes asks.
         """
-        device = self.each()[0].positions.device
+        device = self.each[0].positions.device
         rooms = np.repeat(np.arange(len(self.counts)), self.counts)[rank::processes]
         targets = np.concatenate([np.arange(count) for count in self.counts])[rank::processes]
         found = []
@@ -217,12 +207,9 @@ class RoomsObjective(nn.Module):
 
     def _draw_variant(self, i: int, seed: int, step: int) -> int:
         """The variant of room ``i`` that a step takes place in; it is made if it is not there."""
-        rng = np.random.default_rng((seed, step, i, CHOICE))
-        if not self._augment or rng.random() >= VARIED:
-            return 0
-        number = int(rng.integers(VARIANTS)) + 1
-        if (i, number) not in self._variants:
-            own = self.each()[i]
+        number = self._augment.draw(seed, step, i) if self._augment else 0
+        if number and (i, number) not in self._variants:
+            own = self.each[i]
             room = self._augment.vary(self._sources[i], (seed, i, number))
             variant = RoomObjective(own.backbone, room, audible_decay=own.audible_decay)
             self._variants[i, number] = variant.to(own.positions.device)
@@ -230,5 +217,5 @@ class RoomsObjective(nn.Module):
 
     def validation_losses(self, k: int) -> list[float]:
         """Losses at the validation positions of all rooms."""
-        losses = [room.validation_losses(k) for room in self.each() if len(room.positions) > room.shots]
+        losses = [room.validation_losses(k) for room in self.each if len(room.positions) > room.shots]
         return torch.cat(losses).tolist()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from haa_peft.acoustics.alignment import align
 from haa_peft.acoustics.spectrogram import log_magnitude
 from haa_peft.model.xrir import AT_ONCE
+from haa_peft.training.frozen import aligned_spectrograms
 from haa_peft.training.objective import RoomObjective
 
 
@@ -45,6 +45,4 @@ def _spectrograms(objective: RoomObjective) -> torch.Tensor:
     if not objective.backbone.config.align_before_encoding:
         return log_magnitude(rirs)
     pairs = [(i, j) for i in range(shots) for j in range(shots) if i != j]
-    target, reference = torch.tensor(pairs, device=rirs.device).T
-    places = objective.positions[reference][:, None], objective.positions[target]
-    return log_magnitude(align(rirs[reference][:, None], *places)[:, 0])
+    return aligned_spectrograms(rirs, objective.positions, *torch.tensor(pairs, device=rirs.device).T)

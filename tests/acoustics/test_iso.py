@@ -8,7 +8,7 @@ import pytest
 import torch
 from pyroomacoustics.experimental import measure_rt60
 
-from haa_peft.acoustics.iso import METRICS, OCTAVE_BANDS, iso_metrics, octave_gain, sounding_part
+from haa_peft.acoustics.iso import OCTAVE_BANDS, PARAMETERS, iso_metrics, octave_gain, sounding_part
 from haa_peft.errors import InputError
 
 RATE = 22_050
@@ -75,7 +75,7 @@ def test_propagation_delay_changes_nothing(floor_db):
     later = np.pad(rirs, ((0, 0), (700, 0)))
     first, second = iso_metrics(rirs, RATE), iso_metrics(later, RATE)
     for band in first:
-        for name in METRICS:
+        for name in PARAMETERS:
             np.testing.assert_allclose(second[band][name], first[band][name], rtol=1e-7)
 
 
@@ -121,16 +121,16 @@ def test_second_implementation_agrees():
         (26.1, {"t20_s", "t30_s"}),
         (20.5, {"t20_s", "t30_s"}),
         (19.5, {"edt_s", "t20_s", "t30_s", "ts_s"}),
-        (6.0, set(METRICS)),
+        (6.0, set(PARAMETERS)),
     ],
 )
 def test_recording_cut_short(depth_db, missing):
     """A clean decay cut at 9600 samples: values without headroom are NaN, the others are right."""
     t60 = 60 / depth_db * 9600 / RATE
     found = broadband(exponential(t60, 9600 / RATE))
-    assert {name for name in METRICS if np.isnan(found[name][0])} == missing
+    assert {name for name in PARAMETERS if np.isnan(found[name][0])} == missing
     true = closed_form(t60)
-    for name in set(METRICS) - missing:
+    for name in set(PARAMETERS) - missing:
         tolerance = 0.01 if "db" in name else 1e-3 * true[name]
         assert found[name][0] == pytest.approx(true[name], abs=tolerance), name
 
@@ -250,7 +250,7 @@ def test_what_does_not_decay_is_nan_without_warnings():
         for short in (np.zeros((2, 1)), np.ones((3, 20)), np.zeros((0, 9600))):
             assert np.isnan(iso_metrics(short, RATE)["125"]["edt_s"]).all()
     for values in found.values():
-        for name in METRICS:
+        for name in PARAMETERS:
             assert np.isnan(values[name]).all(), name
 
 
@@ -261,7 +261,7 @@ def test_silence_at_the_end_is_not_noise():
     residue = 1e-7 * np.random.default_rng(0).standard_normal(8000)  # of a filter or a resampler
     plain, *padded = (broadband(np.append(rir, end)) for end in ([], silence, residue))
     for found in padded:
-        for name in METRICS:
+        for name in PARAMETERS:
             np.testing.assert_allclose(found[name], plain[name], rtol=1e-9)
     holes = exponential(0.3, 1.0) * (np.arange(RATE) % 600 > 100)
     assert broadband(holes)["t30_s"][0] == pytest.approx(0.3, rel=0.05)
@@ -274,14 +274,14 @@ def test_batch_is_one_by_one_and_level_does_not_matter():
     for index, rir in enumerate(rirs):
         alone = iso_metrics(1e-4 * rir[None], RATE)
         for band, values in together.items():
-            for name in METRICS:
+            for name in PARAMETERS:
                 np.testing.assert_allclose(alone[band][name], values[name][index : index + 1], rtol=1e-6)
 
 
 def test_result_and_errors():
     found = iso_metrics(noise_decays(0.3, 0.435, 3).astype(np.float32), 8000, bands=(125, 4000))
     assert list(found) == ["broadband", "125", "4000"]
-    assert all(values[name].shape == (3,) for values in found.values() for name in METRICS)
+    assert all(values[name].shape == (3,) for values in found.values() for name in PARAMETERS)
     assert np.isnan(found["4000"]["t20_s"]).all()  # the octave reaches 5.6 kHz
     assert np.isfinite(found["125"]["edt_s"]).all()
     with pytest.raises(InputError, match=r"rirs has shape \(9600,\)"):

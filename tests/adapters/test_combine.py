@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from haa_peft.adapters.combine import blend, stack
+from haa_peft.adapters.combine import blend_adapters, stack
 from haa_peft.adapters.methods import MethodSettings, attach, attach_stored, merged
 from haa_peft.errors import InputError
 from haa_peft.geometry.channels import EXTRA_CHANNELS
@@ -62,7 +62,7 @@ def test_a_stack_is_the_upper_one_on_the_merged_lower_one(below, above, tiny_bac
 def test_a_blend_is_linear_in_the_weights(kind, tiny_backbone):
     adapters = [made(tiny_backbone, KINDS[kind], seed) for seed in (1, 2)]
     base, *whole = (dict(b.named_parameters()) for b in (tiny_backbone, *(merged(tiny_backbone, *a) for a in adapters)))
-    found = dict(merged(tiny_backbone, *blend(tiny_backbone, adapters, [0.25, 0.75])).named_parameters())
+    found = dict(merged(tiny_backbone, *blend_adapters(tiny_backbone, adapters, [0.25, 0.75])).named_parameters())
     for name, parameter in base.items():
         expected = parameter + 0.25 * (whole[0][name] - parameter) + 0.75 * (whole[1][name] - parameter)
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
@@ -71,11 +71,11 @@ def test_a_blend_is_linear_in_the_weights(kind, tiny_backbone):
 def test_ends_of_a_blend_are_the_adapters(tiny_backbone, inputs):
     adapters = [made(tiny_backbone, KINDS["lora"], seed) for seed in (1, 2)]
     for i, shares in enumerate(([1.0, 0.0], [0.0, 1.0])):
-        ends = output(tiny_backbone, blend(tiny_backbone, adapters, shares), inputs)
+        ends = output(tiny_backbone, blend_adapters(tiny_backbone, adapters, shares), inputs)
         torch.testing.assert_close(ends, output(tiny_backbone, adapters[i], inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_combined(tiny_backbone):
     lora = made(tiny_backbone, MethodSettings("lora"), 1)
     with pytest.raises(InputError, match="2 adapters have 1 shares"):
-        blend(tiny_backbone, [lora, lora], [1.0])
+        blend_adapters(tiny_backbone, [lora, lora], [1.0])

@@ -11,7 +11,7 @@ from torch.nn import functional
 from haa_peft import load_backbone
 from haa_peft.adapters.delta import PEFT_TYPE
 from haa_peft.adapters.layers import frozen_layers, layer_names, layer_of
-from haa_peft.adapters.methods import attach, attach_stored, lora_settings, merged, tensor_names
+from haa_peft.adapters.methods import attach, attach_stored, changed_tensors, lora_settings, merged
 from haa_peft.adapters.settings import METHODS, MethodSettings
 from haa_peft.adapters.weights import RoomWeights
 from haa_peft.errors import InputError
@@ -244,7 +244,7 @@ def test_files_are_pefts(name, network, inputs, tmp_path):
 
 
 def test_the_norms_of_a_network_with_group_norm(tiny_backbone):
-    names = tensor_names(tiny_backbone, "norm")
+    names = changed_tensors(tiny_backbone, "norm")
     modules = {name.rpartition(".")[0] for name in names}
     kinds = {type(tiny_backbone.get_submodule(module)).__name__ for module in modules}
     assert kinds == {"LayerNorm", "GroupNorm"}
@@ -258,7 +258,7 @@ def test_layers_in_the_order_of_the_data(tiny_backbone):
                                                                 "transformer.layers.1")]  # fmt: skip
     assert layers[-1] == "energy_blend"
     assert layers.index("src_proj") < layers.index("audio_enc.cnn.layer1.0") < layers.index("lin_proj_2")
-    assert {layer_of(name) for name in tensor_names(tiny_backbone, "full")} == set(layers)
+    assert {layer_of(name) for name in changed_tensors(tiny_backbone, "full")} == set(layers)
     assert not any(layer.startswith(("source_proj", "audio_enc.cnn.fc_backup")) for layer in layer_names(XRIR()))
 
 
@@ -360,7 +360,7 @@ def test_bad_configuration(changes, message, tiny_backbone):
     ],
 )
 def test_bad_delta_configuration(changes, message, tiny_backbone):
-    config = {"peft_type": PEFT_TYPE, "method": "bias", "parameters": tensor_names(tiny_backbone, "bias")}
+    config = {"peft_type": PEFT_TYPE, "method": "bias", "parameters": changed_tensors(tiny_backbone, "bias")}
     with pytest.raises(InputError, match=message):
         attach_stored(tiny_backbone, {**config, **changes}, {"x": torch.zeros(1)})
 

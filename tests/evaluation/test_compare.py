@@ -6,7 +6,7 @@ import pytest
 from haa_peft import RoomPredictor, load_room
 from haa_peft.adapters.methods import attach_stored
 from haa_peft.evaluation.compare import Candidate, compare
-from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.evaluation.evaluate import Metrics, errors
 from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
@@ -32,7 +32,7 @@ def test_a_table_has_the_errors_of_attached_adapters(room, tiny_backbone):
     assert list(rows) == ["nearest", "linear", "energy", "backbone", *METHODS]
     assert rows["lora"]["bytes"] == 7
     test = room.splits["test"]
-    true, asked = Measured.of(room.rirs[test], iso=False), room.positions[test] - room.receiver
+    true, asked = Metrics.of(room.rirs[test], iso=False), room.positions[test] - room.receiver
     seen = []
     for name in ("backbone", *METHODS):
         pack = packs.get(name)
@@ -40,7 +40,7 @@ def test_a_table_has_the_errors_of_attached_adapters(room, tiny_backbone):
         predicted = predict_rirs(tiny_backbone, RoomTensors.of_room(room), asked, 4, 0)
         if adapter is not None:
             adapter.detach()
-        expected = errors(Measured.of(predicted, iso=False), true)
+        expected = errors(Metrics.of(predicted, iso=False), true)
         for metric in ("edt_s", "c50_db", "t60_percent"):
             np.testing.assert_allclose(rows[name]["per_position"][metric], expected[metric], rtol=1e-3, atol=1e-4)
         seen.append(tuple(expected["c50_db"].round(3)))
@@ -53,6 +53,6 @@ def test_a_table_has_the_errors_of_what_a_predictor_gives(room, tiny_backbone, t
     report = compare(room, tiny_backbone, {"lora": Candidate(pack.config, pack.tensors, {})}, 4, 0, "valid")
     valid = room.splits["valid"]
     predictor = RoomPredictor.load("studio/base", store=tmp_path, backbone=tiny_backbone)
-    served = errors(Measured.of(predictor.predict(room.positions[valid])), Measured.of(room.rirs[valid]))
+    served = errors(Metrics.of(predictor.predict(room.positions[valid])), Metrics.of(room.rirs[valid]))
     for metric in ("edt_s", "c50_db", "envelope_percent"):
         np.testing.assert_allclose(report["rows"][-1]["per_position"][metric], served[metric], rtol=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from haa_peft.evaluation.verdict import METRICS, paired, verdict
+from haa_peft.evaluation.verdict import JUDGED, paired, verdict
 from haa_peft.files import nan_to_null
 
 RNG = np.random.default_rng(1)
@@ -13,7 +13,7 @@ BASE = RNG.uniform(1.0, 2.0, 24)
 
 def report(**predictors):
     rows = [
-        {"predictor": name, "per_position": {metric: np.broadcast_to(errors, 24).tolist() for metric in METRICS}}
+        {"predictor": name, "per_position": {metric: np.broadcast_to(errors, 24).tolist() for metric in JUDGED}}
         for name, errors in predictors.items()
     ]
     return {"positions": 24, "split": "test", "rows": rows}

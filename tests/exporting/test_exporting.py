@@ -10,11 +10,11 @@ import soundfile
 
 from haa_peft import RoomPredictor, load_room
 from haa_peft.cli import main
+from haa_peft.commands.outputs import beside
 from haa_peft.errors import InputError
 from haa_peft.exporting import export
 from haa_peft.exporting.places import along, grid
-from haa_peft.exporting.responses import Responses, predict_responses
-from haa_peft.files import beside
+from haa_peft.exporting.responses import Responses, box_of, predict_responses
 from haa_peft.geometry.surfaces import Surfaces
 from haa_peft.store.folder import write_pack
 from haa_peft.store.names import AdapterName
@@ -189,20 +189,20 @@ def test_a_grid_keeps_out_of_what_is_not_the_room():
     found = grid(surfaces, np.array([[0.5, 0.5, 1.5]]), 1.0, [1.5, 9.0], np.empty((0, 3)))
     expected = {(x + 0.5, y + 0.5, 1.5) for x in range(4) for y in range(4) if x < 2 or y < 2} - {(0.5, 0.5, 1.5)}
     assert {tuple(row) for row in found.tolist()} == expected
-    assert surfaces.box() is None
+    assert box_of(surfaces) is None
 
 
 def test_a_box_is_known_as_one():
     box = Surfaces.shoebox([4, 5, 3])
-    np.testing.assert_array_equal(box.box(), [[0, 0, 0], [4, 5, 3]])
+    np.testing.assert_array_equal(box_of(box), [[0, 0, 0], [4, 5, 3]])
     order = np.random.default_rng(0).permutation(6)
     moved = Surfaces((box.points + np.array([1, -2, 3]))[order], box.is_triangle)
-    np.testing.assert_array_equal(moved.box(), [[1, -2, 3], [5, 3, 6]])
+    np.testing.assert_array_equal(box_of(moved), [[1, -2, 3], [5, 3, 6]])
     points = box.points.copy()
     points[0] += [0.5, 0, 0]
-    assert Surfaces(points, box.is_triangle).box() is None
-    assert Surfaces(box.points[[0, 0, 2, 3, 4, 5]], box.is_triangle).box() is None
-    assert Surfaces(box.points[:5], box.is_triangle[:5]).box() is None
+    assert box_of(Surfaces(points, box.is_triangle)) is None
+    assert box_of(Surfaces(box.points[[0, 0, 2, 3, 4, 5]], box.is_triangle)) is None
+    assert box_of(Surfaces(box.points[:5], box.is_triangle[:5])) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from haa_peft import RoomPredictor, load_room
 from haa_peft.inference.packs import prepare_pack
 from haa_peft.store.folder import read_pack, write_pack
-from haa_peft.store.names import AdapterName, list_names
+from haa_peft.store.names import AdapterName, iterate_names
 from haa_peft.store.pack_files import to_files
 from tests.store.test_store import make_pack
 
@@ -148,7 +148,7 @@ def test_ten_thousand_answers(room, tiny_backbone, tmp_path):
 def test_company_moves_answers_of_trained_adapters_by_rounding_alone():
     """Eight rooms of the repository in one batch, to 1e-4 of the loudest sample."""
     store = Path(__file__).parents[2] / "adapters"
-    bounds = {name: read_pack(store, name).geometry.bounds() for name in list_names(store)}
+    bounds = {name: read_pack(store, name).geometry.bounds() for name in iterate_names(store)}
     asked = [
         (str(name), low + (high - low) * [[0.3, 0.4, 0.5], [0.7, 0.3, 0.4]]) for name, (low, high) in bounds.items()
     ]

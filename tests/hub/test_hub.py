@@ -22,7 +22,7 @@ from haa_peft.hub.push import push
 from haa_peft.model.checkpoint import load_backbone
 from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_files, read_pack, write_pack
-from haa_peft.store.names import AdapterName, list_names
+from haa_peft.store.names import AdapterName, iterate_names
 from haa_peft.store.parts import ADAPTER, CARD, LEVELS, REFERENCES
 from tests.hub.server import Hub, Repository
 from tests.store.test_store import make_pack
@@ -288,7 +288,7 @@ def test_one_failure_is_made_up_for(rooms, tmp_path, troubles):
     try:
         outcome = pulled(ROOMS.of(BASE), tmp_path / "store")
     except InputError:
-        assert not list_names(tmp_path / "store") if (tmp_path / "store").exists() else True
+        assert not list(iterate_names(tmp_path / "store")) if (tmp_path / "store").exists() else True
         outcome = pulled(ROOMS.of(BASE), tmp_path / "store")
     assert outcome == {str(BASE): "stored"}
     assert read_files(tmp_path / "store", BASE) == read_files(STORE, BASE)
@@ -340,7 +340,7 @@ def test_a_card_that_lies_is_refused(rooms, tmp_path):
     outcomes = {str(name): str(problem) for name, _, problem in pull(ROOMS, tmp_path / "store")}
     assert "card.json is of 'classroom-twin/panel'" in outcomes[str(BASE)]
     assert outcomes[str(PANEL)] == "None"  # one bad pack does not keep the others away
-    assert list_names(tmp_path / "store") == [PANEL]
+    assert list(iterate_names(tmp_path / "store")) == [PANEL]
 
 
 def test_a_large_file_is_not_begun(rooms, tmp_path):
@@ -371,7 +371,7 @@ def test_no_space(rooms, tmp_path, monkeypatch, place):
     line = fails(pulled, ROOMS.of(BASE), tmp_path / "store")
     assert "cannot be written (No space left on device)" in line
     assert not leftovers(tmp_path)
-    assert not (tmp_path / "store").exists() or not list_names(tmp_path / "store")
+    assert not (tmp_path / "store").exists() or not list(iterate_names(tmp_path / "store"))
 
 
 @pytest.mark.parametrize("troubles", [[500] * 30, [None] + [500] * 30])
@@ -415,7 +415,7 @@ def test_what_differs_is_replaced_only_when_asked(rooms, tmp_path):
 
 def test_many_rooms_in_several_pages_and_commits(owner, tmp_path, monkeypatch):
     monkeypatch.setattr("haa_peft.hub.push.AT_ONCE", 3)
-    names = list_names(STORE)
+    names = list(iterate_names(STORE))
     urls = pushed(names)
     assert len(urls) == -(-len(names) // 3)
     assert list_adapters(ROOMS) == names

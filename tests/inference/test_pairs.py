@@ -40,12 +40,12 @@ def test_one_adapter_is_trained_on_all_pairs(adapted, tiny_backbone, tmp_path):
     row = adapted.report["rows"][0]["per_position"]["edt_s"]
     assert len(row) == 8
     pack = read_pack(tmp_path / "store", NAME)
-    assert len(pack.views) == 2
-    for view, own in zip(pack.views, adapted.room.views, strict=True):
-        np.testing.assert_array_equal(view.rirs, own.rirs[own.splits["train"]])
-        np.testing.assert_array_equal(view.positions, own.positions[own.splits["train"]])
-        np.testing.assert_array_equal(view.receiver, own.receiver)
-        assert view.levels is not None
+    assert len(pack.at_receivers) == 2
+    for single, own in zip(pack.at_receivers, adapted.room.at_receivers, strict=True):
+        np.testing.assert_array_equal(single.rirs, own.rirs[own.splits["train"]])
+        np.testing.assert_array_equal(single.positions, own.positions[own.splits["train"]])
+        np.testing.assert_array_equal(single.receiver, own.receiver)
+        assert single.levels is not None
 
 
 def test_pairs_are_what_single_receivers_give(pairs_folder, tiny_backbone, tmp_path):
@@ -55,9 +55,9 @@ def test_pairs_are_what_single_receivers_give(pairs_folder, tiny_backbone, tmp_p
     predictor = RoomPredictor.load("studio/base", store=tmp_path / "store", backbone=tiny_backbone)
     np.testing.assert_array_equal(predictor.receivers, TWO_RECEIVERS)
     assert predictor.references.shape == (24, 3)
-    for i, view in enumerate(room.views):
+    for i, single in enumerate(room.at_receivers):
         other = AdapterName("studio", f"only{i}")
-        write_pack(tmp_path / "store", make_pack(view, tiny_backbone, other))
+        write_pack(tmp_path / "store", make_pack(single, tiny_backbone, other))
         alone = RoomPredictor.load(str(other), store=tmp_path / "store", backbone=tiny_backbone).predict(QUERIES)
         for receiver in (i, TWO_RECEIVERS[i], TWO_RECEIVERS[i].tolist()):
             found = predictor.predict(QUERIES, receiver=receiver)
@@ -105,8 +105,8 @@ def test_a_damaged_file_of_views_is_one_line(pairs_folder, tiny_backbone, tmp_pa
 def test_none_of_the_geometry_is_kept_for_each(pairs_folder, tiny_backbone, tmp_path):
     room = load_room(pairs_folder, "none")
     write_pack(tmp_path / "store", make_pack(room, tiny_backbone, NAME))
-    for view, own in zip(read_pack(tmp_path / "store", NAME).views, room.views, strict=True):
-        np.testing.assert_array_equal(view.geometry.depth, own.geometry.depth)
+    for single, own in zip(read_pack(tmp_path / "store", NAME).at_receivers, room.at_receivers, strict=True):
+        np.testing.assert_array_equal(single.geometry.depth, own.geometry.depth)
 
 
 def test_the_command_line(pairs_folder, adapted, tiny_backbone_file, tmp_path, capsys, monkeypatch):
@@ -136,10 +136,10 @@ def test_the_command_line(pairs_folder, adapted, tiny_backbone_file, tmp_path, c
 def test_full_length_at_each_receiver(adapted, pairs_folder, tiny_backbone, tmp_path):
     pack = read_pack(tmp_path / "store", NAME)
     recorded = np.load(pairs_folder / "RIRs.npy")
-    for view, own in zip(pack.views, adapted.room.views, strict=True):
-        assert view.recordings.sample_rate == 48_000
-        rows = [np.flatnonzero((np.load(pairs_folder / "xyzs.npy") == place).all(axis=1)) for place in view.positions]
-        loudest = np.abs(view.recordings.rirs.astype(float) * own.scale).max(axis=1)
+    for single, own in zip(pack.at_receivers, adapted.room.at_receivers, strict=True):
+        assert single.recordings.sample_rate == 48_000
+        rows = [np.flatnonzero((np.load(pairs_folder / "xyzs.npy") == place).all(axis=1)) for place in single.positions]
+        loudest = np.abs(single.recordings.rirs.astype(float) * own.scale).max(axis=1)
         # two receivers at each position: one of the two recordings is this one's
         assert all(np.isclose(np.abs(recorded[row]).max(axis=1), peak, rtol=1e-3).any()
                    for row, peak in zip(rows, loudest, strict=True))  # fmt: skip
@@ -157,7 +157,7 @@ def test_what_was_trained_on_is_not_tested(adapted, pairs_folder, tiny_backbone,
 
     pack = read_pack(tmp_path / "store", NAME)
     check_unseen(pack, adapted.room, "test")
-    first, other = adapted.room.views
+    first, other = adapted.room.at_receivers
     turned = {"train": other.splits["test"], "valid": other.splits["valid"], "test": other.splits["train"]}
     room = dataclasses.replace(first, others=(dataclasses.replace(other, splits=turned),))
     with pytest.raises(InputError, match="was trained on 12 of the test positions"):

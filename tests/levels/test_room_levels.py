@@ -17,7 +17,7 @@ from haa_peft.levels import room as room_module
 from haa_peft.levels.cells import cell_levels
 from haa_peft.levels.figure import draw_directivity
 from haa_peft.levels.fitting import fit_levels, folds
-from haa_peft.levels.room import PRIOR_SHARES, PRIOR_WEIGHT, RoomLevels, average, blend_shares, distance_outside
+from haa_peft.levels.room import PRIOR_SHARES, PRIOR_WEIGHT, RoomLevels, average, best_shares, distance_outside
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.store.folder import read_pack, write_pack
@@ -82,7 +82,7 @@ def test_shares_are_the_best_of_all():
     rng = np.random.default_rng(3)
     errors = rng.standard_normal((3, 12, 4, 7)) * np.array([1.0, 2.0, 1.5])[:, None, None, None]
     errors[2] += 0.5 * errors[0]
-    found = blend_shares(errors)
+    found = best_shares(errors)
     rows = errors.reshape(3, -1)
     square = rows @ rows.T / rows.shape[1]
     square *= 12 * 3 / np.trace(square)

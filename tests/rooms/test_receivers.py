@@ -1,4 +1,4 @@
-"""Several receivers in a room folder: one room, a view at each."""
+"""Several receivers in a room folder: one room, a single at each."""
 
 import json
 
@@ -14,39 +14,39 @@ from tests.conftest import TWO_RECEIVERS, change_room
 
 def test_a_view_at_each_receiver(pairs_folder, tmp_path):
     room = load_room(pairs_folder)
-    assert len(room.views) == 2
+    assert len(room.at_receivers) == 2
     of = np.array(json.loads((pairs_folder / "room.json").read_text())["receiver_of"])
     rirs, places = np.load(pairs_folder / "RIRs.npy"), np.load(pairs_folder / "xyzs.npy")
-    for i, view in enumerate(room.views):
-        np.testing.assert_array_equal(view.receiver, TWO_RECEIVERS[i])
-        np.testing.assert_array_equal(view.positions, places[of == i])
-        assert view.name == "studio/base"
-        assert not view.others
+    for i, single in enumerate(room.at_receivers):
+        np.testing.assert_array_equal(single.receiver, TWO_RECEIVERS[i])
+        np.testing.assert_array_equal(single.positions, places[of == i])
+        assert single.name == "studio/base"
+        assert not single.others
         # as a folder of its own, but for the scale, which all receivers share
         alone = tmp_path / f"alone-{i}" / "base"
         alone.mkdir(parents=True)
         np.save(alone / "RIRs.npy", rirs[of == i])
         np.save(alone / "xyzs.npy", places[of == i])
         about = {"sample_rate": 48_000, "receiver_xyz": TWO_RECEIVERS[i].tolist(), "room_size": [6.0, 4.0, 2.7],
-                 "splits": {name: indices.tolist() for name, indices in view.splits.items()}}  # fmt: skip
+                 "splits": {name: indices.tolist() for name, indices in single.splits.items()}}  # fmt: skip
         (alone / "room.json").write_text(json.dumps(about))
         single = load_room(alone)
-        np.testing.assert_allclose(view.rirs * view.scale, single.rirs * single.scale, rtol=1e-5)
-        np.testing.assert_array_equal(view.panorama, single.panorama)
-        stored, rate = view.recorded()
+        np.testing.assert_allclose(single.rirs * single.scale, single.rirs * single.scale, rtol=1e-5)
+        np.testing.assert_array_equal(single.panorama, single.panorama)
+        stored, rate = single.recorded()
         assert rate == 48_000
         np.testing.assert_array_equal(stored, rirs[of == i])
         chosen = load_room(pairs_folder, receiver=i)
         np.testing.assert_allclose(chosen.rirs, single.rirs, rtol=1e-5)
         assert chosen.scale == pytest.approx(single.scale)
-    train = np.concatenate([view.rirs[view.splits["train"]] for view in room.views])
+    train = np.concatenate([single.rirs[single.splits["train"]] for single in room.at_receivers])
     assert np.abs(train).max() == 1
     assert room.scale == room.others[0].scale
 
 
 def test_what_tests_is_unseen_by_all_receivers(pairs_folder):
     room = load_room(pairs_folder)
-    every = {name: [{tuple(place) for place in view.positions[view.splits[name]]} for view in room.views]
+    every = {name: [{tuple(place) for place in single.positions[single.splits[name]]} for single in room.at_receivers]
              for name in ("train", "valid", "test")}  # fmt: skip
     for one, other in every.values():
         assert one == other
@@ -68,8 +68,8 @@ def test_stated_splits_are_rows_of_the_folder(pairs_folder):
     change_room(pairs_folder, splits={"train": [int(i) for one in rows for i in one[:5]], "valid": [],
                                  "test": [int(i) for i in rows[1][5:]]})  # fmt: skip
     room = load_room(pairs_folder)
-    assert [view.splits["train"].tolist() for view in room.views] == 2 * [list(range(5))]
-    assert [view.count("test") for view in room.views] == [0, 15]
+    assert [single.splits["train"].tolist() for single in room.at_receivers] == 2 * [list(range(5))]
+    assert [single.count("test") for single in room.at_receivers] == [0, 15]
     change_room(pairs_folder, splits={"train": rows[0][:5].tolist(), "valid": [], "test": []})
     with pytest.raises(InputError, match="receiver 1 has 0 training positions but needs at least 2"):
         load_room(pairs_folder)
@@ -77,8 +77,8 @@ def test_stated_splits_are_rows_of_the_folder(pairs_folder):
 
 def test_shots_are_of_each_receiver(pairs_folder):
     room = load_room(pairs_folder).with_shots(5)
-    assert [len(view.splits["train"]) for view in room.views] == [5, 5]
-    assert max(np.abs(view.rirs[view.splits["train"]]).max() for view in room.views) == 1
+    assert [len(single.splits["train"]) for single in room.at_receivers] == [5, 5]
+    assert max(np.abs(single.rirs[single.splits["train"]]).max() for single in room.at_receivers) == 1
     assert room.with_shots(3).fingerprint != room.fingerprint
     assert room.fingerprint != load_room(pairs_folder, receiver=0).with_shots(5).fingerprint
 
@@ -122,4 +122,4 @@ def test_a_depth_map_is_of_one_receiver(pairs_folder):
     with pytest.raises(InputError, match="a depth map shows what one receiver sees, and there are 2"):
         load_room(pairs_folder)
     change_room(pairs_folder, geometry="none")
-    assert len(load_room(pairs_folder).views) == 2
+    assert len(load_room(pairs_folder).at_receivers) == 2

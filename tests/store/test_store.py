@@ -19,7 +19,7 @@ from haa_peft.model.xrir import XRIR
 from haa_peft.store import folder as folder_module
 from haa_peft.store.card import card_digest
 from haa_peft.store.folder import read_pack, write_pack
-from haa_peft.store.names import AdapterName, iterate_names, list_names, store_folder
+from haa_peft.store.names import AdapterName, iterate_names, store_folder
 from haa_peft.store.pack import RoomPack
 from haa_peft.store.parts import ADAPTER, CARD, CONFIG, REFERENCES, sha256
 from tests.conftest import TINY
@@ -139,7 +139,7 @@ def test_names(store, monkeypatch):
         "hallway/panel1@bias",
     )
     assert str(name.folder(store).relative_to(store)) == str(Path("hallway", "panel1@bias"))
-    assert list_names(store) == [NAME]
+    assert list(iterate_names(store)) == [NAME]
     monkeypatch.setenv("HAA_PEFT_STORE", "elsewhere")
     assert (str(store_folder()), str(store_folder("here"))) == ("elsewhere", "here")
 
@@ -148,7 +148,7 @@ def test_an_unknown_name_lists_what_there_is(store):
     with pytest.raises(InputError, match=r"no adapter studio/panel in store .*; it holds: studio/base"):
         read_pack(store, AdapterName("studio", "panel"))
     with pytest.raises(InputError, match="is no folder"):
-        list_names(store / "nowhere")
+        list(iterate_names(store / "nowhere"))
 
 
 def test_what_concerns_one_room_looks_at_no_other(store, room, tiny_backbone, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 
 from haa_peft import load_backbone, load_room
 from haa_peft.errors import InputError
-from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.evaluation.evaluate import Metrics, errors
 from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.panorama import directions, render_depth
 from haa_peft.geometry.surfaces import Surfaces
@@ -142,7 +142,7 @@ def test_a_study_of_them(study_file, other, tiny_backbone_file, tmp_path):
         test = room.splits["test"]
         targets = room.positions[test] - room.receiver
         predicted = predict_rirs(load_backbone(tiny_backbone_file), RoomTensors.of_room(room), targets, 4, 0)
-        expected = errors(Measured.of(predicted, iso=False), Measured.of(room.rirs[test], iso=False))
+        expected = errors(Metrics.of(predicted, iso=False), Metrics.of(room.rirs[test], iso=False))
         np.testing.assert_allclose(np.array(kept["errors"]["c50_db"], dtype=float), expected["c50_db"], rtol=1e-4)
     base, panel = ({run: found[f"studio-{c}/{run}"] for run in ("backbone", *study.runs)} for c in ("base", "panel"))
     assert panel["zero"]["errors"] == panel["backbone"]["errors"]

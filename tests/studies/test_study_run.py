@@ -12,7 +12,7 @@ import pytest
 from haa_peft import load_backbone, load_room
 from haa_peft.commands import workers
 from haa_peft.errors import InputError
-from haa_peft.evaluation.evaluate import Measured, errors
+from haa_peft.evaluation.evaluate import Metrics, errors
 from haa_peft.geometry.panorama import DepthMap
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
@@ -64,7 +64,7 @@ def test_a_study(study_file, tiny_backbone_file, tmp_path, capsys):
     targets = room.positions[room.splits["test"]] - room.receiver
     predicted = predict_rirs(load_backbone(tiny_backbone_file), RoomTensors.of_room(room), targets, 4, 3)
     true = room.rirs[room.splits["test"]]
-    expected = errors(Measured.of(predicted, iso=False), Measured.of(true, iso=False))
+    expected = errors(Metrics.of(predicted, iso=False), Metrics.of(true, iso=False))
     np.testing.assert_allclose(np.array(kept["errors"]["edt_s"], dtype=float), expected["edt_s"], rtol=1e-4)
     np.testing.assert_allclose(np.array(kept["errors"]["c50_db"], dtype=float), expected["c50_db"], rtol=1e-4)
     assert kept["positions"] == room.splits["test"].tolist()

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from haa_peft.commands.sentences import acceptance_of
 from haa_peft.errors import InputError
 from haa_peft.files import nan_to_null
 from haa_peft.training.acceptance import Acceptance, least_fall
@@ -56,15 +57,15 @@ def test_a_card_keeps_it(caution):
     found = Acceptance.of([2.0, 2.0, 2.0], [1.9, 1.7, 1.8], 15, caution)
     assert math.isinf(found.threshold) == (caution > 8)
     card = json.loads(json.dumps(nan_to_null({"acceptance": found.to_json()}), allow_nan=False))
-    assert Acceptance.of_card(card) == found
+    assert acceptance_of(card) == found
 
 
 def test_older_cards_have_losses_alone():
     curve = [[0, 2.0], [5, 1.8], [10, 1.9]]
-    undone = Acceptance.of_card({"validation": curve, "best_step": 0})
+    undone = acceptance_of({"validation": curve, "best_step": 0})
     assert (undone.outcome, undone.best_step, undone.gain) == ("unchanged", 5, pytest.approx(0.2))
     assert undone.reason() == "validation loss fell by 10.0 % (0.2000) from 2.0000 at step 5, which was not enough"
-    assert Acceptance.of_card({"validation": curve, "best_step": 5}).outcome == "trained"
-    assert Acceptance.of_card({"validation": [], "best_step": 0}) is None
+    assert acceptance_of({"validation": curve, "best_step": 5}).outcome == "trained"
+    assert acceptance_of({"validation": [], "best_step": 0}) is None
     with pytest.raises(InputError, match="no valid training.acceptance"):
-        Acceptance.of_card({"acceptance": {"outcome": "trained"}})
+        acceptance_of({"acceptance": {"outcome": "trained"}})

@@ -12,6 +12,7 @@ from haa_peft.acoustics.spectrogram import log_magnitude
 from haa_peft.adapters.layers import layer_of
 from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.adapters.settings import METHODS
+from haa_peft.augmentation import settings as augmentation_module
 from haa_peft.augmentation.settings import USUAL as USUAL_AUGMENTATION
 from haa_peft.augmentation.settings import Augmentation, vary
 from haa_peft.errors import InputError
@@ -187,7 +188,7 @@ def test_leave_one_out_validation(room, tiny_backbone, accelerator, tmp_path, mo
     real_loss = objective_module.RoomsObjective.validation_losses
 
     def seen(objective, k):
-        parameters = objective.each()[0].backbone.named_parameters()
+        parameters = objective.each[0].backbone.named_parameters()
         passed.append({name: parameter.detach().clone() for name, parameter in parameters if "lora_" in name})
         return real_loss(objective, k)
 
@@ -314,12 +315,12 @@ def test_several_rooms_together(room, tiny_backbone):
 
 def test_every_other_step_is_trained_in_a_variant(room, tiny_backbone, monkeypatch):
     """Losses against those of the varied rooms by the network's plain computation."""
-    monkeypatch.setattr(objective_module, "VARIANTS", 3)
+    monkeypatch.setattr(augmentation_module, "VARIANTS", 3)
     rooms = [room, dataclasses.replace(room, rirs=room.rirs[::-1].copy())]
     both = objective_module.RoomsObjective(tiny_backbone, rooms, augment=VARIED).eval()
     numbers = np.array([[variant for _, variant, *_ in both.draw(4, 3, step, 0, 1)] for step in range(200)])
     assert 0.4 < (numbers > 0).mean() < 0.6
-    assert set(numbers.flatten()) == set(range(objective_module.VARIANTS + 1))
+    assert set(numbers.flatten()) == set(range(augmentation_module.VARIANTS + 1))
     assert (numbers[:, 0] != numbers[:, 1]).any()
     step = int(np.flatnonzero((numbers > 0).all(axis=1))[0])
     draws = both.draw(4, 3, step, 0, 1)

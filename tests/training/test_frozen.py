@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState
 
 from haa_peft import load_room
 from haa_peft.adapters.delta import DeltaAdapter
-from haa_peft.adapters.methods import MethodSettings, attach, tensor_names
+from haa_peft.adapters.methods import MethodSettings, attach, changed_tensors
 from haa_peft.model.xrir import XRIR
 from haa_peft.training import frozen as frozen_module
 from haa_peft.training.adapt import adapt
@@ -22,7 +22,7 @@ STAGES = 1 + 2 * TINY.depth + 1 + 2
 
 
 def heads(backbone, ending=""):
-    return [name for name in tensor_names(backbone, "full") if name.startswith(HEADS) and name.endswith(ending)]
+    return [name for name in changed_tensors(backbone, "full") if name.startswith(HEADS) and name.endswith(ending)]
 
 
 TRAINED = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from haa_peft.commands.options import add_geometry, add_json, add_room, open_room
-from haa_peft.commands.reports import check_report, check_writable, write_report
+from haa_peft.commands.outputs import check_report, check_writable, write_report
 from haa_peft.errors import InputError
 
 
@@ -60,10 +60,10 @@ def _explain(args: argparse.Namespace) -> None:
 
 
 def _from_sound(args: argparse.Namespace) -> None:
+    from haa_peft.geometry.estimate.dispatch import FEWEST_RIRS
     from haa_peft.geometry.estimate.plausibility import check_surfaces
     from haa_peft.geometry.estimate.shoebox import estimate_shoebox
     from haa_peft.geometry.estimate.tables import sound_tables
-    from haa_peft.geometry.sources import FEWEST_RIRS
 
     check_report(args.json, "geometry-from-sound")
     room = open_room(args).alone("haa-peft geometry")

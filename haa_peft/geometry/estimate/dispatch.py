@@ -20,8 +20,10 @@ from haa_peft.geometry.estimate.shoebox import estimate_shoebox
 from haa_peft.geometry.estimate.sight import sight_notes
 from haa_peft.geometry.estimate.values import choice, number
 from haa_peft.geometry.panorama import PANORAMA_HEIGHT, PANORAMA_WIDTH, DepthMap, directions, render_depth
-from haa_peft.geometry.sources import FEWEST_RIRS, NETWORK, SOUND, Known
+from haa_peft.geometry.sources import NETWORK, SOUND, Known
 
+FEWEST_RIRS = 3
+"""That echoes can be told from chance with."""
 READERS = {"mesh": read_mesh, "depth": read_depth_map, "rgb": read_photo}
 
 

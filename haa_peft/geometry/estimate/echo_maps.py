@@ -36,7 +36,7 @@ BLUR = 8.0
 SPANS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32)
 """Seconds after the direct sound between which energy is summed."""
 MAPS = 4
-LEVELS = slice(MAPS * DISTANCES, MAPS * DISTANCES + len(SPANS) - 1)
+LEVEL_ROWS = slice(MAPS * DISTANCES, MAPS * DISTANCES + len(SPANS) - 1)
 """Channels of energy in the spans."""
 CHANNELS = MAPS * DISTANCES + len(SPANS) + 5
 """Of :func:`echo_maps`."""

@@ -15,7 +15,7 @@ from haa_peft.geometry.estimate.echo_maps import (
     FARTHEST,
     FINER,
     HEIGHT,
-    LEVELS,
+    LEVEL_ROWS,
     NEAREST,
     WIDTH,
     echo_maps,
@@ -103,7 +103,7 @@ def test_levels_are_those_of_the_decay():
     rirs[:, round(distance / 343 * 22_050)] = 10.0
     angle = rng.uniform(0, 2 * np.pi, 12)
     positions = distance * np.stack([np.cos(angle), np.sin(angle), np.zeros(12)], axis=1) + [0, 0, 1.5]
-    found = echo_maps(rirs, positions, np.array([0, 0, 1.5]), 0.0)[LEVELS, 0, 0].numpy()
+    found = echo_maps(rirs, positions, np.array([0, 0, 1.5]), 0.0)[LEVEL_ROWS, 0, 0].numpy()
     edges = np.array([0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32])
     tail = -np.diff(10 ** (-6 * edges / t60)) * t60 / (6 * np.log(10)) * 22_050 * ratio**2
     np.testing.assert_allclose(found, np.log(tail / (100 * distance**2)) / 2, atol=0.1)

@@ -1,10 +1,12 @@
-"""Reports of commands as JSON, and places that files can be written to."""
+"""What commands write: places that a file may take, files that are there whole or not at all, reports as JSON."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,33 @@ def check_writable(path: Path) -> None:
         raise InputError(
             f"{path}: cannot be written, since {existing} is no folder or not writable; choose another place"
         )
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A place beside ``path`` for a file or a folder, which takes that name when the block ends well.
+
+    Otherwise nothing of it is left, nor the folders that were made for it, and ``path`` stays as it was.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written, or ``path`` is a folder that holds something.
+    """
+    new = [parent for parent in path.absolute().parents if not parent.exists()]
+    written = False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            yield Path(scratch) / path.name
+            (Path(scratch) / path.name).replace(path)
+            written = True
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from None
+    finally:
+        for parent in () if written else new:
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def check_report(path: Path | None, kind: str) -> None:

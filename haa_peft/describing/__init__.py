@@ -1,58 +1,10 @@
-"""A card in words: sentences, lines of a table, and the page of a pack."""
+"""The page of a pack: its card in words, as README.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from haa_peft.training.acceptance import Acceptance
-
-
-def shown_name(row: Mapping[str, Any]) -> str:
-    """A predictor's name in a table, with a word if it is an adapter whose training validation undid."""
-    return str(row["predictor"]) + (" (unchanged)" if row.get("unchanged") else "")
-
-
-def began_with(card: dict) -> str:
-    """What training began with, and an unchanged adapter therefore is: an adapter or the backbone."""
-    parent = card.get("parent") or {"name": "the backbone"}
-    return str(card["training"].get("started_from") or parent["name"])
-
-
-def kept_weights(card: dict) -> str:
-    """Which weights an adapter has and why, as part of a sentence; ``-`` where its card does not say."""
-    training = card["training"]
-    acceptance = Acceptance.of_card(training)
-    if acceptance is None:
-        return str(training.get("started_from") or "-")
-    if not acceptance.accepted:
-        return f"unchanged from {began_with(card)}: {acceptance.reason()}"
-    return f"weights of step {training.get('best_step')} of {training.get('steps')}: {acceptance.reason()}"
-
-
-TOLD_DB = 3.0
-"""From front to back, below which no direction is named."""
-
-
-def fitted_levels(card: dict) -> str:
-    """What was fitted of the levels, in a sentence; empty where nothing was."""
-    levels = card.get("levels")
-    if not levels:
-        return ""
-    axis, behind = ", ".join(f"{x:.2f}" for x in levels["axis"]), levels["front_to_back_db"]["2000"]
-    parts = ", ".join(f"{100 * share:.0f} % {what}" for what, share in levels["shares"][0].items())
-    loudest = f"loudest towards ({axis}), {behind:.0f} dB less behind at 2 kHz"
-    where = loudest if behind >= TOLD_DB else "much the same all around"
-    return f"levels fitted to {card['room']['shots']} measurements: direct sound {where}; told by {parts}"
-
-
-def kept_recordings(card: dict) -> str:
-    """What is kept of the measurements at their own rate and length, in a sentence; empty where nothing is."""
-    kept = card.get("recordings")
-    if not kept:
-        return ""
-    rate = f"{kept['sample_rate']:,}".replace(",", " ")
-    return f"recordings kept: {kept['seconds']:.3g} s at {rate} Hz, {kept['bytes'] / 1000:.0f} kB"
+from haa_peft.commands.sentences import fitted_levels, kept_recordings, kept_weights, shown_name
 
 
 def readme(card: dict) -> str:

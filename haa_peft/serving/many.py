@@ -63,6 +63,7 @@ def predict_in_rooms(
     InputError
         When a room cannot be loaded, or does not have what is asked of it.
     """
+    check_requests(requests)
     answers: list[np.ndarray] = [np.empty(0)] * len(requests)
     batch: list[Part] = []
 
@@ -78,7 +79,7 @@ def predict_in_rooms(
         name, positions_xyz, *receiver = requests[i]
         room = rooms.load(name)
         number = room.number(receiver[0] if receiver else None)
-        pack, encoded = room.views[number]
+        pack, encoded = room.at_receivers[number]
         positions, references = check_positions(pack, positions_xyz), check_references(pack, k)
         if extent is not None:
             extent.note_missing(pack)
