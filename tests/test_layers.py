@@ -183,6 +183,15 @@ main(["finetune", "--room", room, "--backbone", backbone, "--store", "store", "-
 main(["evaluate", room, "--adapter", "studio/base", "--backbone", backbone, "--store", "store", "--k", "2"])
 predictor = haa_peft.RoomPredictor.load("studio/base", store="store", backbone=backbone)
 print("predicted", predictor.predict([[1.0, 1.0, 1.0], [2.0, 3.0, 1.5]]).shape)
+for needing in (
+    lambda: predictor.predict_many([("studio/base", [[1.0, 1.0, 1.0]])]),
+    lambda: predictor.predict([[1.0, 1.0, 1.0]], sample_rate=48000),
+    lambda: predictor.predict_left_out(),
+):
+    try:
+        needing()
+    except haa_peft.InputError as error:
+        print(error)
 """
 
 
@@ -194,6 +203,9 @@ def test_the_core_works_without_any_satellite(without, room_folder, tiny_backbon
     assert "measurements of studio/base are not checked" in done.stdout
     assert "levels are not fitted" in done.stdout
     assert "predicted (2, 9600)" in done.stdout
+    for name in ("serving", "rendering", "maps"):
+        assert f"needs the folder haa_peft/{name}, which this installation is without" in done.stdout
+    assert not (tmp_path / "store" / "studio" / "base" / "README.md").exists()
 
 
 COMMANDS = """
@@ -222,6 +234,7 @@ NEEDING = [
     ("simulation", ["evaluate", "classroom-twin/base"]),
     ("augmentation", ["adapt", "ROOM", "--augment", "mirror"]),
     ("sensitivity", ["adapt", "ROOM", "--freeze", "auto", "--max-steps", "1"]),
+    ("borrowing", ["adapt", "ROOM", "--borrow", "studio/panel", "--max-steps", "1"]),
     ("downloads", ["download", "haa"]),
     ("pretraining", ["pretrain", "evaluate", "corpus"]),
     ("geometry.estimate", ["geometry", "ROOM"]),
@@ -249,11 +262,12 @@ NEEDING = [
     ("missing", "needing"),
     [
         (SATELLITES, NEEDING),
+        (["describing"], [("describing", ["push", "studio/base", "user/rooms"])]),
         (["findings"], [("findings", ["import", "room.sofa", "--out", "studio/base"])]),
         (["simulation"], [("simulation", ["pretrain", "simulate", "--count", "1", "--out", "corpus"])]),
         (["rendering"], [("rendering", FULL_LENGTH)]),
     ],
-    ids=["all", "findings", "simulation", "rendering"],
+    ids=["all", "describing", "findings", "simulation", "rendering"],
 )
 def test_what_a_missing_satellite_is_needed_for_is_said_in_one_line(missing, needing, without, room_folder, tmp_path):
     np.save(tmp_path / "depth.npy", np.full((32, 64), 2.0))

@@ -68,12 +68,3 @@ def fitted_levels(card: dict) -> str:
     loudest = f"loudest towards ({axis}), {behind:.0f} dB less behind at 2 kHz"
     where = loudest if behind >= TOLD_DB else "much the same all around"
     return f"levels fitted to {card['room']['shots']} measurements: direct sound {where}; told by {parts}"
-
-
-def kept_recordings(card: dict) -> str:
-    """What is kept of the measurements at their own rate and length, in a sentence; empty where nothing is."""
-    kept = card.get("recordings")
-    if not kept:
-        return ""
-    rate = f"{kept['sample_rate']:,}".replace(",", " ")
-    return f"recordings kept: {kept['seconds']:.3g} s at {rate} Hz, {kept['bytes'] / 1000:.0f} kB"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from haa_peft.commands.sentences import fitted_levels, kept_recordings, kept_weights, shown_name
+from haa_peft.commands.sentences import fitted_levels, kept_weights, shown_name
 
 
 def readme(card: dict) -> str:
@@ -82,3 +82,12 @@ def _findings(room: dict[str, Any]) -> list[str]:
 
 def _figure(value: float | None, factor: float, digits: int) -> str:
     return "undefined" if value is None else f"{value * factor:.{digits}f}"
+
+
+def kept_recordings(card: dict) -> str:
+    """What is kept of the measurements at their own rate and length, in a sentence; empty where nothing is."""
+    kept = card.get("recordings")
+    if not kept:
+        return ""
+    rate = f"{kept['sample_rate']:,}".replace(",", " ")
+    return f"recordings kept: {kept['seconds']:.3g} s at {rate} Hz, {kept['bytes'] / 1000:.0f} kB"

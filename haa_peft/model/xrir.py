@@ -164,6 +164,10 @@ class XRIR(nn.Module):
             return aligned
         return energy_above_floor(magnitude_from_log(aligned).square())
 
+    def hear(self, aligned: Tensor) -> tuple[Tensor, Tensor | None]:
+        """:meth:`values` of aligned log-spectrograms (..., 63, 310), and their features (..., F), if encoded so."""
+        return self.values(aligned), self.encode_audio(aligned) if self.config.align_before_encoding else None
+
     def blend(self, query: Tensor, keys: Tensor, values: Tensor, target: Tensor, references: Tensor) -> Tensor:
         """Log-spectrograms (B, 63, 310), weighted sums of the references'.
 
@@ -292,8 +296,7 @@ class XRIR(nn.Module):
         if len(values) == len(asked):
             return torch.cat(values), torch.cat(audio) if audio else None
         rirs = torch.cat([room.rirs[targets.references] for room, targets in asked])
-        aligned = log_magnitude(align(rirs, places, positions))
-        return self.values(aligned), self.encode_audio(aligned) if self.config.align_before_encoding else None
+        return self.hear(log_magnitude(align(rirs, places, positions)))
 
 
 def _check_inputs(*inputs: object) -> None:

@@ -19,8 +19,8 @@ from haa_peft.model.xrir import AT_ONCE, XRIR, in_parts
 KEPT_BYTES = 2**30
 """Most memory for what is kept of views, and of aligned pairs; larger ones are computed as they are needed."""
 
-Pairs = tuple[Tensor, Tensor]
-"""Of positions with references: values (..., 63, 310), and features (..., F) or (..., 0) where none are of use."""
+Pairs = tuple[Tensor, Tensor | None]
+"""Of positions with references: values (..., 63, 310), and features (..., F) where frozen weights give any."""
 
 
 def is_frozen(module: nn.Module) -> bool:
@@ -61,7 +61,7 @@ def all_pairs(backbone: XRIR, room: RoomTensors) -> Pairs | None:
         return None
     every = torch.cartesian_prod(*(torch.arange(n, device=room.rirs.device) for n in counts))
     values, features = align_pairs(backbone, room, every[:, 0], every[:, 1])
-    return values.unflatten(0, counts), features.unflatten(0, counts)
+    return values.unflatten(0, counts), None if features is None else features.unflatten(0, counts)
 
 
 def aligned_spectrograms(rirs: Tensor, positions: Tensor, targets: Tensor, references: Tensor) -> Tensor:
@@ -78,10 +78,9 @@ def aligned_spectrograms(rirs: Tensor, positions: Tensor, targets: Tensor, refer
 
 @torch.no_grad()
 def align_pairs(backbone: XRIR, room: RoomTensors, targets: Tensor, references: Tensor) -> Pairs:
-    """References aligned to targets.
+    """What the network hears of references aligned to targets, as :meth:`XRIR.hear` gives it.
 
-    Values are log-spectrograms where these are to be encoded with trained weights. There are features where aligned
-    references are encoded with frozen ones.
+    Where they are to be encoded with trained weights it is their log-spectrograms, and no features.
 
     Parameters
     ----------
@@ -89,11 +88,11 @@ def align_pairs(backbone: XRIR, room: RoomTensors, targets: Tensor, references: 
     targets, references : (N,) rows of the room's positions and of its references.
     """
     values, features = [], []
-    align_first, frozen = backbone.config.align_before_encoding, is_frozen(backbone.audio_enc)
+    trains = backbone.config.align_before_encoding and not is_frozen(backbone.audio_enc)
     with torch.autocast(targets.device.type, enabled=False):
         for target, reference in zip(targets.split(AT_ONCE), references.split(AT_ONCE), strict=True):
             aligned = aligned_spectrograms(room.rirs, room.positions, target, reference)
-            values.append(aligned if align_first and not frozen else backbone.values(aligned))
-            encoded = align_first and frozen
-            features.append(backbone.encode_audio(aligned) if encoded else aligned.new_zeros(len(aligned), 0))
-    return torch.cat(values), torch.cat(features)
+            value, feature = (aligned, None) if trains else backbone.hear(aligned)
+            values.append(value)
+            features += [] if feature is None else [feature]
+    return torch.cat(values), torch.cat(features) if features else None

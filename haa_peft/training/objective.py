@@ -51,8 +51,7 @@ def draw_references(shots: int, k: int, seed: int, step: int, room: int = 0) -> 
 class RoomObjective(nn.Module):
     """Loss of the backbone over measurements of a room; a module, so that DDP sees the forward pass.
 
-    What is frozen is computed once (:mod:`~haa_peft.training.frozen`), so this is made after the adapter is attached;
-    with ``reuse=False`` every step computes everything anew.
+    What is frozen is computed once (:mod:`~haa_peft.training.frozen`), so this is made after the adapter is attached.
     """
 
     panorama: Tensor
@@ -61,7 +60,7 @@ class RoomObjective(nn.Module):
     magnitudes: Tensor
     view: Tensor | None
 
-    def __init__(self, backbone: XRIR, room: Room, *, reuse: bool = True, audible_decay: float = 0.0) -> None:
+    def __init__(self, backbone: XRIR, room: Room, *, audible_decay: float = 0.0) -> None:
         super().__init__()
         self.backbone, self.audible_decay = backbone, audible_decay
         self.shots = len(room.splits["train"])
@@ -70,7 +69,6 @@ class RoomObjective(nn.Module):
         for name in ("panorama", "rirs", "positions", "view"):
             self.register_buffer(name, getattr(tensors, name), persistent=False)
         self.register_buffer("magnitudes", magnitude(torch.from_numpy(room.rirs[used])), persistent=False)
-        self._reuse = reuse
         self._kept: tuple[RoomTensors, Pairs | None] | None = None
 
     @property
@@ -83,9 +81,7 @@ class RoomObjective(nn.Module):
         if self._kept is None:
             view = None if self.view is None else self.backbone.pool(self.view)
             room = RoomTensors(self.backbone.pool(self.panorama), self.rirs, self.positions, view)
-            self._kept = room, None
-            if self._reuse:
-                self._kept = with_frozen(self.backbone, room), all_pairs(self.backbone, room)
+            self._kept = with_frozen(self.backbone, room), all_pairs(self.backbone, room)
         return self._kept
 
     def forget(self) -> None:
@@ -107,25 +103,22 @@ class RoomObjective(nn.Module):
         with torch.autocast(targets.device.type, enabled=False):
             return training_loss(predicted, self.magnitudes[targets], self.audible_decay)
 
-    def _pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Values and features of references (B, K) aligned to targets (B,), as in ``Targets``, if they are kept.
+    def _pairs(self, targets: Tensor, references: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Values and features of references (B, K) aligned to targets (B,), as in ``Targets``.
 
         The features come with gradients where the audio encoder trains.
         """
-        if not self._reuse:
-            return None, None
         room, pairs = self._room_and_pairs()
         places = targets[:, None].expand_as(references), references
-        if pairs is not None:
-            values, features = pairs[0][places], pairs[1][places]
+        if pairs is None:
+            values, features = align_pairs(self.backbone, room, *(rows.flatten() for rows in places))
+            values = values.unflatten(0, references.shape)
+            features = None if features is None else features.unflatten(0, references.shape)
         else:
-            computed = align_pairs(self.backbone, room, *(rows.flatten() for rows in places))
-            values, features = (part.unflatten(0, references.shape) for part in computed)
-        if not self.backbone.config.align_before_encoding:
-            return values, None
-        if features.shape[-1]:
-            return values, features
-        return self.backbone.values(values), self.backbone.encode_audio(values)
+            values, features = pairs[0][places], None if pairs[1] is None else pairs[1][places]
+        if features is None and self.backbone.config.align_before_encoding:
+            return self.backbone.hear(values)
+        return values, features
 
     def validation_losses(self, k: int) -> Tensor:
         """Losses (N,) at the validation positions, each predicted from its K nearest training positions."""

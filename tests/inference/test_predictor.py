@@ -10,7 +10,6 @@ from haa_peft.adapters.methods import MethodSettings, attach
 from haa_peft.adapters.settings import METHODS
 from haa_peft.errors import InputError
 from haa_peft.inference import loaded as loaded_module
-from haa_peft.inference import many as many_module
 from haa_peft.inference import packs as packs_module
 from haa_peft.inference.packs import prepare_pack
 from haa_peft.matching import attach_pack
@@ -19,6 +18,7 @@ from haa_peft.model.checkpoint import fingerprint
 from haa_peft.model.predict import choose_targets, predict_rirs
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.model.xrir import XRIR
+from haa_peft.serving import many as many_module
 from haa_peft.store.folder import read_pack, write_pack
 from haa_peft.store.names import AdapterName
 from haa_peft.store.pack_files import to_files

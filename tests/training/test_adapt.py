@@ -27,6 +27,7 @@ from haa_peft.training.progress import Average, is_plateau
 from haa_peft.training.settings import TrainingSettings
 from haa_peft.training.statistics import refresh_statistics
 from tests.conftest import TINY
+from tests.training.anew import AnewObjective
 
 LEARNED = [method for method in METHODS if method != "statistics"]
 SHORT = TrainingSettings(max_steps=6, k=4, validate_every=2, warmup=1, lr=1e-2, caution=0.0)
@@ -327,7 +328,7 @@ def test_every_other_step_is_trained_in_a_variant(room, tiny_backbone, monkeypat
     expected = []
     for i, variant, targets, references in draws:
         varied = vary(rooms[i], VARIED, (3, i, variant))
-        expected.append(RoomObjective(tiny_backbone, varied, reuse=False).eval()(targets, references))
+        expected.append(AnewObjective(tiny_backbone, varied).eval()(targets, references))
     torch.testing.assert_close(both(draws), torch.cat(expected), rtol=1e-4, atol=1e-5)
     same = [RoomObjective(tiny_backbone, rooms[i]).eval()(t, r) for i, _, t, r in draws]
     assert (both(draws) - torch.cat(same)).abs().max() > 1e-3
@@ -377,7 +378,7 @@ def test_auto_freezing_measures_both_domains(room, tiny_backbone, accelerator, t
     found = sensitivity_module.measure_sensitivity(tiny_backbone, [room], settings)
     for domain in ("room", "simulation"):
         assert sum(getattr(one, domain) for one in found) == pytest.approx(1)
-    objective = RoomObjective(tiny_backbone, room, reuse=False).eval()
+    objective = AnewObjective(tiny_backbone, room).eval()
     adapter = attach(tiny_backbone, MethodSettings("full"), 0)
     expected = dict.fromkeys((one.layer for one in found), 0.0)
     for draw in range(sensitivity_module.DRAWS):

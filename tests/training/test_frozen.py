@@ -15,6 +15,7 @@ from haa_peft.training.adapt import adapt
 from haa_peft.training.objective import RoomObjective, draw_references
 from haa_peft.training.settings import TrainingSettings
 from tests.conftest import TINY
+from tests.training.anew import AnewObjective
 
 HEADS = ("src_coord_proj.", "reflection_proj.", "lin_proj_1.", "lin_proj_2.", "energy_blend.")
 STAGES = 1 + 2 * TINY.depth + 1 + 2
@@ -66,11 +67,11 @@ def room(room_folder):
     return load_room(room_folder)
 
 
-def trajectory(backbone, room, attach_one, reuse, steps=5):
+def trajectory(backbone, room, attach_one, kind, steps=5):
     """Losses and final weights of a few steps, and how many inputs the encoders saw in the last of them."""
     torch.manual_seed(0)
     adapter = attach_one(backbone)
-    objective = RoomObjective(backbone, room, reuse=reuse).double().eval()
+    objective = kind(backbone, room).double().eval()
     optimizer = torch.optim.AdamW(adapter.parameters(), lr=1e-3)
     losses, seen = [], {"encode_views": 0, "encode_audio": 0}
     with pytest.MonkeyPatch.context() as patch:
@@ -106,7 +107,7 @@ def test_trajectories_with_and_without_what_is_kept(trained, changes, room):
     backbone = XRIR(dataclasses.replace(TINY, **changes)).double().eval().requires_grad_(False)
     if trained == "what reads channels":
         room = room.with_channels(["normals"])
-    kept, anew = (trajectory(backbone, room, attach_one, reuse) for reuse in (True, False))
+    kept, anew = (trajectory(backbone, room, attach_one, kind) for kind in (RoomObjective, AnewObjective))
     np.testing.assert_allclose(kept[0], anew[0], rtol=1e-9)
     assert kept[0][0] != kept[0][-1]
     assert kept[2] == pytest.approx(anew[2], rel=1e-9)
