@@ -33,6 +33,7 @@ with command():  # where another package does not load, it is one line
     from haa_peft.commands.outputs import check_report, write_report
     from haa_peft.commands.tables import figure, markdown
     from haa_peft.files import write_atomically
+    from haa_peft.geometry.estimate.dispatch import FEWEST_RIRS
     from haa_peft.geometry.estimate.plausibility import check_surfaces
     from haa_peft.geometry.estimate.shoebox import WALLS, estimate_shoebox
     from haa_peft.geometry.estimate.tables import (
@@ -44,7 +45,6 @@ with command():  # where another package does not load, it is one line
         summary_table,
     )
     from haa_peft.geometry.panorama import Geometry
-    from haa_peft.geometry.sources import FEWEST_RIRS
     from haa_peft.geometry.surfaces import Surfaces
     from haa_peft.rooms.splits import SHOTS, farthest_points
     from haa_peft.simulation.draw import draw_room

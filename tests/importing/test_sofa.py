@@ -12,9 +12,9 @@ from tests.importing.conftest import RATE, RECEIVER, rirs_of
 BASE = {"Data_SamplingRate": float(RATE), "Data_SamplingRate_Units": "hertz", "GLOBAL_License": "CC BY 4.0"}
 
 
-def ears(receiver, single):
+def ears(receiver, view):
     """Of a head that looks along an azimuth, left and right."""
-    aside = 0.09 * np.array([-np.sin(single), np.cos(single), 0])
+    aside = 0.09 * np.array([-np.sin(view), np.cos(view), 0])
     return np.stack([receiver + aside, receiver - aside])
 
 
@@ -64,14 +64,14 @@ def test_two_ears_and_sources_around_them(convention, version, units, sofa, run,
     turn = np.array([180 / np.pi, 180 / np.pi, 1])
     places = around if units == "metre" else spherical * (turn if units.startswith("deg") else 1)
     own = np.array([[0.0, 0.09, 0], [0, -0.09, 0]])
-    single = {} if convention == "GeneralFIR" else {"ListenerUp": np.array([[0.0, 0, 1]])}
+    view = {} if convention == "GeneralFIR" else {"ListenerUp": np.array([[0.0, 0, 1]])}
     both = np.stack([rirs_of(around, ear) for ear in ears(np.zeros(3), 0)], axis=1)
     path = sofa(
         convention, version, Data_IR=both, Data_Delay=np.zeros((1, 2)), SourcePosition=places,
         SourcePosition_Type="cartesian" if units == "metre" else "spherical", SourcePosition_Units=units,
         ReceiverPosition=own if convention == "GeneralFIR" else own[..., None], ReceiverPosition_Type="cartesian",
         ReceiverPosition_Units="metre", ListenerPosition=np.zeros((1, 3)), ListenerView=np.array([[1.0, 0, 0]]),
-        ListenerView_Type="cartesian", ListenerView_Units="metre", **single, **BASE,
+        ListenerView_Type="cartesian", ListenerView_Units="metre", **view, **BASE,
     )  # fmt: skip
     found, xyzs, room, said = run(path, "--channel", "2")
     np.testing.assert_allclose(xyzs, around, atol=1e-6)
@@ -109,8 +109,8 @@ def test_a_mimo_file_is_a_room_of_several_receivers_or_of_one(sofa, run, fails, 
     np.testing.assert_allclose(xyzs, np.tile(positions, (3, 1)))
     np.testing.assert_allclose(room["receivers"], microphones)
     assert room["receiver_of"] == [0] * 14 + [1] * 14 + [2] * 14
-    singles = load_room(tmp_path / "studio" / "all").at_receivers
-    np.testing.assert_allclose([single.receiver for single in singles], microphones)
+    views = load_room(tmp_path / "studio" / "all").at_receivers
+    np.testing.assert_allclose([view.receiver for view in views], microphones)
     assert "is none of the points" in fails(path, "--receiver", "9", "9", "9")
 
 
@@ -126,7 +126,7 @@ def test_six_loudspeakers_by_eight_microphones_are_one_room(sofa, run, tmp_path)
     np.testing.assert_allclose(delays_of(found), delays_of(every.reshape(48, -1)), atol=4 / RATE * 343)
     pair = np.array(room["receiver_of"]) == 5
     assert pair.sum() == 6
-    assert [len(single.splits["train"]) for single in load_room(tmp_path / "studio" / "base").at_receivers] == 8 * [6]
+    assert [len(view.splits["train"]) for view in load_room(tmp_path / "studio" / "base").at_receivers] == 8 * [6]
 
 
 @pytest.mark.parametrize(("convention", "version"), [("GeneralFIR-E", "2.0"), ("GeneralFIRE", "1.0")])
@@ -153,19 +153,19 @@ def test_emitters_vary_and_delays_are_put_back(convention, version, sofa, run, p
 
 
 def test_a_head_that_turns(sofa, run, fails, positions):
-    singles = np.radians([0.0, 90.0, 180.0])
+    views = np.radians([0.0, 90.0, 180.0])
     loudspeakers = positions - RECEIVER
-    data = np.stack([np.stack([rirs_of(loudspeakers, ear) for ear in ears(np.zeros(3), single)]) for single in singles])
+    data = np.stack([np.stack([rirs_of(loudspeakers, ear) for ear in ears(np.zeros(3), view)]) for view in views])
     path = sofa(
         "MultiSpeakerBRIR", "0.3", Data_IR=data, Data_Delay=np.zeros((1, 2, 14)), ListenerPosition=np.zeros((1, 3)),
-        ListenerView=np.stack([np.cos(singles), np.sin(singles), 0 * singles], axis=1), ListenerView_Type="cartesian",
+        ListenerView=np.stack([np.cos(views), np.sin(views), 0 * views], axis=1), ListenerView_Type="cartesian",
         ListenerView_Units="metre", ListenerUp=np.array([[0.0, 0, 1]]), SourcePosition=np.zeros((1, 3)),
         SourcePosition_Type="cartesian", SourcePosition_Units="metre", EmitterPosition=loudspeakers[..., None],
         EmitterPosition_Type="cartesian", EmitterPosition_Units="metre", **BASE,
     )  # fmt: skip
-    assert "turns to 3 azimuths (0, 90, 180, ...); choose one with --single" in fails(path, "--channel", "1")
-    assert "but the listener looks at 0, 90, 180" in fails(path, "--channel", "1", "--single", "45")
-    found, xyzs, room, _ = run(path, "--channel", "1", "--single", "90")
+    assert "turns to 3 azimuths (0, 90, 180, ...); choose one with --view" in fails(path, "--channel", "1")
+    assert "but the listener looks at 0, 90, 180" in fails(path, "--channel", "1", "--view", "45")
+    found, xyzs, room, _ = run(path, "--channel", "1", "--view", "90")
     np.testing.assert_allclose(room["receiver_xyz"], [-0.09, 0, 0], atol=1e-9)
     np.testing.assert_allclose(delays_of(found), np.linalg.norm(xyzs - [-0.09, 0, 0], axis=1), atol=0.015)
 

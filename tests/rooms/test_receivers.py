@@ -1,4 +1,4 @@
-"""Several receivers in a room folder: one room, a single at each."""
+"""Several receivers in a room folder: one room, seen at each."""
 
 import json
 
