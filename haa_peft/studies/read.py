@@ -188,6 +188,8 @@ def _read_run(where: str, name: str, given: Mapping[str, Any], rooms: Sequence[s
         facts = read_fields(RunSpec, {"label": name, **given, **sources, "blend": blend})
         if facts["blend"] and "use" not in given:
             raise InputError("blend needs use: {run: ...}, whose adapters are blended")
+        if clash := [key for key in SOURCES if given.get("first_stage") and key in given]:
+            raise InputError(f"first_stage and {clash[0]} are two beginnings; give one of them")
         needless = [key for key in TRAINED if given.get(key)]
         if not facts.get("adapt", True) and needless:
             raise InputError(f"adapt: false tests the backbone as it is, so {needless[0]} is of no use")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
@@ -33,6 +34,7 @@ from haa_peft.rooms.room import Room
 from haa_peft.studies.assumptions import Assumption
 from haa_peft.studies.keys import fingerprint_of_room, job_settings, training_of
 from haa_peft.studies.plan import Job, RunSpec, Study, assumed_room, channels_of
+from haa_peft.training.adapt import adapt
 from haa_peft.training.loop import Adaptation, Start
 
 NO_LEVELS = MethodSettings(levels="none")
@@ -123,20 +125,20 @@ def _make_adapter(
     if len(room.splits["train"]) == 1:  # nothing can be predicted from others: what it would have started from
         adapter = needed[0] if needed else nothing_learned(backbone)
         return {**_facts(spec, settings), "best_step": 0, "steps": 0, **_size(adapter)}, adapter
+    device = str(backbone.device)
+    first = _first_stage(study, spec.name, job.seed, job.shots, device) if spec.first_stage else None
     adapted = adapt_room(
         room,
         dataclasses.replace(spec.method, levels="none"),  # fitted where it is tested
         dataclasses.replace(training_of(study, job), k=study.k),
         backbone=backbone,
-        accelerator=Accelerator(cpu=backbone.device.type == "cpu", mixed_precision="no"),
-        start=None if spec.start is None else Start(str(spec.start), *needed[0]),
+        accelerator=_accelerator(device),
+        start=_start(spec, job.room, needed, first),
         on_top_of=None if spec.on_top_of is None else Start(str(spec.on_top_of), *needed[-1]),
-        # with the seed's own splits, lest test positions train
-        first_stage=[study.room(name, job.seed, job.shots, job.run) for name in spec.first_stage],
         test_split=None,
         allow_faults=bool(spec.assumed()),  # which are faults on purpose
     )
-    found, first = adapted.adaptation, adapted.first
+    found = adapted.adaptation
     settings |= {
         "training": found.training.describe(),
         "frozen": found.frozen,
@@ -146,6 +148,30 @@ def _make_adapter(
     }
     seconds = round(found.seconds + (0.0 if first is None else first.seconds), 1)
     return {**_facts(spec, settings), **_outcome(found), "seconds": seconds}, adapted.adapter
+
+
+@lru_cache(maxsize=4)
+def _first_stage(study: Study, run: str, seed: int, shots: int, device: str) -> Adaptation:
+    """Adapted to all rooms of a run's first stage together, which is the same for every room that goes on from it."""
+    spec = study.runs[run]
+    # with the seed's own splits, lest test positions train
+    rooms = [study.room(name, seed, shots, run) for name in spec.first_stage]
+    method, training = dataclasses.replace(spec.method, levels="none"), training_of(study, Job(run, "", shots, seed))
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = load_backbone(study.backbone).to(device)
+        return adapt(backbone, rooms, method, training, _accelerator(device), Path(folder))
+
+
+def _start(spec: RunSpec, room: str, needed: list[Stored], first: Adaptation | None) -> Start | None:
+    """What a run's training goes on from, if from anything."""
+    if first is not None:
+        trained_on = room if room in spec.first_stage else ""
+        return Start(f"first stage: {', '.join(spec.first_stage)}", first.config, first.tensors, trained_on=trained_on)
+    return None if spec.start is None else Start(str(spec.start), *needed[0])
+
+
+def _accelerator(device: str) -> Accelerator:
+    return Accelerator(cpu=device == "cpu", mixed_precision="no")
 
 
 def _settings(study: Study, spec: RunSpec, job: Job, room: Room) -> dict[str, Any]:
