@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from haa_peft import load_backbone, load_room
+from haa_peft.adapters.methods import MethodSettings, attach_stored
 from haa_peft.commands import workers
 from haa_peft.errors import InputError
 from haa_peft.evaluation.evaluate import Metrics, errors
 from haa_peft.geometry.panorama import DepthMap
+from haa_peft.main_job import adapt_room
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
 from haa_peft.studies import execute
@@ -23,6 +25,8 @@ from haa_peft.studies.read import load_study
 from haa_peft.studies.report import write_report
 from haa_peft.studies.results import read_results
 from haa_peft.studies.run import floor_plan
+from haa_peft.training.adapt import adapt
+from haa_peft.training.settings import TrainingSettings
 from tests.studies.conftest import kept_tests
 
 
@@ -165,6 +169,11 @@ def test_few_measurements(study_file, tmp_path):
         ("\n  lora: {channels: materials}", {}, "channels materials need a geometry with materials, and it has none"),
         ("\n  lora: {blend: [base]}", {}, "run 'lora': "),
         ("\n  lora: {blend: {base: 1}}", {}, "blend needs use"),
+        (
+            "\n  lora: {first_stage: [studio/base], start: {run: lora, configuration: base}}",
+            {},
+            "run 'lora': first_stage and start are two beginnings; give one of them",
+        ),
         ("\n  lora: {}", {"rooms": "[nowhere]"}, "nowhere: no such room folder"),
         ("\n  lora: {]", {}, "cannot be read as YAML"),
     ],
@@ -226,6 +235,36 @@ def test_a_run_with_seeds_of_its_own(study_file):
     assert {job.seed for job in jobs_of(study) if job.run in ("full", "")} == {0, 1}
     with pytest.raises(InputError, match=r"a run has seeds 2, which are none of the study's \[0, 1\]"):
         load_study(study_file("\n  lora: {rank: 2, seeds: [2]}", seeds="[0, 1]"))
+
+
+def test_a_first_stage_is_that_of_the_main_job_and_trained_once(study_file, tiny_backbone_file, tmp_path, monkeypatch):
+    stages = []
+
+    def counted(backbone, rooms, *rest):
+        stages.append([room.name for room in rooms])
+        return adapt(backbone, rooms, *rest)
+
+    monkeypatch.setattr("haa_peft.studies.run.adapt", counted)
+    runs = "\n  staged: {method: bias, lr: 1e-2, first_stage: [studio/base, studio/panel], levels: none}"
+    study = load_study(study_file(runs))
+    run_study(study, tmp_path / "out", workers=1)
+    assert stages == [["studio/base", "studio/panel"]]  # for both configurations
+    kept = kept_tests(tmp_path / "out")
+    base, panel = (study.room(name, 0, 12) for name in study.rooms)
+    training = TrainingSettings(k=4, lr=1e-2, max_steps=2, validate_every=1, caution=0)
+    for room in (base, panel):
+        backbone = load_backbone(tiny_backbone_file)
+        adapted = adapt_room(
+            room, MethodSettings("bias", levels="none"), training, backbone=backbone, first_stage=[base, panel]
+        )
+        targets = room.positions[room.splits["test"]] - room.receiver
+        attached = attach_stored(backbone, *adapted.adapter)
+        predicted = predict_rirs(backbone, RoomTensors.of_room(room), targets, 4, 0)
+        attached.detach()
+        expected = errors(Measured.of(predicted, iso=False), Measured.of(room.rirs[room.splits["test"]], iso=False))
+        found = kept[f"studio-{room.configuration}/staged-shots12-seed0.json"]
+        np.testing.assert_allclose(np.array(found["errors"]["edt_s"], dtype=float), expected["edt_s"], rtol=1e-4)
+        np.testing.assert_allclose(np.array(found["errors"]["c50_db"], dtype=float), expected["c50_db"], rtol=1e-4)
 
 
 def test_settings_by_their_old_names(study_file):
