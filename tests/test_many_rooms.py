@@ -86,6 +86,7 @@ def test_what_is_done_is_left_out_until_settings_or_measurements_change(building
     assert outcomes == dict(zip(map(str, NAMES), (many.STORED, many.STORED, many.THERE), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changed",
     [["--seed", "1"], ["--rank", "2"], ["--shots", "8"], ["--levels", "none"], ["--no-recordings"], ["--k", "3"],

@@ -237,6 +237,7 @@ def test_a_run_with_seeds_of_its_own(study_file):
         load_study(study_file("\n  lora: {rank: 2, seeds: [2]}", seeds="[0, 1]"))
 
 
+@pytest.mark.slow
 def test_a_first_stage_is_that_of_the_main_job_and_trained_once(study_file, tiny_backbone_file, tmp_path, monkeypatch):
     stages = []
 
