@@ -262,7 +262,7 @@ def test_a_first_stage_is_that_of_the_main_job_and_trained_once(study_file, tiny
         attached = attach_stored(backbone, *adapted.adapter)
         predicted = predict_rirs(backbone, RoomTensors.of_room(room), targets, 4, 0)
         attached.detach()
-        expected = errors(Measured.of(predicted, iso=False), Measured.of(room.rirs[room.splits["test"]], iso=False))
+        expected = errors(Metrics.of(predicted, iso=False), Metrics.of(room.rirs[room.splits["test"]], iso=False))
         found = kept[f"studio-{room.configuration}/staged-shots12-seed0.json"]
         np.testing.assert_allclose(np.array(found["errors"]["edt_s"], dtype=float), expected["edt_s"], rtol=1e-4)
         np.testing.assert_allclose(np.array(found["errors"]["c50_db"], dtype=float), expected["c50_db"], rtol=1e-4)
