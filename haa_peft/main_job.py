@@ -79,7 +79,7 @@ def adapt_room(
     """
     _check_arguments(room, first_stage, method, training, backbone, start, on_top_of, borrow)
     name = _name(name, room, method, on_top_of)
-    room, *first_stage = (_checked(one, allow_faults) for one in (room, *first_stage))
+    room, *first_stage = (checked(one, allow_faults) for one in (room, *first_stage))
     room = room.with_channels(parse_channels(method.channels))
     begin, below = (_stored(one, store, room, backbone, test_split or "test") for one in (start, on_top_of))
     _check_beginnings(room, training, begin, below, first_stage)
@@ -116,10 +116,13 @@ def _check_arguments(
     check_one_beginning(start, first_stage)
 
 
-def _checked(room: Room, allow_faults: bool) -> Room:
-    """The room with what is wrong with its measurements at each receiver, where that can be told."""
+def checked(room: Room, allow_faults: bool) -> Room:
+    """The room with what is wrong with its measurements at each receiver, where that can be told.
+
+    Raises ``InputError`` for an error among it unless faults are allowed.
+    """
     if room.others:
-        first, *others = (_checked(single, allow_faults) for single in room.at_receivers)
+        first, *others = (checked(single, allow_faults) for single in room.at_receivers)
         return dataclasses.replace(first, others=tuple(others))
     if has("findings"):
         return satellite("findings", "adapting").checked(room, allow_faults=allow_faults)

@@ -25,7 +25,7 @@ from haa_peft.evaluation.baselines import baselines
 from haa_peft.evaluation.evaluate import Metrics, errors
 from haa_peft.levels.fitting import fit_levels
 from haa_peft.levels.room import RoomLevels
-from haa_peft.main_job import adapt_room
+from haa_peft.main_job import adapt_room, checked
 from haa_peft.model.checkpoint import fingerprint, load_backbone
 from haa_peft.model.predict import predict_rirs
 from haa_peft.model.tensors import RoomTensors
@@ -155,7 +155,7 @@ def _first_stage(study: Study, run: str, seed: int, shots: int, device: str) -> 
     """Adapted to all rooms of a run's first stage together, which is the same for every room that goes on from it."""
     spec = study.runs[run]
     # with the seed's own splits, lest test positions train
-    rooms = [study.room(name, seed, shots, run) for name in spec.first_stage]
+    rooms = [checked(study.room(name, seed, shots, run), bool(spec.assumed())) for name in spec.first_stage]
     method, training = dataclasses.replace(spec.method, levels="none"), training_of(study, Job(run, "", shots, seed))
     with tempfile.TemporaryDirectory() as folder:
         backbone = load_backbone(study.backbone).to(device)
